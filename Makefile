@@ -1,0 +1,92 @@
+# What can be done here, by name: make help
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+CARGO ?= cargo
+BINARY ?= $(or $(CARGO_TARGET_DIR),target)/release/buildlock
+
+root := $(DESTDIR)$(PREFIX)
+bash_completion := $(root)/share/bash-completion/completions
+fish_completion := $(root)/share/fish/vendor_completions.d
+zsh_completion := $(root)/share/zsh/site-functions
+man1 := $(root)/share/man/man1
+tmpfiles := $(root)/lib/tmpfiles.d
+
+# Names of the subcommands that have a manual page of their own.
+subcommands := status path prune completions man
+scripts := .ci/run benches/bench.sh tests/demo.sh tests/stand-in/docker
+
+.DELETE_ON_ERROR:
+.PHONY: all install uninstall test lint bench demo completions man clean help
+
+all: $(BINARY)                 ## build the release binary (the default)
+
+# As root, `make install` after `make` must not run cargo: it would leave root's files behind.
+$(BINARY): Cargo.toml Cargo.lock $(shell find src -name '*.rs')
+	+$(CARGO) build --release --locked
+	@touch -c $@
+
+install: $(BINARY)             ## install below PREFIX (/usr/local), in DESTDIR if given
+	install -d "$(root)/bin" "$(man1)" "$(tmpfiles)"
+	install -d "$(bash_completion)" "$(fish_completion)" "$(zsh_completion)"
+	install -m 755 "$(BINARY)" "$(root)/bin/buildlock"
+	install -m 644 man/*.1 "$(man1)"
+	install -m 644 completions/buildlock.bash "$(bash_completion)/buildlock"
+	install -m 644 completions/buildlock.fish "$(fish_completion)/buildlock.fish"
+	install -m 644 completions/_buildlock "$(zsh_completion)/_buildlock"
+	{ echo "# Lock files of buildlock. As root's they are safe from other users' removal."; \
+	  for folder in "" /image-locks /named-locks /cache-locks; do \
+	    echo "d /tmp/buildlock$$folder 1777 root root -"; \
+	  done; } >"$(tmpfiles)/buildlock.conf"
+	chmod 644 "$(tmpfiles)/buildlock.conf"
+
+uninstall:                     ## remove what install has put there
+	rm -f "$(root)/bin/buildlock" "$(tmpfiles)/buildlock.conf"
+	rm -f "$(man1)/buildlock.1" $(subcommands:%="$(man1)/buildlock-%.1")
+	rm -f "$(bash_completion)/buildlock" "$(fish_completion)/buildlock.fish"
+	rm -f "$(zsh_completion)/_buildlock"
+
+test:                          ## run every test; BUILDLOCK_REQUIRE_ENGINE=1: no engine is a failure
+	+$(CARGO) test --locked
+
+lint:                          ## formatting, clippy, licences of the dependencies, shell scripts
+	$(CARGO) fmt --check
+	+$(CARGO) clippy --all-targets --locked -- -D warnings
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+	  $(CARGO) deny --locked check licenses bans sources; \
+	else \
+	  echo "lint: no cargo-deny, dependencies not checked (cargo install --locked cargo-deny)" >&2; \
+	  test -z "$$CI"; \
+	fi
+	@if command -v shellcheck >/dev/null; then \
+	  shellcheck --severity=warning $(scripts); \
+	else \
+	  echo "lint: no shellcheck, scripts not checked" >&2; \
+	fi
+
+bench: all                     ## times beside docker's and flock's, on the real engine
+	benches/bench.sh "$(BINARY)"
+
+demo: all                      ## eight calls at once for one tag: one build, seven waits
+	tests/demo.sh "$(BINARY)"
+
+completions:                   ## write completions/ anew
+	@mkdir -p completions
+	+$(CARGO) run --quiet --locked -- completions bash >completions/buildlock.bash
+	+$(CARGO) run --quiet --locked -- completions zsh >completions/_buildlock
+	+$(CARGO) run --quiet --locked -- completions fish >completions/buildlock.fish
+	+$(CARGO) run --quiet --locked -- completions elvish >completions/buildlock.elv
+	+$(CARGO) run --quiet --locked -- completions powershell >completions/_buildlock.ps1
+
+man:                           ## write man/ anew
+	@mkdir -p man
+	+$(CARGO) run --quiet --locked -- man >man/buildlock.1
+	+for name in $(subcommands); do \
+	  $(CARGO) run --quiet --locked -- man $$name >man/buildlock-$$name.1 || exit; \
+	done
+
+clean:                         ## remove what was built
+	$(CARGO) clean
+
+help:                          ## print this
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14

@@ -1,0 +1,132 @@
+
+use builtin;
+use str;
+
+set edit:completion:arg-completer[buildlock] = {|@words|
+    fn spaces {|n|
+        builtin:repeat $n ' ' | str:join ''
+    }
+    fn cand {|text desc|
+        edit:complex-candidate $text &display=$text' '(spaces (- 14 (wcswidth $text)))$desc
+    }
+    var command = 'buildlock'
+    for word $words[1..-1] {
+        if (str:has-prefix $word '-') {
+            break
+        }
+        set command = $command';'$word
+    }
+    var completions = [
+        &'buildlock'= {
+            cand -t 'Image that COMMAND builds (repeatable)'
+            cand --tag 'Image that COMMAND builds (repeatable)'
+            cand -w 'Longest wait for all locks'
+            cand --timeout 'Longest wait for all locks'
+            cand --build-timeout 'End a COMMAND that runs longer, with all its descendants'
+            cand -k 'From SIGTERM to SIGKILL'
+            cand --kill-after 'From SIGTERM to SIGKILL'
+            cand -E 'Exit status when a lock was not had in time'
+            cand --conflict-exit-code 'Exit status when a lock was not had in time'
+            cand --on-failure 'What to do when the build that was waited for failed'
+            cand --lock 'One more exclusive lock, for a shared resource that is not an image (repeatable)'
+            cand --engine 'Where images are looked up'
+            cand --lock-dir 'Where lock files live'
+            cand --log-format 'How to write the log, to stderr'
+            cand --color 'When to use colours and a live line while waiting'
+            cand -f 'Build even when the image exists; still one at a time'
+            cand --force 'Build even when the image exists; still one at a time'
+            cand -q 'Only warnings and errors'
+            cand --quiet 'Only warnings and errors'
+            cand -v 'Say more'
+            cand --verbose 'Say more'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
+            cand -V 'Print version'
+            cand --version 'Print version'
+            cand status 'List held locks: tag, holder, since when, number of waiters, command'
+            cand path 'Print the path of a lock file, for scripts in other languages'
+            cand prune 'Remove lock files that nobody holds or waits for'
+            cand completions 'Print a completion script'
+            cand man 'Print a manual page'
+            cand help 'Print this message or the help of the given subcommand(s)'
+        }
+        &'buildlock;status'= {
+            cand --lock-dir 'Where lock files live'
+            cand --log-format 'How to write the log, to stderr'
+            cand --color 'When to use colours and a live line while waiting'
+            cand --json 'Print a JSON array'
+            cand -q 'Only warnings and errors'
+            cand --quiet 'Only warnings and errors'
+            cand -v 'Say more'
+            cand --verbose 'Say more'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
+        }
+        &'buildlock;path'= {
+            cand --lock 'A named lock instead of a tag'
+            cand --lock-dir 'Where lock files live'
+            cand --log-format 'How to write the log, to stderr'
+            cand --color 'When to use colours and a live line while waiting'
+            cand -q 'Only warnings and errors'
+            cand --quiet 'Only warnings and errors'
+            cand -v 'Say more'
+            cand --verbose 'Say more'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
+        }
+        &'buildlock;prune'= {
+            cand --lock-dir 'Where lock files live'
+            cand --log-format 'How to write the log, to stderr'
+            cand --color 'When to use colours and a live line while waiting'
+            cand -q 'Only warnings and errors'
+            cand --quiet 'Only warnings and errors'
+            cand -v 'Say more'
+            cand --verbose 'Say more'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
+        }
+        &'buildlock;completions'= {
+            cand --lock-dir 'Where lock files live'
+            cand --log-format 'How to write the log, to stderr'
+            cand --color 'When to use colours and a live line while waiting'
+            cand -q 'Only warnings and errors'
+            cand --quiet 'Only warnings and errors'
+            cand -v 'Say more'
+            cand --verbose 'Say more'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
+        }
+        &'buildlock;man'= {
+            cand --lock-dir 'Where lock files live'
+            cand --log-format 'How to write the log, to stderr'
+            cand --color 'When to use colours and a live line while waiting'
+            cand -q 'Only warnings and errors'
+            cand --quiet 'Only warnings and errors'
+            cand -v 'Say more'
+            cand --verbose 'Say more'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
+        }
+        &'buildlock;help'= {
+            cand status 'List held locks: tag, holder, since when, number of waiters, command'
+            cand path 'Print the path of a lock file, for scripts in other languages'
+            cand prune 'Remove lock files that nobody holds or waits for'
+            cand completions 'Print a completion script'
+            cand man 'Print a manual page'
+            cand help 'Print this message or the help of the given subcommand(s)'
+        }
+        &'buildlock;help;status'= {
+        }
+        &'buildlock;help;path'= {
+        }
+        &'buildlock;help;prune'= {
+        }
+        &'buildlock;help;completions'= {
+        }
+        &'buildlock;help;man'= {
+        }
+        &'buildlock;help;help'= {
+        }
+    ]
+    $completions[$command]
+}

@@ -1,0 +1,107 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_buildlock_global_optspecs
+    string join \n t/tag= w/timeout= build-timeout= k/kill-after= E/conflict-exit-code= f/force on-failure= lock= engine= lock-dir= q/quiet v/verbose log-format= color= h/help V/version
+end
+
+function __fish_buildlock_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_buildlock_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_buildlock_using_subcommand
+    set -l cmd (__fish_buildlock_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c buildlock -n "__fish_buildlock_needs_command" -s t -l tag -d 'Image that COMMAND builds (repeatable)' -r
+complete -c buildlock -n "__fish_buildlock_needs_command" -s w -l timeout -d 'Longest wait for all locks' -r
+complete -c buildlock -n "__fish_buildlock_needs_command" -l build-timeout -d 'End a COMMAND that runs longer, with all its descendants' -r
+complete -c buildlock -n "__fish_buildlock_needs_command" -s k -l kill-after -d 'From SIGTERM to SIGKILL' -r
+complete -c buildlock -n "__fish_buildlock_needs_command" -s E -l conflict-exit-code -d 'Exit status when a lock was not had in time' -r
+complete -c buildlock -n "__fish_buildlock_needs_command" -l on-failure -d 'What to do when the build that was waited for failed' -r -f -a "retry\t'Build it again'
+share\t'End with the failed build\'s exit status'"
+complete -c buildlock -n "__fish_buildlock_needs_command" -l lock -d 'One more exclusive lock, for a shared resource that is not an image (repeatable)' -r
+complete -c buildlock -n "__fish_buildlock_needs_command" -l engine -d 'Where images are looked up' -r -f -a "docker\t'Docker Engine'
+podman\t'Podman'
+nerdctl\t'containerd, through nerdctl'"
+complete -c buildlock -n "__fish_buildlock_needs_command" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_needs_command" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
+json\t'For machines'"
+complete -c buildlock -n "__fish_buildlock_needs_command" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c buildlock -n "__fish_buildlock_needs_command" -s f -l force -d 'Build even when the image exists; still one at a time'
+complete -c buildlock -n "__fish_buildlock_needs_command" -s q -l quiet -d 'Only warnings and errors'
+complete -c buildlock -n "__fish_buildlock_needs_command" -s v -l verbose -d 'Say more'
+complete -c buildlock -n "__fish_buildlock_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c buildlock -n "__fish_buildlock_needs_command" -s V -l version -d 'Print version'
+complete -c buildlock -n "__fish_buildlock_needs_command" -a "status" -d 'List held locks: tag, holder, since when, number of waiters, command'
+complete -c buildlock -n "__fish_buildlock_needs_command" -a "path" -d 'Print the path of a lock file, for scripts in other languages'
+complete -c buildlock -n "__fish_buildlock_needs_command" -a "prune" -d 'Remove lock files that nobody holds or waits for'
+complete -c buildlock -n "__fish_buildlock_needs_command" -a "completions" -d 'Print a completion script'
+complete -c buildlock -n "__fish_buildlock_needs_command" -a "man" -d 'Print a manual page'
+complete -c buildlock -n "__fish_buildlock_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c buildlock -n "__fish_buildlock_using_subcommand status" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_using_subcommand status" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
+json\t'For machines'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand status" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand status" -l json -d 'Print a JSON array'
+complete -c buildlock -n "__fish_buildlock_using_subcommand status" -s q -l quiet -d 'Only warnings and errors'
+complete -c buildlock -n "__fish_buildlock_using_subcommand status" -s v -l verbose -d 'Say more'
+complete -c buildlock -n "__fish_buildlock_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c buildlock -n "__fish_buildlock_using_subcommand path" -l lock -d 'A named lock instead of a tag' -r
+complete -c buildlock -n "__fish_buildlock_using_subcommand path" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_using_subcommand path" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
+json\t'For machines'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand path" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand path" -s q -l quiet -d 'Only warnings and errors'
+complete -c buildlock -n "__fish_buildlock_using_subcommand path" -s v -l verbose -d 'Say more'
+complete -c buildlock -n "__fish_buildlock_using_subcommand path" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c buildlock -n "__fish_buildlock_using_subcommand prune" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_using_subcommand prune" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
+json\t'For machines'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand prune" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand prune" -s q -l quiet -d 'Only warnings and errors'
+complete -c buildlock -n "__fish_buildlock_using_subcommand prune" -s v -l verbose -d 'Say more'
+complete -c buildlock -n "__fish_buildlock_using_subcommand prune" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c buildlock -n "__fish_buildlock_using_subcommand completions" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_using_subcommand completions" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
+json\t'For machines'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand completions" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand completions" -s q -l quiet -d 'Only warnings and errors'
+complete -c buildlock -n "__fish_buildlock_using_subcommand completions" -s v -l verbose -d 'Say more'
+complete -c buildlock -n "__fish_buildlock_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c buildlock -n "__fish_buildlock_using_subcommand man" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_using_subcommand man" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
+json\t'For machines'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand man" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand man" -s q -l quiet -d 'Only warnings and errors'
+complete -c buildlock -n "__fish_buildlock_using_subcommand man" -s v -l verbose -d 'Say more'
+complete -c buildlock -n "__fish_buildlock_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune completions man help" -f -a "status" -d 'List held locks: tag, holder, since when, number of waiters, command'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune completions man help" -f -a "path" -d 'Print the path of a lock file, for scripts in other languages'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune completions man help" -f -a "prune" -d 'Remove lock files that nobody holds or waits for'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune completions man help" -f -a "completions" -d 'Print a completion script'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune completions man help" -f -a "man" -d 'Print a manual page'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

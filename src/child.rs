@@ -1,0 +1,313 @@
+//! COMMAND as a child: the descriptors and signals that it gets, its limits, its end.
+//!
+//! It is a child and not an `execve` in our place, because somebody has to verify, release and
+//! report afterwards. Everything that needs `unsafe` (what runs between fork and exec, and what
+//! touches signal actions) is in this file.
+
+#![allow(unsafe_code)]
+
+mod keeper;
+pub mod signals;
+mod tree;
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::signal::Signal;
+use rustix::process::Pid;
+
+use self::signals::{Arrived, Inherited, Signals};
+use crate::command::Command;
+use crate::exit::Exit;
+
+/// How to run COMMAND.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// COMMAND.
+    pub command: &'a Command,
+    /// Variables to set for it.
+    pub environment: Vec<(&'static str, OsString)>,
+    /// Locks that it inherits, so that they are held until it is over even if we are killed.
+    pub locks: Vec<BorrowedFd<'a>>,
+    /// How long it may run.
+    pub limit: Option<Duration>,
+    /// From SIGTERM to SIGKILL, for what is ended.
+    pub kill_after: Option<Duration>,
+}
+
+/// How COMMAND ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit status, or the signal that it died of.
+    pub exit: Exit,
+    /// How long it ran.
+    pub elapsed: Duration,
+    /// The last terminating signal that reached us while it ran, from anywhere.
+    pub interrupted: Option<i32>,
+    /// Whether it ran longer than it may.
+    pub timed_out: bool,
+    /// Processes of it that are beyond our reach and still run.
+    pub left: Vec<u32>,
+}
+
+impl Ended {
+    /// Did it end by itself, with nobody's help?
+    pub fn by_itself(&self) -> bool {
+        matches!(self.exit, Exit::Code(_)) && self.interrupted.is_none() && !self.timed_out
+    }
+}
+
+/// Runs COMMAND to its end, and what is left of it too if it was ended. Signals that arrive
+/// meanwhile are passed on.
+///
+/// # Errors
+/// It could not be started.
+pub fn run(job: &Job<'_>, signals: &Signals) -> io::Result<Ended> {
+    // What COMMAND leaves behind becomes our child, so that we can find and end it.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    // Whoever started us may have had children before it became us by execve: not COMMAND's.
+    let mut spared = tree::children();
+    let start = Instant::now();
+    let handle = spawn(job, signals.inherited())?;
+    let pid = handle.pids().first().copied().unwrap_or_default();
+    let keeper = keeper::start(pid);
+    spared.extend(keeper.as_ref().map(keeper::Keeper::pid));
+    let mut running = Running { job, pid, spared, interrupted: None, timed_out: false };
+
+    let mut limit = job.limit.and_then(|limit| start.checked_add(limit));
+    let mut kill = None;
+    let exit = loop {
+        if let Some(output) = handle.try_wait()? {
+            break Some(Exit::from(output.status));
+        }
+        running.reap_orphans();
+        match signals.next(earlier(limit, kill)) {
+            Some(Arrived { signal: Signal::SIGCHLD, .. }) => {}
+            Some(arrived) => running.pass_on(arrived),
+            None if has_passed(kill) => {
+                kill = None;
+                running.signal_all(Signal::SIGKILL);
+                if tree::send(pid, None) == Err(Errno::EPERM) {
+                    // It runs as somebody else, and nobody knows for how long.
+                    break None;
+                }
+            }
+            None if has_passed(limit) => {
+                limit = None;
+                running.timed_out = true;
+                kill = from_now(job.kill_after);
+                tracing::warn!(
+                    "COMMAND has run for {} (--build-timeout): ending it",
+                    humantime::format_duration(job.limit.unwrap_or_default())
+                );
+                running.signal_all(Signal::SIGTERM);
+            }
+            None => {}
+        }
+    };
+    let elapsed = start.elapsed();
+    let ended =
+        !matches!(exit, Some(Exit::Code(_))) || running.interrupted.is_some() || running.timed_out;
+    let left = if ended { running.end_what_is_left(signals) } else { Vec::new() };
+    if let Some(keeper) = keeper {
+        if exit.is_some() { keeper.end() } else { keeper.leave() }
+    }
+    // What is beyond our reach may have closed its copy of the locks.
+    left.iter().filter_map(|&pid| keeper::start(pid)).for_each(keeper::Keeper::leave);
+    running.reap_orphans();
+    let Running { interrupted, timed_out, .. } = running;
+    Ok(Ended {
+        exit: exit.unwrap_or(Exit::Code(crate::exit::TIMEOUT)),
+        elapsed,
+        interrupted,
+        timed_out,
+        left,
+    })
+}
+
+struct Running<'a> {
+    job: &'a Job<'a>,
+    pid: u32,
+    /// Children of ours that are not of COMMAND.
+    spared: Vec<u32>,
+    interrupted: Option<i32>,
+    timed_out: bool,
+}
+
+impl Running<'_> {
+    /// Passes a signal on to COMMAND, unless it has it already: what a terminal sends goes to the
+    /// whole foreground group.
+    fn pass_on(&mut self, arrived: Arrived) {
+        let Arrived { signal, from_terminal } = arrived;
+        if signals::is_terminating(signal) {
+            self.interrupted = Some(signal as i32);
+        }
+        if from_terminal && tree::is_in_our_group(self.pid) {
+            return;
+        }
+        match tree::send(self.pid, signal) {
+            Ok(()) => tracing::debug!("passed {signal} on to COMMAND"),
+            Err(error) => tracing::warn!(
+                "{signal} cannot be passed on to COMMAND (pid {}): {}",
+                self.pid,
+                error.desc()
+            ),
+        }
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        for pid in self.descendants() {
+            // What has ended meanwhile, or is beyond our reach, is dealt with at the end.
+            _ = tree::send(pid, signal);
+            // A stopped process takes no other signal.
+            _ = tree::send(pid, Signal::SIGCONT);
+        }
+    }
+
+    fn descendants(&self) -> Vec<u32> {
+        tree::descendants(&self.spared)
+    }
+
+    /// Ends what is left of a COMMAND that was ended: its descendants may still build. Returns
+    /// those that cannot be ended.
+    fn end_what_is_left(&mut self, signals: &Signals) -> Vec<u32> {
+        let mut told: Vec<u32> = Vec::new();
+        let mut unreachable: Vec<u32> = Vec::new();
+        let mut kill = from_now(self.job.kill_after);
+        let mut signal = Signal::SIGTERM;
+        loop {
+            self.reap_orphans();
+            let mut left = self.descendants();
+            left.retain(|pid| !unreachable.contains(pid));
+            if left.is_empty() {
+                unreachable.retain(|&pid| tree::exists(pid));
+                return unreachable;
+            }
+            for &pid in left.iter().filter(|pid| signal == Signal::SIGKILL || !told.contains(pid)) {
+                match tree::send(pid, signal) {
+                    Err(Errno::EPERM) => unreachable.push(pid),
+                    _ => _ = tree::send(pid, Signal::SIGCONT),
+                }
+            }
+            tracing::debug!("sent {signal} to what COMMAND left behind: {left:?}");
+            told.extend(left);
+            // SIGCHLD tells of the death of those at the top. A process that was forked meanwhile
+            // is found when we look again.
+            let again = from_now(Some(if signal == Signal::SIGKILL { SOON } else { LATER }));
+            match signals.next(earlier(kill, again)) {
+                Some(arrived) if signals::is_terminating(arrived.signal) => {
+                    // Somebody loses patience.
+                    self.interrupted = Some(arrived.signal as i32);
+                    signal = Signal::SIGKILL;
+                }
+                None if has_passed(kill) => {
+                    kill = None;
+                    signal = Signal::SIGKILL;
+                }
+                Some(_) | None => {}
+            }
+        }
+    }
+
+    /// Takes the status of processes that became our children when their parents died.
+    fn reap_orphans(&self) {
+        tree::reap_all_but(self.pid);
+    }
+}
+
+/// How soon what is left is looked at again while it is being killed.
+const SOON: Duration = Duration::from_millis(20);
+/// The same while it has been asked to end.
+const LATER: Duration = Duration::from_secs(1);
+
+fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    a.into_iter().chain(b).min()
+}
+
+fn from_now(duration: Option<Duration>) -> Option<Instant> {
+    duration.and_then(|duration| Instant::now().checked_add(duration))
+}
+
+fn has_passed(moment: Option<Instant>) -> bool {
+    moment.is_some_and(|moment| moment <= Instant::now())
+}
+
+fn spawn(job: &Job<'_>, inherited: Inherited) -> io::Result<duct::Handle> {
+    let locks: Vec<OwnedFd> =
+        job.locks.iter().map(|&lock| high_copy(lock)).collect::<io::Result<_>>()?;
+    let numbers: Vec<RawFd> = locks.iter().map(AsRawFd::as_raw_fd).collect();
+    let parent = rustix::process::getpid();
+    let mut expression = duct::cmd(job.command.program(), job.command.arguments()).unchecked();
+    for (name, value) in &job.environment {
+        expression = expression.env(name, value);
+    }
+    expression
+        .before_spawn(move |command| {
+            let numbers = numbers.clone();
+            let between_fork_and_exec = move || {
+                for &number in &numbers {
+                    keep_across_exec(number)?;
+                }
+                die_with(parent)?;
+                inherited.restore()
+            };
+            // SAFETY: the closure only makes system calls (fcntl, prctl, getppid, sigaction,
+            // sigprocmask), which are async-signal-safe, and allocates nothing.
+            unsafe { command.pre_exec(between_fork_and_exec) };
+            Ok(())
+        })
+        .start()
+    // The copies are closed here: COMMAND has its own.
+}
+
+/// A copy of a lock's descriptor with a number that nobody else uses. make's jobserver, bash and
+/// many scripts have low numbers in fixed use (`MAKEFLAGS` names 3 and 4), and would read a lock
+/// file in their place, or write into it.
+fn high_copy(lock: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    /// Below the usual soft limit of 1,024 open files, and above what anybody uses.
+    const HIGH: RawFd = 1000;
+    /// Above what shell scripts can name in all shells.
+    const LOWEST: RawFd = 10;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let just_below =
+        limit.and_then(|limit| RawFd::try_from(limit).ok()).map_or(HIGH, |limit| limit - 8);
+    let mut failed = io::ErrorKind::Other.into();
+    for lowest in [HIGH, just_below, LOWEST] {
+        if lowest < LOWEST {
+            continue;
+        }
+        // SAFETY: F_DUPFD_CLOEXEC reads and writes no memory of ours.
+        let copy = unsafe { libc::fcntl(lock.as_raw_fd(), libc::F_DUPFD_CLOEXEC, lowest) };
+        if copy >= 0 {
+            // SAFETY: the kernel has just given us this descriptor; nobody else has it.
+            return Ok(unsafe { OwnedFd::from_raw_fd(copy) });
+        }
+        failed = io::Error::last_os_error();
+    }
+    Err(failed)
+}
+
+/// Lets a descriptor survive execve. For use between fork and exec.
+fn keep_across_exec(number: RawFd) -> io::Result<()> {
+    // SAFETY: F_SETFD reads and writes no memory of ours.
+    match unsafe { libc::fcntl(number, libc::F_SETFD, 0) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Has this process sent SIGTERM when the thread that forked it ends, which is our main thread:
+/// docker's client then cancels the build. For use between fork and exec.
+fn die_with(parent: Pid) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    match rustix::process::getppid() {
+        Some(now) if now == parent => Ok(()),
+        // It ended before we asked.
+        _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+    }
+}

@@ -1,0 +1,215 @@
+//! Signals: which ones reach us while COMMAND runs, what it gets of them, and how to end by one.
+//!
+//! Who sends what to whom, and so what is done with it while COMMAND runs:
+//!
+//! - INT, TERM, HUP, QUIT from `kill`, a CI system or a supervisor go to this process alone: passed
+//!   on.
+//! - INT, QUIT, WINCH (and HUP) from the terminal go to the whole foreground group, so COMMAND has
+//!   them already: not passed on.
+//! - USR1, USR2 are meant for COMMAND (dd, nginx, …): passed on.
+//! - TSTP, CONT, TTIN, TTOU are left alone: the terminal stops and continues the whole group.
+//!
+//! While looking and waiting there is nothing to pass on and nothing to clean up, so the default
+//! actions do: the kernel ends the process, and with it its locks.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use nix::libc;
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, raise, sigprocmask};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+/// Signals that are passed on to COMMAND.
+const PASSED_ON: [Signal; 7] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+];
+
+/// Does it mean that the build is to end?
+pub(super) fn is_terminating(signal: Signal) -> bool {
+    matches!(signal, Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT)
+}
+
+/// A signal that has come in.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrived {
+    /// Which.
+    pub signal: Signal,
+    /// Whether the kernel sent it (Ctrl-C, Ctrl-\, a resize), and so to the whole group.
+    pub from_terminal: bool,
+}
+
+/// The part of our signal state at the start that COMMAND is to have too, and that std would
+/// change between fork and exec.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inherited {
+    mask: SigSet,
+    ignores_pipe: bool,
+}
+
+impl Inherited {
+    /// Puts it back. For use between fork and exec.
+    pub(super) fn restore(&self) -> io::Result<()> {
+        if self.ignores_pipe {
+            set_action(Signal::SIGPIPE, SigHandler::SigIgn)?;
+        }
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None)?;
+        Ok(())
+    }
+}
+
+/// While this exists, signals arrive here and nowhere else.
+#[derive(Debug)]
+pub struct Signals {
+    descriptor: SignalFd,
+    inherited: Inherited,
+}
+
+impl Signals {
+    /// Starts to take signals in. What was ignored or blocked when buildlock was started stays so.
+    ///
+    /// # Errors
+    /// The system is out of descriptors.
+    pub fn take_in() -> io::Result<Self> {
+        // An inherited «ignore» of SIGCHLD would make wait() lose COMMAND's status.
+        set_action(Signal::SIGCHLD, SigHandler::SigDfl)?;
+        let mut ours = SigSet::empty();
+        ours.add(Signal::SIGCHLD);
+        let mask = SigSet::thread_get_mask()?;
+        for signal in PASSED_ON {
+            // A blocked signal is kept by the kernel even where its action is to ignore it.
+            if !mask.contains(signal) && !is_ignored(signal) {
+                ours.add(signal);
+            }
+        }
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&ours), None)?;
+        let descriptor =
+            SignalFd::with_flags(&ours, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        let ignores_pipe = IGNORED_PIPE_AT_START.load(Ordering::Relaxed);
+        Ok(Signals { descriptor, inherited: Inherited { mask, ignores_pipe } })
+    }
+
+    pub(super) fn inherited(&self) -> Inherited {
+        self.inherited
+    }
+
+    /// The next signal, or none by `until`. `None` waits without a bound.
+    pub(super) fn next(&self, until: Option<Instant>) -> Option<Arrived> {
+        loop {
+            if let Ok(Some(info)) = self.descriptor.read_signal() {
+                let signal = Signal::try_from(info.ssi_signo.cast_signed()).ok()?;
+                return Some(Arrived { signal, from_terminal: info.ssi_code == libc::SI_KERNEL });
+            }
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return None;
+            }
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            let mut polled = [PollFd::from_borrowed_fd(self.descriptor.as_fd(), PollFlags::IN)];
+            // EINTR, or time passed: either way we look again.
+            _ = rustix::event::poll(&mut polled, left.as_ref());
+        }
+    }
+
+    /// Does `work` on another thread, unless a terminating signal arrives: then that is returned,
+    /// and the work goes on until the process ends.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub fn unless_ended<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<Result<T, Signal>> {
+        let (done, signal_done) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let (sender, receiver) = mpsc::sync_channel(1);
+        std::thread::Builder::new().name("look".into()).spawn(move || {
+            // Nobody may be there any more to take the result.
+            _ = sender.send(work());
+            drop(signal_done);
+        })?;
+        loop {
+            if let Ok(Some(info)) = self.descriptor.read_signal()
+                && let Ok(signal) = Signal::try_from(info.ssi_signo.cast_signed())
+                && is_terminating(signal)
+            {
+                return Ok(Err(signal));
+            }
+            match receiver.try_recv() {
+                Ok(result) => return Ok(Ok(result)),
+                Err(mpsc::TryRecvError::Disconnected) => {
+                    return Err(io::Error::other("the thread that looked is gone"));
+                }
+                Err(mpsc::TryRecvError::Empty) => {}
+            }
+            let mut polled = [
+                PollFd::from_borrowed_fd(self.descriptor.as_fd(), PollFlags::IN),
+                PollFd::new(&done, PollFlags::IN),
+            ];
+            _ = rustix::event::poll(&mut polled, None);
+        }
+    }
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        // What has come in since takes its default action now. It can only fail for bad arguments.
+        _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.inherited.mask), None);
+    }
+}
+
+/// Ends this process by `signal`, as `timeout(1)` does, so that a shell loop or make around it
+/// sees that it was a signal and stops. Without a core dump: whatever went wrong was not here.
+pub fn end_by(signal: i32) -> ! {
+    if let Ok(signal) = Signal::try_from(signal) {
+        let no_core = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+        _ = rustix::process::setrlimit(rustix::process::Resource::Core, no_core);
+        // Where a program takes the cores, the limit does not stop it (core(5)).
+        _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+        _ = set_action(signal, SigHandler::SigDfl);
+        let mut just_it = SigSet::empty();
+        just_it.add(signal);
+        _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&just_it), None);
+        _ = raise(signal);
+    }
+    // It is one that does not end a process.
+    std::process::exit(128 + signal)
+}
+
+fn set_action(signal: Signal, action: SigHandler) -> nix::Result<()> {
+    // SAFETY: only SIG_DFL and SIG_IGN are set here, which run no code of ours.
+    unsafe { nix::sys::signal::signal(signal, action) }.map(drop)
+}
+
+fn is_ignored(signal: Signal) -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: a null pointer for the new action only asks; the kernel fills in the old one, and a
+    // zeroed sigaction is a valid one in any case.
+    let action = unsafe {
+        libc::sigaction(signal as libc::c_int, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
+}
+
+static IGNORED_PIPE_AT_START: AtomicBool = AtomicBool::new(false);
+
+/// Notes what SIGPIPE did when we were started. Rust ignores it before `main`, and std sets it to
+/// its default in children, so later it is too late to know.
+extern "C" fn note_pipe_action() {
+    IGNORED_PIPE_AT_START.store(is_ignored(Signal::SIGPIPE), Ordering::Relaxed);
+}
+
+// SAFETY: the linker puts this pointer among the functions that the C library calls before main
+// (System V ABI, initialization functions); it only asks for a signal's action.
+#[unsafe(link_section = ".init_array")]
+#[used]
+static NOTE_PIPE_ACTION: extern "C" fn() = note_pipe_action;

@@ -1,0 +1,97 @@
+//! COMMAND's descendants: find them, signal them, take their statuses.
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::{Pid, getpgid, getpgrp};
+
+fn pid_of(pid: u32) -> Pid {
+    // The kernel's process ids fit: the largest is 2^22 (proc_sys_kernel(5)).
+    Pid::from_raw(pid.cast_signed())
+}
+
+/// Sends a signal to one of our descendants.
+///
+/// # Errors
+/// As kill(2): ESRCH, and EPERM for a setuid program.
+pub(super) fn send(pid: u32, signal: impl Into<Option<Signal>>) -> Result<(), Errno> {
+    kill(pid_of(pid), signal)
+}
+
+/// Is there such a process?
+pub(super) fn exists(pid: u32) -> bool {
+    send(pid, None) != Err(Errno::ESRCH)
+}
+
+/// Does what a terminal sends to our process group reach this process too?
+pub(super) fn is_in_our_group(pid: u32) -> bool {
+    getpgid(Some(pid_of(pid))) == Ok(getpgrp())
+}
+
+/// This process's children.
+pub(super) fn children() -> Vec<u32> {
+    children_of(std::process::id())
+}
+
+/// All living descendants of this process but those by way of `spared`.
+pub(super) fn descendants(spared: &[u32]) -> Vec<u32> {
+    let mut found = Vec::new();
+    let mut ask = children();
+    while let Some(pid) = ask.pop() {
+        if spared.contains(&pid) || found.contains(&pid) || is_zombie(pid) {
+            continue;
+        }
+        found.push(pid);
+        ask.extend(children_of(pid));
+    }
+    found
+}
+
+/// The children of all threads of a process (`/proc/PID/task/TID/children`, proc_pid_tid_children(5)).
+fn children_of(pid: u32) -> Vec<u32> {
+    let mut children = Vec::new();
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return children };
+    for thread in threads.flatten() {
+        match std::fs::read_to_string(thread.path().join("children")) {
+            Ok(text) => {
+                children.extend(text.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()))
+            }
+            // A kernel without CONFIG_PROC_CHILDREN, or a thread that has just ended.
+            Err(_) => return children_by_search(pid),
+        }
+    }
+    children
+}
+
+fn children_by_search(parent: u32) -> Vec<u32> {
+    let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|&pid| stat_field(pid, 1).and_then(|field| field.parse().ok()) == Some(parent))
+        .collect()
+}
+
+/// A field of `/proc/PID/stat`, counted from the one behind the program's name.
+fn stat_field(pid: u32, field: usize) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name stands in parentheses, and may hold anything.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(field).map(str::to_owned)
+}
+
+/// Has it ended, so that only its status is left? A zombie has no children: they are ours by then.
+fn is_zombie(pid: u32) -> bool {
+    stat_field(pid, 0).is_none_or(|state| matches!(state.as_str(), "Z" | "X"))
+}
+
+/// Takes the statuses of ended children that nobody waits for, so that a build which leaves many
+/// behind does not fill the process table. Somebody waits for `command`.
+pub(super) fn reap_all_but(command: u32) {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) = waitid(Id::All, look)
+    {
+        if pid == pid_of(command)
+            || waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG).is_err()
+        {
+            return;
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! The command line as clap types. Their doc comments are the help, the man pages and, through
+//! them, the contract that users read.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+use crate::command::Engine;
+use crate::duration::{self, Limit};
+use crate::exit;
+use crate::reference::Tag;
+
+/// One docker build per tag, however many processes ask for it.
+///
+/// Takes a lock for the tag, looks again whether the image is there, and runs COMMAND only if it
+/// is not. Others wait, and skip once the image exists. Exit 0 means that the image exists.
+#[derive(Debug, Parser)]
+#[command(
+    name = "buildlock",
+    version,
+    max_term_width = 100,
+    args_conflicts_with_subcommands = true,
+    override_usage = "buildlock [OPTIONS] [-t TAG]... -- COMMAND [ARG]...\n       buildlock <SUBCOMMAND>",
+    after_help = "See 'buildlock --help' for exit statuses and examples.",
+    after_long_help = concat!(
+        "Exit status:\n",
+        "  0        the image exists: built now, or before\n",
+        "  124      a time limit passed: --timeout (or what -E says), or --build-timeout\n",
+        "  125      buildlock itself failed: wrong usage, lock folder, engine, no image after the build\n",
+        "  126      COMMAND cannot be executed\n",
+        "  127      COMMAND was not found\n",
+        "  128+N    COMMAND, or buildlock while waiting, was ended by signal N\n",
+        "  other    COMMAND's own\n",
+        "\n",
+        "Examples:\n",
+        "  buildlock -- docker build -t env:abc .\n",
+        "  buildlock -t env:abc -t env:latest -w 10m -- make image\n",
+        "  buildlock --timeout 0s -E 75 -- podman build -t env:abc .",
+    ),
+)]
+pub struct Cli {
+    /// The main job, when no subcommand is given.
+    #[command(flatten)]
+    pub build: BuildArgs,
+
+    /// Where and how to report; for every subcommand.
+    #[command(flatten)]
+    pub common: CommonArgs,
+
+    /// Something other than the main job.
+    #[command(subcommand)]
+    pub subcommand: Option<Sub>,
+}
+
+/// Options of the main job.
+#[derive(Debug, Args)]
+pub struct BuildArgs {
+    /// Image that COMMAND builds (repeatable)
+    ///
+    /// Taken from the -t/--tag of COMMAND where that is a known build command (docker, podman or
+    /// nerdctl build); required otherwise.
+    #[arg(short, long = "tag", value_name = "TAG", value_parser = parse_tag)]
+    pub tags: Vec<Tag>,
+
+    /// Longest wait for all locks
+    ///
+    /// A duration such as 90s, 10m or "1h 30m"; a bare number is seconds; 0s does not wait; none
+    /// waits without a bound. [env: BUILDLOCK_TIMEOUT]
+    #[arg(short = 'w', long, value_name = "DURATION", default_value = "1h", value_parser = duration::parse_limit)]
+    pub timeout: Limit,
+
+    /// End a COMMAND that runs longer, with all its descendants
+    ///
+    /// SIGTERM first, SIGKILL after --kill-after. As in timeout(1), 0 means no limit.
+    /// [env: BUILDLOCK_BUILD_TIMEOUT]
+    #[arg(long, value_name = "DURATION", default_value = "none", value_parser = duration::parse_limit)]
+    pub build_timeout: Limit,
+
+    /// From SIGTERM to SIGKILL
+    ///
+    /// For what --build-timeout ends, and for what an interrupted COMMAND leaves behind. As in
+    /// timeout(1), 0 means never.
+    #[arg(short, long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse_limit)]
+    pub kill_after: Limit,
+
+    /// Exit status when a lock was not had in time
+    #[arg(short = 'E', long, value_name = "N", default_value_t = exit::TIMEOUT,
+          value_parser = clap::value_parser!(u8).range(1..))]
+    pub conflict_exit_code: u8,
+
+    /// Build even when the image exists; still one at a time
+    ///
+    /// Reaches nested calls of buildlock for the same tags.
+    #[arg(short, long)]
+    pub force: bool,
+
+    /// What to do when the build that was waited for failed
+    ///
+    /// [env: BUILDLOCK_ON_FAILURE]
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = OnFailure::Retry)]
+    pub on_failure: OnFailure,
+
+    /// One more exclusive lock, for a shared resource that is not an image (repeatable)
+    #[arg(long = "lock", value_name = "NAME", value_parser = parse_lock_name)]
+    pub locks: Vec<String>,
+
+    /// Where images are looked up
+    ///
+    /// By default the engine that COMMAND names, else docker. [env: BUILDLOCK_ENGINE]
+    #[arg(long, value_name = "ENGINE", value_enum)]
+    pub engine: Option<Engine>,
+
+    /// The command that builds the image, with its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// Options that every subcommand knows.
+#[derive(Debug, Args)]
+pub struct CommonArgs {
+    /// Where lock files live
+    ///
+    /// One folder per machine, shared by its users, as the engine is. [env: BUILDLOCK_DIR]
+    #[arg(long, value_name = "DIR", global = true, default_value = crate::lock::DEFAULT_DIR,
+          value_hint = clap::ValueHint::DirPath)]
+    pub lock_dir: PathBuf,
+
+    /// Only warnings and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Say more
+    ///
+    /// Finer: BUILDLOCK_LOG takes a filter of tracing, such as buildlock=debug.
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+
+    /// How to write the log, to stderr
+    ///
+    /// text for people, json for machines: one object a line. [env: BUILDLOCK_LOG_FORMAT]
+    #[arg(long, value_name = "FORMAT", value_enum, global = true, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// When to use colours and a live line while waiting
+    ///
+    /// NO_COLOR is honoured.
+    #[arg(long, value_name = "WHEN", value_enum, global = true, default_value_t = ColorChoice::Auto)]
+    pub color: ColorChoice,
+}
+
+/// The other subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Sub {
+    /// List held locks: tag, holder, since when, number of waiters, command
+    ///
+    /// Asks the kernel (/proc/locks); takes no lock itself.
+    Status {
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the path of a lock file, for scripts in other languages
+    ///
+    /// Creates the file if need be. In a shell: exec 9<"$(buildlock path env:abc)"; flock 9
+    Path {
+        /// Image reference
+        #[arg(value_name = "TAG", value_parser = parse_tag, required_unless_present = "lock")]
+        tag: Option<Tag>,
+        /// A named lock instead of a tag
+        #[arg(long, value_name = "NAME", value_parser = parse_lock_name, conflicts_with = "tag")]
+        lock: Option<String>,
+    },
+    /// Remove lock files that nobody holds or waits for
+    Prune,
+    /// Print a completion script
+    Completions {
+        /// The shell to complete for
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Print a manual page
+    Man {
+        /// The subcommand whose page to print; without one, buildlock(1)
+        #[arg(value_name = "SUBCOMMAND")]
+        page: Option<String>,
+    },
+}
+
+/// What a waiter does when the build that it waited for failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnFailure {
+    /// Build it again
+    Retry,
+    /// End with the failed build's exit status
+    Share,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// For machines
+    Json,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// Options that an environment variable may set, for those who give no flag.
+const ENVIRONMENT: &[(&str, &str)] = &[
+    ("timeout", "BUILDLOCK_TIMEOUT"),
+    ("build_timeout", "BUILDLOCK_BUILD_TIMEOUT"),
+    ("on_failure", "BUILDLOCK_ON_FAILURE"),
+    ("engine", "BUILDLOCK_ENGINE"),
+    ("lock_dir", "BUILDLOCK_DIR"),
+    ("log_format", "BUILDLOCK_LOG_FORMAT"),
+];
+
+/// The grammar with what the environment says. A variable that is set to nothing counts as unset,
+/// as CI systems leave them.
+fn grammar() -> clap::Command {
+    let set = |variable| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
+    ENVIRONMENT.iter().filter(|(_, variable)| set(variable)).fold(
+        Cli::command(),
+        |grammar, (option, variable)| {
+            grammar.mut_arg(option, |arg| arg.env(variable).hide_env(true))
+        },
+    )
+}
+
+/// The command line of this process.
+///
+/// # Errors
+/// What clap says of a wrong one. `--help` and `--version` come as errors too, as clap has it.
+pub fn parse() -> Result<Cli, clap::Error> {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    grammar()
+        .try_get_matches_from(&words)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| explain_missing_dashes(error, &words))
+}
+
+/// Exit status for a wrong command line: 125 for the main job, as `timeout`, `env` and
+/// `docker run` have it; 2 for the other subcommands.
+pub fn usage_status() -> u8 {
+    let first = std::env::args_os().nth(1);
+    let names = |word: &OsString| {
+        Cli::command().get_subcommands().any(|sub| word.to_str() == Some(sub.get_name()))
+    };
+    if first.as_ref().is_some_and(names) { exit::SUBCOMMAND_USAGE } else { exit::FAILURE }
+}
+
+/// `buildlock -t a docker build .`: say what is missing, not that `docker` is unexpected.
+fn explain_missing_dashes(error: clap::Error, words: &[OsString]) -> clap::Error {
+    let unexpected =
+        matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand);
+    if !unexpected || words.iter().any(|word| word == "--") {
+        return error;
+    }
+    let said = error
+        .get(clap::error::ContextKind::InvalidArg)
+        .or_else(|| error.get(clap::error::ContextKind::InvalidSubcommand))
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    if said.starts_with('-') {
+        return error;
+    }
+    Cli::command().error(
+        ErrorKind::UnknownArgument,
+        format!("unexpected argument '{said}': COMMAND goes behind '--', as in: buildlock -t TAG -- {said} …"),
+    )
+}
+
+fn parse_tag(text: &str) -> Result<Tag, crate::reference::Error> {
+    text.parse()
+}
+
+fn parse_lock_name(text: &str) -> Result<String, &'static str> {
+    match text {
+        "" => Err("a lock needs a name"),
+        _ if text.chars().any(char::is_control) => Err("a lock's name has no control characters"),
+        _ => Ok(text.to_owned()),
+    }
+}

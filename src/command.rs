@@ -1,0 +1,896 @@
+//! What COMMAND is: its program, engine and global flags, and what it builds.
+//!
+//! Nothing here runs anything or asks anybody; it only reads words, as docker, podman, nerdctl and
+//! the wrappers in front of them would read them.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+use clap::ValueEnum;
+
+/// An engine whose client buildlock can talk through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// Docker Engine
+    Docker,
+    /// Podman
+    Podman,
+    /// containerd, through nerdctl
+    Nerdctl,
+}
+
+impl Engine {
+    /// The name of its client.
+    pub fn client(self) -> &'static str {
+        match self {
+            Engine::Docker => "docker",
+            Engine::Podman => "podman",
+            Engine::Nerdctl => "nerdctl",
+        }
+    }
+
+    fn of_program(name: &str) -> Option<Self> {
+        match name {
+            "docker" | "docker-buildx" => Some(Engine::Docker),
+            "podman" => Some(Engine::Podman),
+            "nerdctl" => Some(Engine::Nerdctl),
+            _ => None,
+        }
+    }
+
+    /// Global flags that take a value, from the clients' own help.
+    fn global_values(self) -> Flags {
+        match self {
+            Engine::Docker => Flags {
+                short: "cHl",
+                long: &["config", "context", "host", "log-level", "tlscacert", "tlscert", "tlskey"],
+            },
+            Engine::Podman => Flags {
+                short: "c",
+                long: &[
+                    "cgroup-manager",
+                    "config",
+                    "conmon",
+                    "connection",
+                    "events-backend",
+                    "hooks-dir",
+                    "identity",
+                    "imagestore",
+                    "log-level",
+                    "module",
+                    "namespace",
+                    "network-cmd-path",
+                    "network-config-dir",
+                    "out",
+                    "root",
+                    "runroot",
+                    "runtime",
+                    "runtime-flag",
+                    "ssh",
+                    "storage-driver",
+                    "storage-opt",
+                    "tls-ca",
+                    "tls-cert",
+                    "tls-key",
+                    "tmpdir",
+                    "url",
+                    "volumepath",
+                ],
+            },
+            Engine::Nerdctl => Flags {
+                short: "aHn",
+                long: &[
+                    "address",
+                    "bridge-ip",
+                    "cgroup-manager",
+                    "cni-netconfpath",
+                    "cni-path",
+                    "data-root",
+                    "global-dns",
+                    "global-dns-opts",
+                    "global-dns-search",
+                    "host",
+                    "host-gateway-ip",
+                    "hosts-dir",
+                    "namespace",
+                    "snapshotter",
+                    "storage-driver",
+                ],
+            },
+        }
+    }
+}
+
+/// Flags of one program, by the letters and the names they go by.
+#[derive(Clone, Copy)]
+struct Flags {
+    short: &'static str,
+    long: &'static [&'static str],
+}
+
+/// A program that runs another one: which of its options take a value, and how many words of its
+/// own come before the other program.
+struct Wrapper {
+    names: &'static [&'static str],
+    values: Flags,
+    operands: usize,
+    assignments: bool,
+    /// Whether what it does to its command decides which images that command sees.
+    matters: Matters,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Matters {
+    /// nice, time, …: the look-up needs no such words.
+    No,
+    /// sudo: the look-up has to go through it.
+    Always,
+    /// env: with -i, -u or -C so; otherwise it only sets variables.
+    Environment,
+}
+
+const WRAPPERS: &[Wrapper] = &[
+    Wrapper {
+        names: &["sudo"],
+        values: Flags {
+            short: "CDghpRrtTUu",
+            long: &[
+                "close-from",
+                "chdir",
+                "group",
+                "host",
+                "prompt",
+                "chroot",
+                "role",
+                "type",
+                "command-timeout",
+                "other-user",
+                "user",
+            ],
+        },
+        operands: 0,
+        assignments: true,
+        matters: Matters::Always,
+    },
+    Wrapper {
+        names: &["doas"],
+        values: Flags { short: "Cu", long: &[] },
+        operands: 0,
+        assignments: false,
+        matters: Matters::Always,
+    },
+    Wrapper {
+        names: &["env"],
+        values: Flags { short: "uC", long: &["unset", "chdir"] },
+        operands: 0,
+        assignments: true,
+        matters: Matters::Environment,
+    },
+    Wrapper {
+        names: &["nice"],
+        values: Flags { short: "n", long: &["adjustment"] },
+        operands: 0,
+        assignments: false,
+        matters: Matters::No,
+    },
+    Wrapper {
+        names: &["ionice"],
+        values: Flags { short: "cn", long: &["class", "classdata"] },
+        operands: 0,
+        assignments: false,
+        matters: Matters::No,
+    },
+    Wrapper {
+        names: &["time"],
+        values: Flags { short: "fo", long: &["format", "output"] },
+        operands: 0,
+        assignments: false,
+        matters: Matters::No,
+    },
+    Wrapper {
+        names: &["timeout"],
+        values: Flags { short: "ks", long: &["kill-after", "signal"] },
+        operands: 1,
+        assignments: false,
+        matters: Matters::No,
+    },
+    Wrapper {
+        names: &["stdbuf"],
+        values: Flags { short: "ioe", long: &["input", "output", "error"] },
+        operands: 0,
+        assignments: false,
+        matters: Matters::No,
+    },
+    Wrapper {
+        names: &["nohup", "setsid", "chronic", "unbuffer"],
+        values: Flags { short: "", long: &[] },
+        operands: 0,
+        assignments: false,
+        matters: Matters::No,
+    },
+];
+
+/// Flags of the build commands of docker (with and without buildx), podman and nerdctl that take
+/// *no* value; all others do. From the programs' own help.
+const BUILD_SWITCHES: Flags = Flags {
+    short: "qD",
+    long: &[
+        "all-platforms",
+        "check",
+        "compress",
+        "debug",
+        "disable-compression",
+        "disable-content-trust",
+        "force-rm",
+        "help",
+        "http-proxy",
+        "identity-label",
+        "inherit-annotations",
+        "inherit-labels",
+        "layers",
+        "load",
+        "logsplit",
+        "no-cache",
+        "no-hostname",
+        "no-hosts",
+        "omit-history",
+        "pull",
+        "pull-always",
+        "pull-never",
+        "push",
+        "quiet",
+        "rewrite-timestamp",
+        "rm",
+        "save-stages",
+        "skip-unused-stages",
+        "squash",
+        "squash-all",
+        "stage-labels",
+        "stdin",
+        "stream",
+        "tls-verify",
+        "created-annotation",
+    ],
+};
+
+/// COMMAND, understood as far as that goes.
+#[derive(Debug)]
+pub struct Command {
+    argv: Vec<OsString>,
+    client: Option<Client>,
+    build: Option<Build>,
+}
+
+/// An engine's client within COMMAND.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Which engine's.
+    pub engine: Engine,
+    /// The program as COMMAND names it.
+    pub program: OsString,
+    /// Its global flags, as COMMAND gives them.
+    pub globals: Vec<OsString>,
+    /// Words to put in front of it, so that it sees what COMMAND will see (`sudo -n`).
+    pub in_front: Vec<OsString>,
+    /// Whether these words change who asks, or with which environment.
+    pub behind_others: bool,
+    /// Variables that `env NAME=VALUE` sets for it.
+    pub environment: Vec<(OsString, OsString)>,
+}
+
+/// What a known build command says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Build {
+    /// What `-t` and `--tag` name, as typed.
+    pub tags: Vec<String>,
+    /// What `-o` and `--output` say.
+    pub outputs: Vec<String>,
+    /// `--load`
+    pub load: bool,
+    /// `--push`
+    pub push: bool,
+    /// `--builder`
+    pub builder: Option<String>,
+    /// Platforms that `--platform` names.
+    pub platforms: Vec<String>,
+    /// Flags that make it write something beside the image (`--iidfile id`, `-q`).
+    pub side_outputs: Vec<String>,
+    /// A flag that makes it build nothing (`--check`, `--call=outline`).
+    pub builds_nothing: Option<String>,
+    /// Called as `buildx build`.
+    pub buildx: bool,
+}
+
+impl Command {
+    /// Reads COMMAND's words.
+    pub fn new(argv: Vec<OsString>) -> Self {
+        let (client, build) = understand(&argv).map_or((None, None), |(c, b)| (Some(c), b));
+        Command { argv, client, build }
+    }
+
+    /// The program to run. Empty only if COMMAND is.
+    pub fn program(&self) -> &OsStr {
+        self.argv.first().map_or(OsStr::new(""), OsString::as_os_str)
+    }
+
+    /// The program's arguments.
+    pub fn arguments(&self) -> &[OsString] {
+        self.argv.get(1..).unwrap_or_default()
+    }
+
+    /// The engine's client in it, if it is or runs one.
+    pub fn client(&self) -> Option<&Client> {
+        self.client.as_ref()
+    }
+
+    /// What it says it builds, if it is a known build command.
+    pub fn build(&self) -> Option<&Build> {
+        self.build.as_ref()
+    }
+}
+
+impl Client {
+    /// Its global flags: letter or name, and the value, which is empty where it takes none.
+    pub fn global_flags(&self) -> Vec<(String, String)> {
+        let lossy: Vec<_> = self.globals.iter().map(|word| word.to_string_lossy()).collect();
+        let words: Vec<&str> = lossy.iter().map(AsRef::as_ref).collect();
+        let mut values = Vec::new();
+        let takes_value = |name: &str| self.engine.global_values().has(name);
+        skip_options(&words, 0, takes_value, |opt| {
+            values.push((opt.name.to_owned(), opt.value.unwrap_or_default().to_owned()));
+        });
+        values
+    }
+}
+
+impl std::fmt::Display for Command {
+    /// For people: quoted as a shell needs it, without secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&describe(&self.argv))
+    }
+}
+
+/// One option as pflag and getopt read it.
+struct Opt<'a> {
+    name: &'a str,
+    value: Option<&'a str>,
+    /// Words that it took.
+    words: usize,
+}
+
+/// Reads the option at the start of `words`, which starts with `-`. `takes_value` says so of a
+/// letter or a name. Several letters in one word (`-qt x`) come out as one call each by way of
+/// `each`; the result is the number of words taken.
+fn read_option<'a>(
+    words: &[&'a str],
+    takes_value: impl Fn(&str) -> bool,
+    mut each: impl FnMut(Opt<'a>),
+) -> usize {
+    let word = words[0];
+    let next = words.get(1).copied();
+    if let Some(long) = word.strip_prefix("--") {
+        let opt = match long.split_once('=') {
+            Some((name, value)) => Opt { name, value: Some(value), words: 1 },
+            None if takes_value(long) => Opt { name: long, value: next, words: 2 },
+            None => Opt { name: long, value: None, words: 1 },
+        };
+        let taken = opt.words;
+        each(opt);
+        return taken.min(words.len());
+    }
+    let letters = &word[1..];
+    for (at, letter) in letters.char_indices() {
+        let name = &letters[at..at + letter.len_utf8()];
+        let rest = &letters[at + letter.len_utf8()..];
+        if takes_value(name) {
+            let (value, taken) = match rest {
+                "" => (next, 2),
+                _ => (Some(rest.strip_prefix('=').unwrap_or(rest)), 1),
+            };
+            each(Opt { name, value, words: taken });
+            return taken.min(words.len());
+        }
+        each(Opt { name, value: None, words: 1 });
+    }
+    1
+}
+
+impl Flags {
+    fn has(self, name: &str) -> bool {
+        match name.len() {
+            1 => self.short.contains(name),
+            _ => self.long.contains(&name),
+        }
+    }
+}
+
+fn understand(argv: &[OsString]) -> Option<(Client, Option<Build>)> {
+    // Options and names are ASCII; what is not UTF-8 can only be a value, and those that matter
+    // here are not.
+    let lossy: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
+    let words: Vec<&str> = lossy.iter().map(AsRef::as_ref).collect();
+
+    let mut at = 0;
+    let mut in_front = Vec::new();
+    let mut behind_others = false;
+    let mut environment = Vec::new();
+    while let Some(wrapper) = words.get(at).and_then(|word| wrapper(word)) {
+        let start = at;
+        at += 1;
+        let mut changes_environment = false;
+        while let Some(word) = words.get(at).filter(|word| word.starts_with('-')) {
+            if *word == "--" {
+                at += 1;
+                break;
+            }
+            changes_environment = true;
+            if wrapper.matters == Matters::Environment && read_names_a_string(word) {
+                // env -S splits a string by rules of its own.
+                return None;
+            }
+            // nice -10, and a lone dash, which env reads as -i.
+            at += read_option(&words[at..], |name| wrapper.values.has(name), |_| ());
+        }
+        at += wrapper.operands;
+        while wrapper.assignments && words.get(at).is_some_and(|word| is_assignment(word)) {
+            if let Some((name, value)) = words[at].split_once('=') {
+                environment.push((name.into(), value.into()));
+            }
+            at += 1;
+        }
+        let matters = match wrapper.matters {
+            Matters::No => false,
+            Matters::Always => true,
+            Matters::Environment => changes_environment,
+        };
+        behind_others |= matters;
+        if wrapper.matters != Matters::No {
+            in_front.extend_from_slice(argv.get(start..at)?);
+        }
+    }
+
+    let program = argv.get(at)?;
+    let name = Path::new(program).file_name()?.to_str()?;
+    let engine = Engine::of_program(name)?;
+    at += 1;
+    let mut build = Build::default();
+    let standalone = name == "docker-buildx";
+    let globals_start = at;
+    if !standalone {
+        at = skip_options(&words, at, |name| engine.global_values().has(name), |_| ());
+    }
+    let globals = argv.get(globals_start..at)?.to_vec();
+    let client = Client {
+        engine,
+        program: if standalone { "docker".into() } else { program.clone() },
+        globals,
+        in_front,
+        behind_others,
+        environment,
+    };
+
+    build.buildx = standalone || words.get(at) == Some(&"buildx");
+    if build.buildx {
+        at += usize::from(!standalone);
+        at = skip_options(
+            &words,
+            at,
+            |name| name == "builder",
+            |opt| {
+                if opt.name == "builder" {
+                    build.builder = opt.value.map(str::to_owned);
+                }
+            },
+        );
+    } else if matches!(words.get(at), Some(&("image" | "builder"))) {
+        at += 1;
+    }
+    let is_build = match words.get(at) {
+        Some(&"build") => true,
+        Some(&"b") => build.buildx,
+        _ => false,
+    };
+    if !is_build {
+        return Some((client, None));
+    }
+    read_build(&words[at + 1..], &mut build);
+    Some((client, Some(build)))
+}
+
+fn wrapper(word: &str) -> Option<&'static Wrapper> {
+    let name = Path::new(word).file_name()?.to_str()?;
+    WRAPPERS.iter().find(|wrapper| wrapper.names.contains(&name))
+}
+
+/// `env -S 'A=1 docker build'`, also as `-vS…` and `--split-string=…`.
+fn read_names_a_string(word: &str) -> bool {
+    word.starts_with("--split-string")
+        || (!word.starts_with("--") && word.contains('S') && !word.contains(['u', 'C']))
+}
+
+fn is_assignment(word: &str) -> bool {
+    word.split_once('=').is_some_and(|(name, _)| {
+        !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
+    })
+}
+
+fn skip_options<'a>(
+    words: &[&'a str],
+    mut at: usize,
+    takes_value: impl Fn(&str) -> bool,
+    mut each: impl FnMut(Opt<'a>),
+) -> usize {
+    while words.get(at).is_some_and(|word| word.len() > 1 && word.starts_with('-')) {
+        if words[at] == "--" {
+            return at + 1;
+        }
+        at += read_option(&words[at..], &takes_value, &mut each);
+    }
+    at
+}
+
+/// Reads the flags of a build command. Its only operand is the context, which may stand anywhere.
+fn read_build(words: &[&str], build: &mut Build) {
+    let mut at = 0;
+    while at < words.len() {
+        let word = words[at];
+        if word == "--" {
+            return;
+        }
+        if word.len() < 2 || !word.starts_with('-') {
+            at += 1;
+            continue;
+        }
+        at += read_option(&words[at..], |name| !BUILD_SWITCHES.has(name), |opt| note(build, &opt));
+    }
+}
+
+fn note(build: &mut Build, opt: &Opt<'_>) {
+    let value = || opt.value.unwrap_or_default().to_owned();
+    let on = !matches!(opt.value, Some("false" | "0" | "f" | "F" | "FALSE" | "False"));
+    match opt.name {
+        "t" | "tag" => build.tags.push(value()),
+        "o" | "output" => build.outputs.push(value()),
+        "load" => build.load = on,
+        "push" => build.push = on,
+        "builder" => build.builder = Some(value()),
+        "platform" => build.platforms.extend(value().split(',').map(|p| p.trim().to_owned())),
+        "iidfile" | "metadata-file" => {
+            build.side_outputs.push(format!("--{} {}", opt.name, value()))
+        }
+        "q" | "quiet" if on => build.side_outputs.push("the image id that -q prints".to_owned()),
+        "check" if on => build.builds_nothing = Some("--check".to_owned()),
+        "call" if opt.value.is_some_and(|call| call != "build") => {
+            build.builds_nothing = Some(format!("--call={}", value()));
+        }
+        _ => {}
+    }
+}
+
+/// COMMAND for people and for the holder record: quoted as a shell needs it, shortened, and
+/// without what may be secret. Of `--build-arg` only the name is kept, of `--secret` only the id,
+/// of `NAME=value` in front of a program the name, of a URL no user and password.
+pub fn describe(argv: &[OsString]) -> String {
+    /// Enough for any command that a person wants to read in a message, in bytes.
+    const LONGEST: usize = 4096;
+    let mut words: Vec<String> = Vec::with_capacity(argv.len());
+    let mut expected = None;
+    let mut before_program = true;
+    for (at, word) in argv.iter().map(|word| word.to_string_lossy()).enumerate() {
+        let hidden = match expected.take() {
+            Some(kind) => hide(kind, &word),
+            None => {
+                let flag = secret_flag(&word);
+                match flag {
+                    Some((kind, None)) => {
+                        expected = Some(kind);
+                        word.to_string()
+                    }
+                    Some((kind, Some((name, value)))) => format!("{name}={}", hide(kind, value)),
+                    None if before_program && at > 0 && is_assignment(&word) => hide_value(&word),
+                    None => hide_in_text(&word),
+                }
+            }
+        };
+        before_program &=
+            at == 0 || word.starts_with('-') || is_assignment(&word) || wrapper(&word).is_some();
+        let clean: String = hidden.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        words.push(
+            shlex::try_quote(&clean).map_or_else(|_| clean.clone(), |quoted| quoted.into_owned()),
+        );
+    }
+    let mut text = words.join(" ");
+    if text.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+#[derive(Clone, Copy)]
+enum Secret {
+    /// `NAME=value`: the name may be shown.
+    Assignment,
+    /// `id=name,src=file`: the id may be shown.
+    Mount,
+    /// Nothing may be shown.
+    Whole,
+}
+
+type NameAndValue<'a> = (&'a str, &'a str);
+
+fn secret_flag(word: &str) -> Option<(Secret, Option<NameAndValue<'_>>)> {
+    let (name, value) = match word.split_once('=') {
+        Some((name, value)) => (name, Some((name, value))),
+        None => (word, None),
+    };
+    let kind = match name {
+        "--build-arg" => Secret::Assignment,
+        "--secret" => Secret::Mount,
+        "--creds" | "--password" | "--token" => Secret::Whole,
+        _ => return None,
+    };
+    Some((kind, value))
+}
+
+fn hide(kind: Secret, value: &str) -> String {
+    match kind {
+        Secret::Assignment => value.split('=').next().unwrap_or_default().to_owned(),
+        Secret::Mount => {
+            value.split(',').filter(|part| part.starts_with("id=")).collect::<Vec<_>>().join(",")
+        }
+        Secret::Whole => "…".to_owned(),
+    }
+}
+
+fn hide_value(assignment: &str) -> String {
+    assignment.split_once('=').map_or_else(String::new, |(name, _)| format!("{name}=…"))
+}
+
+/// What stands within a longer word: a script for `sh -c`, a URL, an option of buildctl.
+fn hide_in_text(word: &str) -> String {
+    let mut text = word.to_owned();
+    for flag in ["--build-arg", "build-arg:", "--secret", "--creds", "--password"] {
+        text = hide_behind(flag, &text);
+    }
+    hide_user_in_urls(&text)
+}
+
+/// Cuts the shell word behind each `flag` in a script; up to its first `=` where the flag is one
+/// of build arguments.
+fn hide_behind(flag: &str, text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(flag) {
+        let (before, after) = rest.split_at(at + flag.len());
+        shown.push_str(before);
+        let value = after.trim_start_matches(['=', ' ']);
+        shown.push_str(&after[..after.len() - value.len()]);
+        let (value, behind) = value.split_at(end_of_shell_word(value));
+        match (flag.contains("build-arg"), value.split_once('=')) {
+            (true, Some((name, _))) => shown.push_str(&format!("{name}=…")),
+            (true, None) => shown.push_str(value),
+            (false, _) => shown.push('…'),
+        }
+        rest = behind;
+    }
+    shown.push_str(rest);
+    shown
+}
+
+/// Where the shell word at the start of `text` ends, quotes and backslashes respected, in bytes.
+fn end_of_shell_word(text: &str) -> usize {
+    let mut quote = None;
+    let mut escaped = false;
+    for (at, c) in text.char_indices() {
+        match (quote, c) {
+            _ if escaped => escaped = false,
+            (None | Some('"'), '\\') => escaped = true,
+            (None, '\'' | '"') => quote = Some(c),
+            (Some(open), c) if open == c => quote = None,
+            (None, c) if c.is_whitespace() || matches!(c, ';' | '&' | '|' | ')') => return at,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// `https://user:token@host/` without the user and the token. A user alone is no secret where it
+/// is part of the address (`ssh://git@host`).
+fn hide_user_in_urls(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        shown.push_str(before);
+        let authority = after.find(['/', ' ', '\'', '"', '?', '#']).unwrap_or(after.len());
+        rest = match after[..authority].rfind('@') {
+            Some(user) if after[..user].contains(':') || !before.ends_with("ssh://") => {
+                shown.push('…');
+                &after[user..]
+            }
+            _ => after,
+        };
+    }
+    shown.push_str(rest);
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn command(line: &str) -> Command {
+        Command::new(shlex::split(line).unwrap().into_iter().map(OsString::from).collect())
+    }
+
+    fn tags(line: &str) -> Vec<String> {
+        command(line).build().map(|build| build.tags.clone()).unwrap_or_default()
+    }
+
+    #[test]
+    fn tags_of_build_commands_are_found() {
+        for line in [
+            "docker build -t a .",
+            "docker build . -t a",
+            "docker build --tag a .",
+            "docker build --tag=a .",
+            "docker build -ta .",
+            "docker build -t=a .",
+            "docker build -qt a .",
+            "docker build --no-cache --pull -q -t a -f Dockerfile .",
+            "docker build --build-arg -t=b -t a .",
+            "docker build -f -t -t a .",
+            "docker --context ci -H ssh://h image build -t a .",
+            "docker -D -Hunix:///s build -t a .",
+            "docker --config=/c builder build -t a .",
+            "docker buildx build -t a --load .",
+            "docker buildx --builder x b -t a .",
+            "docker-buildx build -t a .",
+            "/usr/bin/docker build -t a .",
+            "podman --root /r build -t a .",
+            "podman build --layers --squash -t a .",
+            "nerdctl -n k8s.io build -t a .",
+            "sudo docker build -t a .",
+            "sudo -n -u root -- docker build -t a .",
+            "sudo -nE DOCKER_BUILDKIT=1 docker build -t a .",
+            "doas -u root docker build -t a .",
+            "env DOCKER_BUILDKIT=1 docker build -t a .",
+            "env -i PATH=/bin docker build -t a .",
+            "env -u X docker build -t a .",
+            "nice docker build -t a .",
+            "nice -n 10 docker build -t a .",
+            "nice -10 docker build -t a .",
+            "ionice -c2 -n 7 docker build -t a .",
+            "/usr/bin/time -f %e docker build -t a .",
+            "timeout -k 5 10m docker build -t a .",
+            "timeout 10m nice -n5 sudo -n env A=b docker build -t a .",
+            "stdbuf -oL docker build -t a .",
+            "nohup setsid docker build -t a .",
+        ] {
+            assert_eq!(tags(line), ["a"], "{line}");
+        }
+        assert_eq!(tags("docker build -t a -t b --tag c:1 ."), ["a", "b", "c:1"]);
+    }
+
+    #[test]
+    fn what_is_no_build_command_names_no_tags() {
+        for line in [
+            "docker run -t a",
+            "docker buildx bake -t a",
+            "docker compose build -t a",
+            "docker tag -t a",
+            "make -t a",
+            "sh -c 'docker build -t a .'",
+            "env -S 'docker build -t a .'",
+            "docker build -- -t a",
+            "docker build .",
+            "docker",
+            "sudo",
+            "timeout 5",
+        ] {
+            assert!(tags(line).is_empty(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_client_keeps_its_global_flags_and_what_decides_whom_it_asks() {
+        let line = "timeout 9 sudo -n env A=b docker --context ci -H ssh://h build -t a .";
+        let client = command(line).client().cloned().unwrap();
+        assert_eq!(client.engine, Engine::Docker);
+        assert_eq!(client.globals, ["--context", "ci", "-H", "ssh://h"]);
+        assert_eq!(client.in_front, ["sudo", "-n", "env", "A=b"]);
+        assert!(client.behind_others);
+
+        let client =
+            command("env DOCKER_HOST=unix:///s nice docker build .").client().cloned().unwrap();
+        assert_eq!(client.environment, [("DOCKER_HOST".into(), "unix:///s".into())]);
+        assert!(!client.behind_others);
+        assert!(command("env -u DOCKER_HOST docker build .").client().unwrap().behind_others);
+    }
+
+    #[test]
+    fn what_a_build_writes_and_where_is_found() {
+        let line = "docker buildx build --push --builder b --platform linux/amd64,linux/arm64 \
+                    -o type=local,dest=out --iidfile id --metadata-file=m -q --check -t a .";
+        let command = command(line);
+        assert_eq!(
+            command.build(),
+            Some(&Build {
+                tags: vec!["a".into()],
+                outputs: vec!["type=local,dest=out".into()],
+                load: false,
+                push: true,
+                builder: Some("b".into()),
+                platforms: vec!["linux/amd64".into(), "linux/arm64".into()],
+                side_outputs: vec![
+                    "--iidfile id".into(),
+                    "--metadata-file m".into(),
+                    "the image id that -q prints".into()
+                ],
+                builds_nothing: Some("--check".into()),
+                buildx: true,
+            })
+        );
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        for (line, shown) in [
+            (
+                "docker build --build-arg TOKEN=s3cret -t a .",
+                "docker build --build-arg TOKEN -t a .",
+            ),
+            ("docker build --build-arg=TOKEN=s3cret .", "docker build --build-arg=TOKEN ."),
+            ("docker build --build-arg TOKEN .", "docker build --build-arg TOKEN ."),
+            ("docker build --secret id=t,env=s3cret .", "docker build --secret id=t ."),
+            ("docker build --secret=id=t,src=s3cret .", "docker build --secret=id=t ."),
+            ("podman build --creds u:s3cret .", "podman build --creds … ."),
+            ("env TOKEN=s3cret docker build .", "env 'TOKEN=…' docker build ."),
+            ("sudo -n TOKEN=s3cret docker build .", "sudo -n 'TOKEN=…' docker build ."),
+            ("docker build https://u:s3cret@h/r.git", "docker build 'https://…@h/r.git'"),
+            ("docker build ssh://git@h/r.git", "docker build ssh://git@h/r.git"),
+            (
+                "sh -c 'docker build --build-arg TOKEN=s3cret -t a . && x'",
+                "sh -c 'docker build --build-arg TOKEN=… -t a . && x'",
+            ),
+            (
+                "sh -c 'docker build --build-arg \"TOKEN=s3cret word\" -t a .; x --secret=id=s3cret'",
+                "sh -c 'docker build --build-arg \"TOKEN=… -t a .; x --secret=…'",
+            ),
+            (
+                "buildctl build --opt build-arg:TOKEN=s3cret",
+                "buildctl build --opt 'build-arg:TOKEN=…'",
+            ),
+        ] {
+            let said = command(line).to_string();
+            assert!(!said.contains("s3cret"), "{said}");
+            assert_eq!(said.replace(['\'', '"'], ""), shown.replace(['\'', '"'], ""), "{line}");
+        }
+    }
+
+    #[test]
+    fn control_characters_and_endless_commands_are_tamed() {
+        let said = describe(&["a\u{1b}[31m\n".into(), "b".repeat(100_000).into()]);
+        assert!(!said.contains(char::is_control) && said.len() < 5000, "{said}");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_makes_the_reader_panic(words in proptest::collection::vec(
+            prop_oneof![
+                ".{0,12}",
+                "--?[a-zA-Z-]{0,9}=?.{0,3}",
+                proptest::sample::select(vec![
+                    "docker", "podman", "sudo", "env", "timeout", "build", "buildx", "--", "-t",
+                    "--build-arg", "--secret", "A=b", "é", "-é",
+                ]).prop_map(str::to_owned),
+            ], 0..12)
+        ) {
+            let command = Command::new(words.into_iter().map(OsString::from).collect());
+            let _ = command.to_string();
+        }
+    }
+}

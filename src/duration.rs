@@ -1,0 +1,145 @@
+//! Durations and deadlines as users give them.
+
+use std::time::{Duration, Instant};
+
+/// A length of time, or none at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit(Option<Duration>);
+
+impl Limit {
+    /// As `timeout(1)` reads its durations: 0 switches the limit off.
+    pub fn unless_zero(self) -> Option<Duration> {
+        self.0.filter(|duration| !duration.is_zero())
+    }
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(duration) => humantime::format_duration(duration).fmt(f),
+            None => f.write_str("none"),
+        }
+    }
+}
+
+/// Reads `none`, a bare number of seconds as `timeout(1)` and `flock -w` take it (`5`, `0.5`), or
+/// what humantime knows (`90s`, `1h 30m`).
+///
+/// # Errors
+/// A sentence for the user.
+pub fn parse_limit(text: &str) -> Result<Limit, String> {
+    let text = text.trim();
+    if text == "none" {
+        return Ok(Limit(None));
+    }
+    if text.starts_with(|c: char| c.is_ascii_digit() || c == '.')
+        && text.bytes().all(|c| c.is_ascii_digit() || c == b'.')
+    {
+        let seconds: f64 = text.parse().map_err(|_| format!("'{text}' is no number of seconds"))?;
+        // More seconds than a Duration holds is more than anybody waits.
+        return Ok(Limit(Duration::try_from_secs_f64(seconds).ok()));
+    }
+    match humantime::parse_duration(text) {
+        Ok(duration) => Ok(Limit(Some(duration))),
+        Err(error) => Err(format!("{error}; give it as 90s, 10m, \"1h 30m\", seconds, or none")),
+    }
+}
+
+/// A moment after which nobody waits any more.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    at: Option<Instant>,
+    at_once: bool,
+}
+
+impl Deadline {
+    /// The moment when `limit` will have passed, counted from now.
+    pub fn after(limit: Limit) -> Self {
+        Deadline {
+            at: limit.0.and_then(|duration| Instant::now().checked_add(duration)),
+            at_once: limit.0 == Some(Duration::ZERO),
+        }
+    }
+
+    /// Is it the deadline of somebody who does not want to wait at all?
+    pub fn is_at_once(&self) -> bool {
+        self.at_once
+    }
+
+    /// Time left: zero once it has passed, `None` without a bound.
+    pub fn left(&self) -> Option<Duration> {
+        self.at.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Has it passed?
+    pub fn has_passed(&self) -> bool {
+        self.left() == Some(Duration::ZERO)
+    }
+}
+
+/// `duration` for people: whole seconds, «0s» below one.
+pub fn for_people(duration: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(duration.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn seconds(text: &str) -> Option<f64> {
+        parse_limit(text).unwrap().0.map(|duration| duration.as_secs_f64())
+    }
+
+    #[test]
+    fn durations_are_read_as_flock_timeout_and_humantime_have_them() {
+        for (text, expected) in [
+            ("90", 90.0),
+            ("0", 0.0),
+            ("0.5", 0.5),
+            (".5", 0.5),
+            ("90s", 90.0),
+            ("0s", 0.0),
+            ("10m", 600.0),
+            ("1h 30m", 5400.0),
+            ("1h30m", 5400.0),
+            ("250ms", 0.25),
+            ("1d", 86400.0),
+        ] {
+            assert_eq!(seconds(text), Some(expected), "{text}");
+        }
+        assert_eq!(seconds("none"), None);
+    }
+
+    #[test]
+    fn what_is_no_duration_is_refused() {
+        for text in ["", " ", "-1", "-1s", "1x", "abc", "1.2.3", ".", "nan", "inf", "1e3", "NONE"] {
+            assert!(parse_limit(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_length_beyond_all_time_is_no_bound() {
+        assert_eq!(Deadline::after(parse_limit("99999999999999999999999").unwrap()).left(), None);
+        assert_eq!(Deadline::after(parse_limit("18446744073709551615s").unwrap()).left(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn a_bare_number_is_seconds(n in 0u32..) {
+            prop_assert_eq!(seconds(&n.to_string()), Some(f64::from(n)));
+        }
+
+        #[test]
+        fn what_humantime_prints_is_read_back(ms in 0u64..1_000_000_000_000) {
+            let duration = Duration::from_millis(ms);
+            let text = humantime::format_duration(duration).to_string();
+            prop_assert_eq!(parse_limit(&text).unwrap().0, Some(duration));
+        }
+
+        #[test]
+        fn nothing_makes_the_parser_panic(text in ".{0,40}") {
+            let _ = parse_limit(&text);
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! Is the image there?
+//!
+//! The engine that COMMAND will build on is asked: over its API where it listens on a local
+//! socket, else through its own client. Whatever is not a certain answer is an error, never
+//! «missing».
+
+mod client;
+mod engine;
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use serde::Deserialize;
+
+use crate::command::{Client, Command, Engine};
+use crate::reference::Tag;
+
+/// How often an engine is asked that cannot answer for a cause that may pass.
+const TRIES: u32 = 5;
+/// The pause before the second try; it doubles from try to try.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longest wait for one answer. An engine under load takes seconds, a sick one for ever.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// Where COMMAND's images are looked up.
+#[derive(Debug)]
+pub struct Images {
+    client: Client,
+    way: Way,
+    platform: Option<Platform>,
+}
+
+/// How the engine is asked.
+#[derive(Debug)]
+enum Way {
+    /// Over its API, on this socket.
+    Socket(PathBuf),
+    /// Through docker's or nerdctl's client.
+    Inspect,
+    /// Through podman's client, or docker's name for it.
+    PodmanExists,
+}
+
+/// What an engine knows of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Answer {
+    Missing,
+    Present(Option<Platform>),
+}
+
+/// Why an engine did not answer.
+#[derive(Debug)]
+struct Unanswered {
+    why: String,
+    /// Whether it is worth asking again.
+    passes: bool,
+}
+
+/// An image's platform, normalized as containerd does it
+/// (<https://pkg.go.dev/github.com/containerd/platforms#Normalize>).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct Platform {
+    #[serde(rename = "Os", default)]
+    os: String,
+    #[serde(rename = "Architecture", default)]
+    architecture: String,
+    #[serde(rename = "Variant", default)]
+    variant: String,
+}
+
+/// An image that is not there.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Missing<'a> {
+    /// What it would be called.
+    pub tag: &'a Tag,
+    /// The platform of the image that has this name instead.
+    pub instead: Option<String>,
+}
+
+impl Images {
+    /// Where the images of `command` are looked up: on the engine that it names, or on `chosen`.
+    pub fn of(command: &Command, chosen: Option<Engine>) -> Self {
+        let named = command.client().filter(|client| chosen.is_none_or(|it| it == client.engine));
+        let client =
+            named.cloned().unwrap_or_else(|| Client::plain(chosen.unwrap_or(Engine::Docker)));
+        let way = way_to(&client);
+        tracing::debug!("images are looked up on {client}, {way}");
+        Images { way, platform: platform_of(command, &client), client }
+    }
+
+    /// The first of `tags` whose image is not there, if any.
+    ///
+    /// # Errors
+    /// The engine gave no certain answer, also when asked again.
+    pub fn first_missing<'a>(&self, tags: &'a [Tag]) -> Result<Option<Missing<'a>>> {
+        for tag in tags {
+            match (self.look(tag)?, &self.platform) {
+                (Answer::Missing, _) => return Ok(Some(Missing { tag, instead: None })),
+                (Answer::Present(Some(there)), Some(wanted)) if !wanted.is_met_by(&there) => {
+                    return Ok(Some(Missing { tag, instead: Some(there.to_string()) }));
+                }
+                (Answer::Present(_), _) => {}
+            }
+        }
+        Ok(None)
+    }
+
+    fn look(&self, tag: &Tag) -> Result<Answer> {
+        let start = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        for tried in 1.. {
+            match self.ask(tag) {
+                Ok(answer) => {
+                    tracing::debug!("{tag}: {answer:?}");
+                    return Ok(answer);
+                }
+                Err(error) if error.passes && tried < TRIES && start.elapsed() < ANSWER_WITHIN => {
+                    tracing::debug!("{tag}: {}; asking again", error.why);
+                    std::thread::sleep(pause.mul_f64(0.5 + fastrand::f64()));
+                    pause *= 2;
+                }
+                Err(error) => {
+                    return Err(anyhow!(
+                        "{tag}: cannot tell whether the image is there: {}",
+                        error.why
+                    ));
+                }
+            }
+        }
+        unreachable!("the last try returns")
+    }
+
+    fn ask(&self, tag: &Tag) -> Result<Answer, Unanswered> {
+        match &self.way {
+            Way::Socket(path) => engine::ask(path, tag.as_str()),
+            Way::Inspect => client::inspect(&self.client, tag.as_str()),
+            Way::PodmanExists => {
+                client::podman(&self.client, tag.podman_name(), self.platform.is_some())
+            }
+        }
+    }
+}
+
+fn way_to(client: &Client) -> Way {
+    match client.engine {
+        Engine::Podman => return Way::PodmanExists,
+        Engine::Nerdctl => return Way::Inspect,
+        Engine::Docker => {}
+    }
+    match docker_program(client) {
+        Program::Podman => Way::PodmanExists,
+        Program::Script => Way::Inspect,
+        Program::Binary if client.behind_others => Way::Inspect,
+        Program::Binary => engine::local_socket(client).map_or(Way::Inspect, Way::Socket),
+    }
+}
+
+/// What answers to the name of docker.
+enum Program {
+    Binary,
+    Script,
+    Podman,
+}
+
+fn docker_program(client: &Client) -> Program {
+    /// A stand-in for docker is a line or two.
+    const START: u64 = 4096;
+    let Ok(path) = which::which(&client.program) else { return Program::Binary };
+    let real = path.canonicalize().unwrap_or(path);
+    if real.file_name().is_some_and(|name| name == "podman") {
+        return Program::Podman;
+    }
+    let mut start = Vec::new();
+    if let Ok(file) = std::fs::File::open(&real) {
+        // What cannot be read is no script either: its interpreter could not.
+        _ = file.take(START).read_to_end(&mut start);
+    }
+    let text = String::from_utf8_lossy(&start);
+    match start.starts_with(b"#!") {
+        // The package podman-docker: exec /usr/bin/podman "$@"
+        true if text.contains("podman \"$@\"") => Program::Podman,
+        true => Program::Script,
+        false => Program::Binary,
+    }
+}
+
+/// The one platform that COMMAND builds for, if it says so.
+fn platform_of(command: &Command, client: &Client) -> Option<Platform> {
+    let build = command.build()?;
+    match build.platforms.as_slice() {
+        [one] => Platform::parse(one),
+        [] if client.engine == Engine::Docker => {
+            Platform::parse(&client.variable("DOCKER_DEFAULT_PLATFORM")?.into_string().ok()?)
+        }
+        _ => None,
+    }
+}
+
+impl Platform {
+    /// `linux/arm64`, `linux/arm/v7`, `amd64`. What is not understood (`local`) is no platform.
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('/');
+        let (os, architecture) = match (parts.next()?, parts.next()) {
+            (architecture, None) if is_architecture(architecture) => ("linux", architecture),
+            (_, None) => return None,
+            (os, Some(architecture)) => (os, architecture),
+        };
+        let variant = parts.next().unwrap_or_default();
+        let own = |text: &str| text.to_ascii_lowercase();
+        Some(
+            Platform { os: own(os), architecture: own(architecture), variant: own(variant) }
+                .normalized(),
+        )
+    }
+
+    fn normalized(mut self) -> Self {
+        let (architecture, variant) = match (self.architecture.as_str(), self.variant.as_str()) {
+            ("x86_64" | "x86-64", variant) => ("amd64", variant),
+            ("i386" | "i486" | "i586" | "i686", _) => ("386", ""),
+            ("aarch64" | "arm64", "8" | "v8") => ("arm64", ""),
+            ("aarch64", variant) => ("arm64", variant),
+            ("armhf", _) => ("arm", "v7"),
+            ("armel", _) => ("arm", "v6"),
+            ("arm", "" | "7") => ("arm", "v7"),
+            ("arm", "5") => ("arm", "v5"),
+            ("arm", "6") => ("arm", "v6"),
+            ("amd64", "v1") => ("amd64", ""),
+            same => same,
+        };
+        (self.architecture, self.variant) = (architecture.to_owned(), variant.to_owned());
+        self
+    }
+
+    /// Would `docker build --platform self` be content with an image of the platform `there`?
+    fn is_met_by(&self, there: &Platform) -> bool {
+        let there = there.clone().normalized();
+        // Older engines do not say the variant.
+        let same_variant =
+            there.variant == self.variant || there.variant.is_empty() || self.architecture != "arm";
+        there.os == self.os && there.architecture == self.architecture && same_variant
+    }
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        if self.variant.is_empty() { Ok(()) } else { write!(f, "/{}", self.variant) }
+    }
+}
+
+fn is_architecture(text: &str) -> bool {
+    matches!(
+        text,
+        "amd64"
+            | "x86_64"
+            | "x86-64"
+            | "386"
+            | "i386"
+            | "arm64"
+            | "aarch64"
+            | "arm"
+            | "armhf"
+            | "armel"
+            | "ppc64le"
+            | "s390x"
+            | "riscv64"
+            | "mips64le"
+            | "loong64"
+    )
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Way::Socket(path) => write!(f, "over its API at {}", path.display()),
+            Way::Inspect => f.write_str("through its client"),
+            Way::PodmanExists => f.write_str("through podman"),
+        }
+    }
+}
+
+impl Unanswered {
+    fn passing(why: impl Into<String>) -> Self {
+        Unanswered { why: why.into(), passes: true }
+    }
+
+    fn lasting(why: impl Into<String>) -> Self {
+        Unanswered { why: why.into(), passes: false }
+    }
+}
+
+/// Is this an engine's own word that there is no such image? Docker and nerdctl say «No such
+/// image: NAME», podman «NAME: image not known».
+fn says_no_such_image(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    message.contains("no such image") || message.contains("image not known")
+}
+
+/// The start of what somebody said, for a message.
+fn excerpt(text: &[u8]) -> String {
+    const LONGEST: usize = 300;
+    let text = String::from_utf8_lossy(text);
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let joined = lines.join("; ");
+    match joined.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &joined[..end]),
+        None if joined.is_empty() => "nothing".to_owned(),
+        None => joined,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn platform(text: &str) -> Option<String> {
+        Platform::parse(text).map(|platform| platform.to_string())
+    }
+
+    #[test]
+    fn platforms_are_normalized_as_containerd_does_it() {
+        for (text, expected) in [
+            ("linux/amd64", "linux/amd64"),
+            ("linux/x86_64", "linux/amd64"),
+            ("amd64", "linux/amd64"),
+            ("linux/arm64/v8", "linux/arm64"),
+            ("linux/aarch64", "linux/arm64"),
+            ("linux/arm", "linux/arm/v7"),
+            ("linux/arm/v6", "linux/arm/v6"),
+            ("windows/amd64", "windows/amd64"),
+        ] {
+            assert_eq!(platform(text).as_deref(), Some(expected), "{text}");
+        }
+        assert_eq!(platform("local"), None);
+        assert_eq!(platform(""), None);
+    }
+
+    #[test]
+    fn an_image_of_another_platform_does_not_do() {
+        let meets = |wanted: &str, there: &str| {
+            Platform::parse(wanted).unwrap().is_met_by(&Platform::parse(there).unwrap())
+        };
+        assert!(meets("linux/amd64", "linux/amd64"));
+        assert!(meets("linux/arm64", "linux/arm64/v8"));
+        assert!(!meets("linux/arm64", "linux/amd64"));
+        assert!(!meets("linux/arm/v6", "linux/arm/v7"));
+        assert!(!meets("linux/amd64", "windows/amd64"));
+    }
+
+    #[test]
+    fn only_the_engines_own_word_means_missing() {
+        for said in [
+            "No such image: env:abc",
+            "no such image: nope:x: No such image: nope:x",
+            "Error response from daemon: No such image: env:abc",
+            "level=fatal msg=\"1 errors: [no such image: env:abc]\"",
+            "failed to find image env:abc: env:abc: image not known",
+        ] {
+            assert!(says_no_such_image(said), "{said}");
+        }
+        for said in [
+            "Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?",
+            "page not found",
+            "no such host",
+            "",
+        ] {
+            assert!(!says_no_such_image(said), "{said}");
+        }
+    }
+}

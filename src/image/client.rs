@@ -1,0 +1,182 @@
+//! The engine's own client, for endpoints and engines without a local API: remote hosts, podman,
+//! nerdctl, and a docker that is a script or stands behind sudo.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek};
+
+use serde_json::Value;
+
+use super::{ANSWER_WITHIN, Answer, Platform, Unanswered, excerpt, says_no_such_image};
+use crate::command::{Client, Engine};
+
+/// Most that is read of what a client prints, in bytes.
+const OUTPUT_MAX: u64 = 16 << 20;
+
+/// `docker image inspect NAME`.
+///
+/// Its exit status is 1 for «no such image» and for everything else that goes wrong, so only its
+/// words tell.
+///
+/// # Errors
+/// It said neither that the image is there nor that it is not.
+pub(super) fn inspect(client: &Client, name: &str) -> Result<Answer, Unanswered> {
+    let said = run(client, &["image", "inspect", name])?;
+    let images = serde_json::from_slice::<Value>(&said.stdout).ok();
+    let first = images.as_ref().and_then(|images| images.get(0));
+    match said.status {
+        // nerdctl 2.0.0 to 2.0.2 end with 0 although there is no such image.
+        Some(0) if first.is_some() => Ok(Answer::Present(first.and_then(platform))),
+        Some(0) if client.engine == Engine::Docker && images.is_none() => Ok(Answer::Present(None)),
+        Some(_) if says_no_such_image(&String::from_utf8_lossy(&said.stderr)) => {
+            Ok(Answer::Missing)
+        }
+        _ => Err(said.unanswered(client)),
+    }
+}
+
+/// `podman image exists NAME`: 0 there, 1 not there, anything else an error (podman-image-exists(1)).
+///
+/// # Errors
+/// It said neither.
+pub(super) fn podman(
+    client: &Client,
+    name: &str,
+    with_platform: bool,
+) -> Result<Answer, Unanswered> {
+    let said = run(client, &["image", "exists", name])?;
+    match said.status {
+        Some(0) if with_platform => inspect(client, name),
+        Some(0) => Ok(Answer::Present(None)),
+        Some(1) if only_remarks(&said.stderr) => Ok(Answer::Missing),
+        _ => Err(said.unanswered(client)),
+    }
+}
+
+/// Are these nothing but podman's warnings? A sudo that refuses ends with 1 as well.
+fn only_remarks(stderr: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(stderr);
+    let remark = |line: &str| {
+        ["WARN[", "time=", "Emulate Docker CLI"].iter().any(|start| line.starts_with(start))
+    };
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).all(remark)
+}
+
+fn platform(image: &Value) -> Option<Platform> {
+    serde_json::from_value::<Platform>(image.clone()).ok()?.known()
+}
+
+struct Said {
+    /// None if it was killed.
+    status: Option<i32>,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Said {
+    fn unanswered(&self, client: &Client) -> Unanswered {
+        let said = match self.stderr.trim_ascii().is_empty() {
+            true => excerpt(&self.stdout),
+            false => excerpt(&self.stderr),
+        };
+        let how = match self.status {
+            Some(status) => format!("with status {status}"),
+            None => "by a signal".to_owned(),
+        };
+        Unanswered::passing(format!("{client} ended {how} and said: {said}"))
+    }
+}
+
+/// Runs the client in COMMAND's words with other arguments.
+///
+/// What it prints goes to files, not pipes: a helper that it leaves behind (the master connection
+/// of ssh) would keep a pipe open, and us waiting for its end.
+fn run(client: &Client, arguments: &[&str]) -> Result<Said, Unanswered> {
+    let failed =
+        |error: std::io::Error| Unanswered::lasting(format!("cannot run {client}: {error}"));
+    let (mut stdout, mut stderr) =
+        (nameless_file().map_err(failed)?, nameless_file().map_err(failed)?);
+    let (program, rest) = client.words(arguments);
+    let handle = duct::cmd(program, rest)
+        .stdin_null()
+        .stdout_file(stdout.try_clone().map_err(failed)?)
+        .stderr_file(stderr.try_clone().map_err(failed)?)
+        .unchecked()
+        .start()
+        .map_err(|error| match error.kind() {
+            ErrorKind::NotFound => Unanswered::lasting(format!(
+                "the client {client} was not found: {error}; images are looked up through it (see --engine)"
+            )),
+            _ => failed(error),
+        })?;
+    match handle.wait_timeout(ANSWER_WITHIN).map_err(failed)? {
+        Some(output) => Ok(Said {
+            status: output.status.code(),
+            stdout: contents(&mut stdout).map_err(failed)?,
+            stderr: contents(&mut stderr).map_err(failed)?,
+        }),
+        None => {
+            // It may be beyond our reach (sudo); then it ends when it ends.
+            _ = handle.kill();
+            Err(Unanswered::lasting(format!(
+                "{client} did not answer within {}",
+                humantime::format_duration(ANSWER_WITHIN)
+            )))
+        }
+    }
+}
+
+fn nameless_file() -> std::io::Result<File> {
+    Ok(rustix::fs::memfd_create("client", rustix::fs::MemfdFlags::CLOEXEC)?.into())
+}
+
+fn contents(file: &mut File) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    file.rewind()?;
+    file.take(OUTPUT_MAX).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+impl Client {
+    /// The client alone, without flags.
+    pub(super) fn plain(engine: Engine) -> Self {
+        Client {
+            engine,
+            program: engine.client().into(),
+            globals: Vec::new(),
+            in_front: Vec::new(),
+            behind_others: false,
+            environment: Vec::new(),
+        }
+    }
+
+    /// An environment variable as the client will see it; one that is set to nothing is none.
+    pub(super) fn variable(&self, name: &str) -> Option<OsString> {
+        let given = self.environment.iter().rev().find(|(given, _)| given == name);
+        given
+            .map(|(_, value)| value.clone())
+            .or_else(|| std::env::var_os(name))
+            .filter(|value| !value.is_empty())
+    }
+
+    fn words(&self, arguments: &[&str]) -> (OsString, Vec<OsString>) {
+        let arguments = arguments.iter().map(OsString::from);
+        let mut words = self
+            .in_front
+            .iter()
+            .chain([&self.program])
+            .chain(&self.globals)
+            .cloned()
+            .chain(arguments);
+        let program = words.next().unwrap_or_default();
+        (program, words.collect())
+    }
+}
+
+impl std::fmt::Display for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (program, rest) = self.words(&[]);
+        let words: Vec<OsString> = [program].into_iter().chain(rest).collect();
+        write!(f, "'{}'", crate::command::describe(&words))
+    }
+}

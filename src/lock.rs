@@ -1,0 +1,416 @@
+//! The lock: what it is taken for, who has it, and how to wait for it.
+//!
+//! A [`Store`] knows how to take and to wait for one lock; what follows from a failed try (who is
+//! said to hold it, nested calls, the order of waiting, the deadline) is the same for every store
+//! and lives here. Nothing here knows of images.
+
+pub mod file;
+pub mod holder;
+
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+pub use self::holder::Holder;
+use crate::duration::Deadline;
+use crate::log;
+use crate::reference::{Tag, sha256_hex};
+
+/// Where lock files live unless somebody says otherwise: one folder per machine, as the engine is.
+pub const DEFAULT_DIR: &str = "/tmp/buildlock";
+
+/// Folder of the locks for images.
+pub const IMAGE_LOCKS: &str = "image-locks";
+/// Folder of the locks with names.
+pub const NAMED_LOCKS: &str = "named-locks";
+
+/// What a lock is for. Ordered as locks are taken: all tags, then named locks, each sorted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    /// An image, by its canonical tag.
+    Image(String),
+    /// A resource with a name of its own (`--lock`).
+    Named(String),
+}
+
+impl Subject {
+    /// The canonical tag, if it is an image.
+    pub fn tag(&self) -> Option<&str> {
+        match self {
+            Subject::Image(tag) => Some(tag),
+            Subject::Named(_) => None,
+        }
+    }
+
+    /// The name, if it is a named lock.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Subject::Image(_) => None,
+            Subject::Named(name) => Some(name),
+        }
+    }
+}
+
+impl From<&Tag> for Subject {
+    fn from(tag: &Tag) -> Self {
+        Subject::Image(tag.as_str().to_owned())
+    }
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Subject::Image(tag) => f.write_str(tag),
+            Subject::Named(name) => write!(f, "lock {name}"),
+        }
+    }
+}
+
+/// One lock of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    subject: Subject,
+    /// How many of our ancestors hold a lock for the same subject. A nested call excludes its
+    /// siblings with a lock of its own, one level down.
+    level: usize,
+}
+
+impl Key {
+    /// The lock for `subject`.
+    pub fn new(subject: Subject) -> Self {
+        Key { subject, level: 0 }
+    }
+
+    /// What it is for.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// The lock that nested calls exclude each other with while an ancestor of theirs has this one.
+    #[must_use]
+    pub fn nested(mut self) -> Self {
+        self.level += 1;
+        self
+    }
+
+    /// The folder for locks of its kind, in a store of files.
+    pub fn folder(&self) -> &'static str {
+        match self.subject {
+            Subject::Image(_) => IMAGE_LOCKS,
+            Subject::Named(_) => NAMED_LOCKS,
+        }
+    }
+
+    /// `image-locks/<sha256 of the tag>.lock`, or its like: where a store of files keeps it.
+    pub fn relative_path(&self) -> PathBuf {
+        let digest = match &self.subject {
+            Subject::Image(name) | Subject::Named(name) => sha256_hex(name),
+        };
+        let file = match self.level {
+            0 => format!("{digest}.lock"),
+            level => format!("{digest}.{level}.lock"),
+        };
+        Path::new(self.folder()).join(file)
+    }
+}
+
+/// What a holder leaves behind of a build that failed by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The build's random id.
+    pub build: String,
+    /// COMMAND's exit status.
+    pub status: u8,
+}
+
+/// A place where locks are taken.
+///
+/// The operations that wait do so as long as it takes; they run on a thread of their own, and who
+/// has no time left abandons them.
+pub trait Store: Send + Sync {
+    /// Takes the lock exclusively, or says at once that it is busy.
+    ///
+    /// # Errors
+    /// The store cannot be used.
+    fn try_acquire(&self, key: &Key) -> Result<Option<Box<dyn Held>>>;
+
+    /// Waits until nobody holds the lock exclusively, together with everybody else who does, and
+    /// returns what the last build ended with if it failed. Never call this twice in a row: waiters
+    /// that only do this can keep each other from ever getting the lock.
+    ///
+    /// # Errors
+    /// The store cannot be used.
+    fn wait_released(&self, key: &Key, deadline: Deadline) -> Result<Option<Failure>>;
+
+    /// Takes the lock exclusively, in line with everybody else who does.
+    ///
+    /// # Errors
+    /// The store cannot be used.
+    fn acquire(&self, key: &Key, deadline: Deadline) -> Result<Box<dyn Held>>;
+
+    /// Who holds the lock exclusively, as far as that can be known for certain.
+    fn holder(&self, key: &Key) -> Option<Holder>;
+
+    /// What ancestors of this process hold in this store.
+    fn held_by_ancestors(&self) -> Vec<Subject>;
+
+    /// Where a person finds the lock.
+    fn location(&self, key: &Key) -> PathBuf;
+}
+
+/// A lock that is held. Dropping it without [`Held::release`] leaves it to whoever inherited it.
+pub trait Held: Send {
+    /// What it is for.
+    fn subject(&self) -> &Subject;
+
+    /// Says who holds it and what for. For people only, so a failure is no error.
+    fn record(&self, holder: &Holder);
+
+    /// What the last build under it ended with, if that was a failure.
+    fn last_failure(&self) -> Option<Failure>;
+
+    /// Why it can no longer be believed to exclude others, if so.
+    fn lost(&self) -> Option<String>;
+
+    /// The descriptor that keeps it held in a child that inherits it.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Takes the holder out of the record, leaves `failure` there, and unlocks: for every copy of
+    /// the descriptor, also those in a daemon that the build left behind.
+    fn release(self: Box<Self>, failure: Option<&Failure>);
+}
+
+/// How a wait for one lock went.
+pub enum Turn {
+    /// The lock is ours.
+    Held(Box<dyn Held>),
+    /// What the lock was wanted for has come to be meanwhile.
+    Settled,
+    /// The build that was waited for failed with this status, and its failure is shared.
+    Failed(u8),
+    /// The deadline passed. Logged.
+    TimedOut,
+}
+
+/// What bounds and shortens a wait.
+pub struct Patience<'a> {
+    /// When to give up.
+    pub deadline: Deadline,
+    /// Whether the failure of a build that was waited for is ours too.
+    pub share_failure: bool,
+    /// Whether what the lock is wanted for has come to be; `None` if that would change nothing.
+    pub settled: Option<&'a mut dyn FnMut() -> Result<bool>>,
+}
+
+/// How long a busy lock is tried again for somebody who does not wait, because the short shared
+/// locks of waking waiters make a try fail although nobody builds.
+const NO_WAIT_GRACE: Duration = Duration::from_millis(100);
+
+/// Takes the lock for `subject`, waiting as `patience` allows.
+///
+/// # Errors
+/// The store, or `patience.settled`, failed.
+pub fn take(store: &Arc<dyn Store>, subject: Subject, mut patience: Patience<'_>) -> Result<Turn> {
+    let mut key = Key::new(subject);
+    loop {
+        if let Some(held) = store.try_acquire(&key)? {
+            log::acquired(held.subject(), Duration::ZERO);
+            return Ok(Turn::Held(held));
+        }
+        if !store.holder(&key).is_some_and(|holder| holder.is_our_ancestor()) {
+            break;
+        }
+        tracing::debug!("{}: an ancestor of this process holds the lock", key.subject());
+        key = key.nested();
+    }
+    if patience.deadline.is_at_once() {
+        return try_for_a_moment(store, &key);
+    }
+
+    let mut wait = Wait::begin(store, key, patience.deadline);
+    wait.warn_of_deadlock();
+
+    // Everybody who waits for an image wakes at once and looks at once. That is the usual end.
+    if let Some(settled) = &mut patience.settled {
+        let failure = match wait.until(|store, key, deadline| store.wait_released(key, deadline))? {
+            Waited::Done(failure) => failure,
+            Waited::TimedOut => return Ok(Turn::TimedOut),
+        };
+        if settled()? {
+            return Ok(Turn::Settled);
+        }
+        if let Some(status) = wait.shared(failure, patience.share_failure) {
+            return Ok(Turn::Failed(status));
+        }
+        if let Some(held) = store.try_acquire(&wait.key)? {
+            return Ok(wait.won(held));
+        }
+    }
+
+    // Two shared waits in a row would let waiters keep each other out for ever: from here on we
+    // stand in line.
+    match wait.until(|store, key, deadline| store.acquire(key, deadline))? {
+        Waited::TimedOut => Ok(Turn::TimedOut),
+        Waited::Done(held) => {
+            let failure = held.last_failure();
+            let Some(status) = wait.shared(failure.clone(), patience.share_failure) else {
+                return Ok(wait.won(held));
+            };
+            let settled = patience.settled.map_or(Ok(false), |settled| settled());
+            // It stays there for the next in line.
+            held.release(failure.as_ref());
+            Ok(if settled? { Turn::Settled } else { Turn::Failed(status) })
+        }
+    }
+}
+
+fn try_for_a_moment(store: &Arc<dyn Store>, key: &Key) -> Result<Turn> {
+    let start = Instant::now();
+    while start.elapsed() < NO_WAIT_GRACE {
+        std::thread::sleep(Duration::from_millis(fastrand::u64(2..8)));
+        if let Some(held) = store.try_acquire(key)? {
+            log::acquired(held.subject(), start.elapsed());
+            return Ok(Turn::Held(held));
+        }
+    }
+    log::timeout(key.subject(), store.holder(key).as_ref(), start.elapsed());
+    Ok(Turn::TimedOut)
+}
+
+enum Waited<T> {
+    Done(T),
+    TimedOut,
+}
+
+/// One wait for one lock: who is waited for, since when, and what has been said of it.
+struct Wait<'a> {
+    store: &'a Arc<dyn Store>,
+    key: Key,
+    deadline: Deadline,
+    start: Instant,
+    /// Who had the lock when we last asked.
+    holder: Option<Holder>,
+    /// When the next message is due, counted from the start.
+    next_message: Duration,
+}
+
+/// A thread that does nothing but block needs no more; the default of 2 MiB of address space each
+/// is much for a thousand waiters under a memory limit.
+const WAITER_STACK: usize = 128 * 1024;
+/// How long a wait may go on before a holder without a name counts as one: it may be just writing
+/// its record, and a busy lock without a holder may be the short shared lock of a waking waiter.
+const RECORD_GRACE: Duration = Duration::from_millis(10);
+/// How often the live line moves.
+const TICK: Duration = Duration::from_millis(100);
+
+impl<'a> Wait<'a> {
+    fn begin(store: &'a Arc<dyn Store>, key: Key, deadline: Deadline) -> Self {
+        let start = Instant::now();
+        Wait { store, key, deadline, start, holder: None, next_message: Duration::ZERO }
+    }
+
+    /// Runs `operation`, which blocks, on a thread of its own, and says meanwhile who is waited
+    /// for. At the deadline the thread is abandoned: it ends with the process.
+    fn until<T: Send + 'static>(
+        &mut self,
+        operation: impl FnOnce(&dyn Store, &Key, Deadline) -> Result<T> + Send + 'static,
+    ) -> Result<Waited<T>> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let (store, key, deadline) = (Arc::clone(self.store), self.key.clone(), self.deadline);
+        std::thread::Builder::new()
+            .name("waiter".into())
+            .stack_size(WAITER_STACK)
+            // Nobody may be there any more to take the result.
+            .spawn(move || _ = sender.send(operation(&*store, &key, deadline)))
+            .context("cannot start a thread to wait for a lock")?;
+
+        let before = self.holder.take();
+        self.holder = self.store.holder(&self.key);
+        if self.holder.as_ref().is_none_or(|holder| holder.build.is_none()) {
+            match receiver.recv_timeout(RECORD_GRACE) {
+                Ok(done) => return done.map(Waited::Done),
+                Err(_) => self.holder = self.store.holder(&self.key),
+            }
+        }
+        if self.holder.is_some() && self.holder != before {
+            self.next_message = self.start.elapsed();
+        }
+
+        let mut live = log::LiveLine::start();
+        loop {
+            self.say(live.as_mut());
+            let patience = [
+                self.deadline.left(),
+                Some(self.next_message.saturating_sub(self.start.elapsed())),
+                live.is_some().then_some(TICK),
+            ];
+            let patience = patience.into_iter().flatten().min().unwrap_or(Duration::MAX);
+            match receiver.recv_timeout(patience) {
+                Ok(done) => return done.map(Waited::Done),
+                Err(RecvTimeoutError::Disconnected) => {
+                    anyhow::bail!("the thread that waited for a lock is gone");
+                }
+                Err(RecvTimeoutError::Timeout) if self.deadline.has_passed() => {
+                    drop(live);
+                    let holder = self.store.holder(&self.key);
+                    log::timeout(self.key.subject(), holder.as_ref(), self.start.elapsed());
+                    return Ok(Waited::TimedOut);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// Says who is waited for, if it is time to: at once, then after 5, 10, 20 and 40 seconds and
+    /// every full minute. On a terminal one live line says it all the time.
+    fn say(&mut self, live: Option<&mut log::LiveLine>) {
+        let waited = self.start.elapsed();
+        if waited >= self.next_message {
+            if !self.next_message.is_zero() {
+                self.holder = self.store.holder(&self.key).or(self.holder.take());
+            }
+            if live.is_none() {
+                let lock = self.store.location(&self.key);
+                log::waiting(self.key.subject(), &lock, self.holder.as_ref(), waited);
+            }
+            let seconds = waited.as_secs();
+            let next = [5, 10, 20, 40].into_iter().find(|&next| next > seconds);
+            self.next_message = Duration::from_secs(next.unwrap_or((seconds / 60 + 1) * 60));
+        }
+        if let Some(live) = live {
+            live.show(self.key.subject(), self.holder.as_ref(), waited);
+        }
+    }
+
+    /// The status to end with, if the build that we saw when we began to wait is the one that
+    /// failed. Statuses from 124 on have meanings of their own, and are not shared.
+    fn shared(&self, failure: Option<Failure>, share: bool) -> Option<u8> {
+        let saw = self.holder.as_ref()?.build.as_ref()?;
+        let failure = failure.filter(|failure| share && failure.build == *saw)?;
+        (1..=123).contains(&failure.status).then_some(failure.status)
+    }
+
+    fn won(&self, held: Box<dyn Held>) -> Turn {
+        log::acquired(held.subject(), self.start.elapsed());
+        Turn::Held(held)
+    }
+
+    /// A nested call that waits for a lock against the order in which locks are taken may wait for
+    /// somebody who waits for its ancestors.
+    fn warn_of_deadlock(&self) {
+        let ours = self.key.subject();
+        if let Some(theirs) =
+            self.store.held_by_ancestors().into_iter().find(|theirs| theirs > ours)
+        {
+            tracing::warn!(
+                "{ours}: waiting for this lock while an ancestor of this process holds that of \
+                 {theirs}, which is taken later in order: this can deadlock with a call that takes \
+                 both; name both tags in the outer call"
+            );
+        }
+    }
+}

@@ -1,0 +1,615 @@
+//! The default store: `flock(2)` on files in a folder that all users of a machine share.
+//!
+//! The kernel releases such a lock when its last holder ends, however that comes to pass. This is
+//! the only place that calls flock.
+
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+// std's File has methods of the same names since Rust 1.89: fs2's are called by the trait's name.
+use fs2::FileExt as Flock;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::io::Errno;
+use serde::Serialize;
+
+use super::holder::{self, Holder, KernelLocks};
+use super::{Failure, Held, IMAGE_LOCKS, Key, NAMED_LOCKS, Store, Subject};
+use crate::duration::Deadline;
+
+/// Everybody may create and lock files in it, nobody remove another's.
+const FOLDER_MODE: u32 = 0o1777;
+/// Everybody may lock it, and say in it that he did.
+const FILE_MODE: u32 = 0o666;
+/// How often a lock file may vanish under us before we say so: each time somebody else has just
+/// removed it, so this many in a row are no accident.
+const VANISHED_MAX: usize = 1000;
+
+/// Lock files in one folder.
+#[derive(Debug)]
+pub struct FileStore {
+    path: PathBuf,
+    folder: OwnedFd,
+}
+
+/// What is known of a lock that somebody holds.
+#[derive(Debug, Serialize)]
+pub struct HeldLock {
+    /// The canonical tag, if it is an image's lock and the holder says so.
+    pub tag: Option<String>,
+    /// The name, if it is a named lock and the holder says so.
+    pub name: Option<String>,
+    /// The lock file.
+    pub lock: PathBuf,
+    /// Who holds it; what is unknown is null.
+    pub holder: Holder,
+    /// How many wait for it.
+    pub waiters: usize,
+}
+
+impl FileStore {
+    /// Opens the lock folder, and creates it if there is none.
+    ///
+    /// # Errors
+    /// It is no folder, or a symbolic link, or cannot be opened or created.
+    pub fn open(path: &Path) -> Result<Self> {
+        let path = real_path(path)?;
+        let folder = open_folder(rustix::fs::CWD, path.as_os_str(), &path)?;
+        warn_of_owner(&folder, &path);
+        Ok(FileStore { path, folder })
+    }
+
+    /// Opens the lock folder if there is one.
+    ///
+    /// # Errors
+    /// It is no folder, or a symbolic link, or cannot be opened.
+    pub fn find(path: &Path) -> Result<Option<Self>> {
+        let path = real_path(path)?;
+        let folder = find_folder(rustix::fs::CWD, path.as_os_str(), &path)?;
+        Ok(folder.map(|folder| FileStore { path, folder }))
+    }
+
+    /// Makes sure that locks for `subject` can be taken: what is wrong with the folder is to be
+    /// known before anybody waits.
+    ///
+    /// # Errors
+    /// The folder for locks of this kind cannot be opened or created.
+    pub fn prepare(&self, subject: &Subject) -> Result<()> {
+        let key = Key::new(subject.clone());
+        let folder = self.folder_of(&key)?;
+        warn_of_owner(&folder, &self.path.join(key.folder()));
+        Ok(())
+    }
+
+    /// The lock file for `key`, which is created if there is none.
+    ///
+    /// # Errors
+    /// It cannot be opened or created, or is something else than a lock file.
+    pub fn touch(&self, key: &Key) -> Result<PathBuf> {
+        self.open_file(key)?;
+        Ok(self.path.join(key.relative_path()))
+    }
+
+    /// All locks that somebody holds, as the kernel says, sorted by what they are for. Takes none.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn held(&self) -> Result<Vec<HeldLock>> {
+        let locks = KernelLocks::read();
+        let mut held = Vec::new();
+        self.each_file(&locks.inodes_held(), |path, file, stat| {
+            if let Some(pid) = locks.exclusive_holder(stat, file) {
+                let holder = Holder::with_pid(pid, holder::read_record(file));
+                held.push(HeldLock {
+                    tag: holder.tag.clone(),
+                    name: holder.name.clone(),
+                    lock: path,
+                    waiters: locks.waiters(stat, file),
+                    holder,
+                });
+            }
+        })?;
+        held.sort_by(|a, b| (&a.tag, &a.name, &a.lock).cmp(&(&b.tag, &b.name, &b.lock)));
+        Ok(held)
+    }
+
+    /// Removes lock files that nobody holds or waits for, and returns how many. What others own
+    /// in a sticky folder stays.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn prune(&self) -> Result<usize> {
+        let mut removed = 0;
+        for folder in [IMAGE_LOCKS, NAMED_LOCKS] {
+            let Some(folder_fd) = self.existing_folder(folder)? else { continue };
+            for entry in entries(&folder_fd, &self.path.join(folder))? {
+                let Ok(file) = open_existing(&folder_fd, &entry.name) else { continue };
+                // Who waits has the file open, finds after locking it that it is no longer the
+                // one of that name, and opens anew.
+                if Flock::try_lock_exclusive(&file).is_ok()
+                    && names(&folder_fd, &entry.name, &file)
+                    && rustix::fs::unlinkat(&folder_fd, &*entry.name, AtFlags::empty()).is_ok()
+                {
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Calls `visit` with each lock file whose inode is one of `inodes`.
+    fn each_file(
+        &self,
+        inodes: &[u64],
+        mut visit: impl FnMut(PathBuf, &File, &Stat),
+    ) -> Result<()> {
+        if inodes.is_empty() {
+            return Ok(());
+        }
+        for folder in [IMAGE_LOCKS, NAMED_LOCKS] {
+            let Some(folder_fd) = self.existing_folder(folder)? else { continue };
+            let path = self.path.join(folder);
+            for entry in entries(&folder_fd, &path)? {
+                if !inodes.contains(&entry.inode) {
+                    continue;
+                }
+                // It may have been removed meanwhile, and then it is no lock file any more.
+                let Ok(file) = open_existing(&folder_fd, &entry.name) else { continue };
+                let Ok(stat) = rustix::fs::fstat(&file) else { continue };
+                visit(path.join(&entry.name), &file, &stat);
+            }
+        }
+        Ok(())
+    }
+
+    fn folder_of(&self, key: &Key) -> Result<OwnedFd> {
+        let name = key.folder();
+        open_folder(&self.folder, OsStr::new(name), &self.path.join(name))
+    }
+
+    fn existing_folder(&self, name: &str) -> Result<Option<OwnedFd>> {
+        find_folder(&self.folder, OsStr::new(name), &self.path.join(name))
+    }
+
+    /// Opens the lock file and makes sure that it is one. Nothing is written before that.
+    fn open_file(&self, key: &Key) -> Result<LockFile> {
+        let folder = self.folder_of(key)?;
+        let relative = key.relative_path();
+        let name = relative.file_name().unwrap_or_default().to_owned();
+        let path = self.path.join(&relative);
+        for _ in 0..VANISHED_MAX {
+            match open_existing(&folder, &name) {
+                Ok(file) => return Ok(LockFile { file, folder, name, path }),
+                Err(NotALock::Missing) => create_file(&folder, &name).with_context(|| {
+                    format!("cannot create the lock file {} (see --lock-dir)", path.display())
+                })?,
+                Err(NotALock::Unlinked) => {}
+                Err(NotALock::Because(why)) => bail!(
+                    "{} is not usable as a lock file: {why}; remove it, or choose another folder with --lock-dir",
+                    path.display()
+                ),
+            }
+        }
+        bail!(
+            "the lock file {} vanishes as fast as it is made; something is removing it",
+            path.display()
+        )
+    }
+}
+
+impl Store for FileStore {
+    fn try_acquire(&self, key: &Key) -> Result<Option<Box<dyn Held>>> {
+        for _ in 0..VANISHED_MAX {
+            let lock = self.open_file(key)?;
+            match Flock::try_lock_exclusive(&lock.file) {
+                Ok(()) if lock.is_in_place() => return Ok(Some(lock.held(key))),
+                // Somebody unlinked it before we had it: it excludes nobody.
+                Ok(()) => {}
+                Err(error) if would_block(&error) || passes(&error) => return Ok(None),
+                Err(error) => return Err(lock.cannot(&error)),
+            }
+        }
+        Err(anyhow!(
+            "{} vanishes whenever it is locked; something is removing it",
+            self.location(key).display()
+        ))
+    }
+
+    fn wait_released(&self, key: &Key, deadline: Deadline) -> Result<Option<Failure>> {
+        let lock = self.open_file(key)?;
+        lock.block(deadline, Flock::lock_shared)?;
+        let result = lock.last_failure();
+        Flock::unlock(&lock.file).map_err(|error| lock.cannot(&error))?;
+        Ok(result)
+    }
+
+    fn acquire(&self, key: &Key, deadline: Deadline) -> Result<Box<dyn Held>> {
+        loop {
+            let lock = self.open_file(key)?;
+            lock.block(deadline, Flock::lock_exclusive)?;
+            if lock.is_in_place() {
+                return Ok(lock.held(key));
+            }
+        }
+    }
+
+    fn holder(&self, key: &Key) -> Option<Holder> {
+        let lock = self.open_file(key).ok()?;
+        Holder::of(&lock.file, &KernelLocks::read())
+    }
+
+    fn held_by_ancestors(&self) -> Vec<Subject> {
+        let ancestors = holder::ancestors();
+        let locks = KernelLocks::read();
+        let mut subjects = Vec::new();
+        // The folder is read only if an ancestor holds any lock at all.
+        let read = self.each_file(&locks.inodes_held_by(&ancestors), |_, file, stat| {
+            let holder = locks.exclusive_holder(stat, file).filter(|pid| ancestors.contains(pid));
+            let record =
+                holder.and_then(|pid| holder::read_record(file).filter(|record| record.pid == pid));
+            subjects.extend(record.and_then(|record| match (record.tag, record.name) {
+                (Some(tag), _) => Some(Subject::Image(tag)),
+                (None, name) => name.map(Subject::Named),
+            }));
+        });
+        if let Err(error) = read {
+            tracing::debug!("cannot see which locks our ancestors hold: {error:#}");
+        }
+        subjects
+    }
+
+    fn location(&self, key: &Key) -> PathBuf {
+        self.path.join(key.relative_path())
+    }
+}
+
+/// An open lock file.
+struct LockFile {
+    file: File,
+    folder: OwnedFd,
+    name: std::ffi::OsString,
+    path: PathBuf,
+}
+
+impl LockFile {
+    /// Is it still the file of its name? One that was unlinked excludes nobody who comes later.
+    fn is_in_place(&self) -> bool {
+        names(&self.folder, &self.name, &self.file)
+    }
+
+    fn last_failure(&self) -> Option<Failure> {
+        let result = holder::read_result(&self.file)?;
+        Some(Failure { build: result.build, status: result.status })
+    }
+
+    fn held(self, key: &Key) -> Box<dyn Held> {
+        Box::new(HeldFile {
+            lock: self,
+            subject: key.subject().clone(),
+            recorded: Cell::new(false),
+        })
+    }
+
+    /// Takes a blocking lock, again and again where that fails for a cause that passes.
+    fn block(&self, deadline: Deadline, lock: impl Fn(&File) -> std::io::Result<()>) -> Result<()> {
+        let mut pause = Duration::from_millis(10);
+        loop {
+            match lock(&self.file) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if passes(&error) && !deadline.has_passed() => {
+                    tracing::warn!("{}: {error}; trying again", self.path.display());
+                    std::thread::sleep(pause.mul_f64(0.5 + fastrand::f64()));
+                    pause = (pause * 2).min(Duration::from_secs(10));
+                }
+                Err(error) => return Err(self.cannot(&error)),
+            }
+        }
+    }
+
+    fn cannot(&self, error: &std::io::Error) -> anyhow::Error {
+        anyhow!(
+            "{} cannot be locked: {error}; choose a folder on a file system that can lock with --lock-dir",
+            self.path.display()
+        )
+    }
+}
+
+/// A lock file that this process has locked.
+struct HeldFile {
+    lock: LockFile,
+    subject: Subject,
+    recorded: Cell<bool>,
+}
+
+impl Held for HeldFile {
+    fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    fn record(&self, holder: &Holder) {
+        let record = Holder {
+            tag: self.subject.tag().map(str::to_owned),
+            name: self.subject.name().map(str::to_owned),
+            ..holder.clone()
+        };
+        self.recorded.set(true);
+        if let Err(error) = holder::write_line(&self.lock.file, Some(&record)) {
+            tracing::debug!("{}: cannot say who holds the lock: {error}", self.lock.path.display());
+        }
+    }
+
+    fn last_failure(&self) -> Option<Failure> {
+        self.lock.last_failure()
+    }
+
+    fn lost(&self) -> Option<String> {
+        let path = self.lock.path.display();
+        match open_existing(&self.lock.folder, &self.lock.name) {
+            Ok(anew) if !self.lock.is_in_place() => {
+                drop(anew);
+                Some(format!(
+                    "{path} was removed and made anew while it was held; is something cleaning that folder?"
+                ))
+            }
+            // Ours is exclusive: a shared one beside it means that ours is gone.
+            Ok(anew) => Flock::try_lock_shared(&anew)
+                .is_ok()
+                .then(|| format!("{path} is no longer locked; did something unlock it?")),
+            Err(NotALock::Missing | NotALock::Unlinked) => Some(format!(
+                "{path} was removed while it was held; is something cleaning that folder?"
+            )),
+            Err(NotALock::Because(why)) => {
+                Some(format!("{path} was replaced while it was held: {why}"))
+            }
+        }
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.lock.file.as_fd())
+    }
+
+    fn release(self: Box<Self>, failure: Option<&Failure>) {
+        let result = failure
+            .map(|failure| holder::Result { build: failure.build.clone(), status: failure.status });
+        let left = match result {
+            None if !self.recorded.get() => Ok(()),
+            result => holder::write_line(&self.lock.file, result.as_ref()),
+        };
+        if let Err(error) = left {
+            tracing::debug!("{}: cannot be cleared: {error}", self.lock.path.display());
+        }
+        // Not just by closing it: a daemon may have inherited a copy.
+        if let Err(error) = Flock::unlock(&self.lock.file) {
+            tracing::warn!("{}: cannot be unlocked: {error}", self.lock.path.display());
+        }
+        crate::log::released(&self.subject);
+    }
+}
+
+/// Why a name is not a lock file that can be used.
+enum NotALock {
+    /// There is nothing of that name.
+    Missing,
+    /// Somebody unlinked it while we opened it.
+    Unlinked,
+    /// It is something else.
+    Because(String),
+}
+
+fn open_existing(folder: &OwnedFd, name: &OsStr) -> Result<File, NotALock> {
+    // A planted FIFO or terminal must neither hang us nor become ours.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let open = |access| rustix::fs::openat(folder, name, flags | access, Mode::empty());
+    // One that may only be read can be locked as well; then nobody learns who holds it.
+    let opened = match open(OFlags::RDWR) {
+        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => open(OFlags::RDONLY),
+        opened => opened,
+    };
+    let file = match opened {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT) => return Err(NotALock::Missing),
+        Err(Errno::LOOP) => return Err(NotALock::Because("it is a symbolic link".into())),
+        Err(Errno::ISDIR) => return Err(NotALock::Because("it is a folder".into())),
+        Err(Errno::NXIO) => return Err(NotALock::Because("it is a socket or a device".into())),
+        Err(error) => return Err(NotALock::Because(error.to_string())),
+    };
+    let stat = rustix::fs::fstat(&file).map_err(|error| NotALock::Because(error.to_string()))?;
+    match (FileType::from_raw_mode(stat.st_mode), stat.st_nlink) {
+        (FileType::RegularFile, 0) => Err(NotALock::Unlinked),
+        (FileType::RegularFile, 1) => Ok(file),
+        (FileType::RegularFile, links) => {
+            Err(NotALock::Because(format!("it has {links} hard links")))
+        }
+        (FileType::Fifo, _) => Err(NotALock::Because("it is a FIFO".into())),
+        (_, _) => Err(NotALock::Because("it is no regular file".into())),
+    }
+}
+
+/// Does `name` in `folder` name this very file?
+fn names(folder: &OwnedFd, name: &OsStr, file: &File) -> bool {
+    let there = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+    let ours = rustix::fs::fstat(file);
+    matches!((there, ours), (Ok(there), Ok(ours))
+        if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino))
+}
+
+/// Creates a lock file whole, with its mode, and puts it in place; one that is there already wins.
+fn create_file(folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(FILE_MODE);
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    let nameless =
+        rustix::fs::openat(folder, ".", flags | OFlags::TMPFILE, Mode::RUSR | Mode::WUSR).and_then(
+            |file| {
+                rustix::fs::fchmod(&file, mode)?;
+                // linkat(2): AT_EMPTY_PATH would need a privilege.
+                let itself = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+                rustix::fs::linkat(rustix::fs::CWD, itself, folder, name, AtFlags::SYMLINK_FOLLOW)
+            },
+        );
+    match nameless {
+        Ok(()) | Err(Errno::EXIST) => return Ok(()),
+        Err(error @ (Errno::ACCESS | Errno::ROFS | Errno::NOSPC | Errno::DQUOT)) => {
+            return Err(error);
+        }
+        // Not every file system has nameless files, and not everybody has /proc.
+        Err(_) => {}
+    }
+    let temporary = temporary_name();
+    let create = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+    let file = rustix::fs::openat(folder, &*temporary, create, Mode::RUSR | Mode::WUSR)?;
+    let placed = rustix::fs::fchmod(&file, mode).and_then(|()| {
+        rustix::fs::renameat_with(folder, &*temporary, folder, name, RenameFlags::NOREPLACE)
+    });
+    match placed {
+        Ok(()) => return Ok(()),
+        Err(_) => rustix::fs::unlinkat(folder, &*temporary, AtFlags::empty())?,
+    }
+    match placed {
+        Err(Errno::EXIST) => Ok(()),
+        // NFS knows no such renaming: there, the mode comes a moment after the name.
+        Err(Errno::INVAL | Errno::NOSYS) => match rustix::fs::openat(folder, name, create, mode) {
+            Ok(file) => rustix::fs::fchmod(file, mode),
+            Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error),
+        },
+        other => other,
+    }
+}
+
+/// An absolute path, without a slash at the end, which would follow a symbolic link.
+fn real_path(path: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(path).with_context(|| {
+        format!("'{}' cannot be the lock folder (see --lock-dir)", path.display())
+    })?;
+    Ok(absolute.components().collect())
+}
+
+/// Opens a folder if there is one.
+fn find_folder(parent: impl AsFd, name: &OsStr, path: &Path) -> Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(&parent, name, flags, Mode::empty()) {
+        Ok(folder) => Ok(Some(folder)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(folder_error(path, error)),
+    }
+}
+
+/// Opens a folder, or creates it with its mode if there is none.
+fn open_folder(parent: impl AsFd, name: &OsStr, path: &Path) -> Result<OwnedFd> {
+    if let Some(folder) = find_folder(&parent, name, path)? {
+        return Ok(folder);
+    }
+    if let Some(above) = path.parent() {
+        std::fs::create_dir_all(above).with_context(|| {
+            format!(
+                "cannot create {}, the folder of the lock folder (see --lock-dir)",
+                above.display()
+            )
+        })?;
+    }
+    create_folder(parent.as_fd(), Path::new(name)).map_err(|error| folder_error(path, error))?;
+    find_folder(&parent, name, path)?.ok_or_else(|| folder_error(path, Errno::NOENT))
+}
+
+fn create_folder(parent: BorrowedFd<'_>, name: &Path) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(FOLDER_MODE);
+    let temporary = name.with_file_name(temporary_name());
+    rustix::fs::mkdirat(parent, &temporary, Mode::RWXU)?;
+    let placed = chmod_folder(parent, &temporary, mode).and_then(|()| {
+        rustix::fs::renameat_with(parent, &temporary, parent, name, RenameFlags::NOREPLACE)
+    });
+    match placed {
+        Ok(()) => return Ok(()),
+        Err(_) => rustix::fs::unlinkat(parent, &temporary, AtFlags::REMOVEDIR)?,
+    }
+    match placed {
+        Err(Errno::EXIST) => Ok(()),
+        // As with files.
+        Err(Errno::INVAL | Errno::NOSYS) => match rustix::fs::mkdirat(parent, name, mode) {
+            Ok(()) => chmod_folder(parent, name, mode),
+            Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error),
+        },
+        other => other,
+    }
+}
+
+fn chmod_folder(parent: BorrowedFd<'_>, name: &Path, mode: Mode) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
+        .and_then(|folder| rustix::fs::fchmod(folder, mode))
+}
+
+fn temporary_name() -> String {
+    format!(".buildlock-{:016x}", fastrand::u64(..))
+}
+
+fn folder_error(path: &Path, error: Errno) -> anyhow::Error {
+    let shown = path.display();
+    let what = std::fs::symlink_metadata(path).map(|found| found.file_type());
+    match (error, what) {
+        (Errno::LOOP | Errno::NOTDIR, Ok(kind)) if kind.is_symlink() => anyhow!(
+            "the lock folder {shown} is a symbolic link, and is not followed; name the real folder with --lock-dir"
+        ),
+        (Errno::NOTDIR, Ok(kind)) if !kind.is_dir() => {
+            anyhow!("the lock folder {shown} is no folder; choose another one with --lock-dir")
+        }
+        (error, _) => {
+            anyhow!(
+                "the lock folder {shown} cannot be used: {error}; choose another one with --lock-dir"
+            )
+        }
+    }
+}
+
+/// Who owns the folder can remove other people's lock files, and so can everybody where it is not
+/// sticky.
+fn warn_of_owner(folder: &OwnedFd, path: &Path) {
+    let Ok(stat) = rustix::fs::fstat(folder) else { return };
+    let shown = path.display();
+    if stat.st_uid != 0 && stat.st_uid != rustix::process::geteuid().as_raw() {
+        tracing::warn!(
+            "the lock folder {shown} is owned by {}, who can break its locks; let root make it (make \
+             install ships a line for tmpfiles.d that does)",
+            holder::user_name(stat.st_uid)
+        );
+    } else if stat.st_mode & 0o1002 == 0o0002 {
+        tracing::warn!(
+            "everybody may remove files from the lock folder {shown}; make it sticky: chmod +t {shown}"
+        );
+    }
+}
+
+struct Entry {
+    name: std::ffi::OsString,
+    inode: u64,
+}
+
+/// The lock files in a folder.
+fn entries(folder: &OwnedFd, path: &Path) -> Result<Vec<Entry>> {
+    let unreadable = || format!("cannot read the lock folder {}", path.display());
+    let mut found = Vec::new();
+    for entry in Dir::read_from(folder).with_context(unreadable)? {
+        let entry = entry.with_context(unreadable)?;
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if Path::new(name).extension() == Some(OsStr::new("lock")) {
+            found.push(Entry { name: name.to_owned(), inode: entry.ino() });
+        }
+    }
+    Ok(found)
+}
+
+fn would_block(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::WouldBlock
+}
+
+/// Failures of flock(2) that go away by themselves.
+fn passes(error: &std::io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOLCK | Errno::STALE | Errno::INTR))
+}

@@ -1,0 +1,374 @@
+//! Who holds a lock: what the holder wrote about itself, and what the kernel knows.
+//!
+//! The record in a lock file is for people and never evidence: anybody may write one. The kernel's
+//! list of locks (`/proc/locks`, proc_locks(5)) says which process took a lock; the record is
+//! believed only where it speaks of that process.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::Stat;
+use serde::{Deserialize, Serialize};
+
+use crate::duration::for_people;
+
+/// Largest record that is read, in bytes.
+const RECORD_MAX: usize = 64 * 1024;
+/// No chain of parents is longer; a loop cannot be, but /proc is read piece by piece.
+const ANCESTORS_MAX: usize = 1000;
+
+/// What a holder writes into its lock file, as one line of JSON, and what is known of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process id.
+    pub pid: u32,
+    /// Its user's name, or number where that has no name.
+    pub user: Option<String>,
+    /// The host's name.
+    pub host: Option<String>,
+    /// The canonical tag, if the lock is one for an image.
+    pub tag: Option<String>,
+    /// The lock's name, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// COMMAND, without secrets.
+    pub command: Option<String>,
+    /// When it took the lock (RFC 3339).
+    pub since: Option<String>,
+    /// Its version of buildlock.
+    pub version: Option<String>,
+    /// The build's random id, by which waiters know its result from another's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
+    /// Whether the process has ended, so that something it left behind holds the lock.
+    #[serde(skip)]
+    pub gone: bool,
+}
+
+/// What is left in a lock file after a build that failed by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Result {
+    pub(super) build: String,
+    pub(super) status: u8,
+}
+
+impl Holder {
+    /// A record about this process.
+    pub fn ourselves(command: String, build: String) -> Self {
+        Holder {
+            pid: std::process::id(),
+            user: Some(user_name(rustix::process::getuid().as_raw())),
+            host: Some(rustix::system::uname().nodename().to_string_lossy().into_owned()),
+            tag: None,
+            name: None,
+            command: Some(command),
+            since: Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            build: Some(build),
+            gone: false,
+        }
+    }
+
+    /// Who holds the lock on `file`, if the kernel can tell: what the record says if it is about
+    /// that process, else what `/proc` says of it.
+    pub(super) fn of(file: &File, locks: &KernelLocks) -> Option<Self> {
+        let pid = locks.exclusive_holder(&rustix::fs::fstat(file).ok()?, file)?;
+        Some(Self::with_pid(pid, read_record(file)))
+    }
+
+    /// What is known of the process `pid` that holds a lock, given the lock's record.
+    pub(super) fn with_pid(pid: u32, record: Option<Holder>) -> Self {
+        let gone = rustix::process::test_kill_process(pid_of(pid)) == Err(rustix::io::Errno::SRCH);
+        match record.filter(|record| record.pid == pid) {
+            Some(record) => Holder { gone, ..record },
+            None => Holder { pid, gone, ..Self::from_proc(pid) },
+        }
+    }
+
+    fn from_proc(pid: u32) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        let folder = format!("/proc/{pid}");
+        let command = std::fs::read(format!("{folder}/cmdline")).ok().map(|line| {
+            use std::os::unix::ffi::OsStrExt;
+            let words = line.strip_suffix(b"\0").unwrap_or(&line).split(|&c| c == 0);
+            let words: Vec<_> =
+                words.map(|word| std::ffi::OsStr::from_bytes(word).to_owned()).collect();
+            crate::command::describe(&words)
+        });
+        Holder {
+            user: std::fs::metadata(&folder).ok().map(|meta| user_name(meta.uid())),
+            command: command.filter(|command| !command.is_empty()),
+            ..Holder::default()
+        }
+    }
+
+    /// Is it this process's parent, or a parent of that, and so on?
+    pub fn is_our_ancestor(&self) -> bool {
+        ancestors().contains(&self.pid)
+    }
+
+    /// How long it has held the lock, by the wall clock.
+    pub fn held_for(&self) -> Option<Duration> {
+        let since = humantime::parse_rfc3339(self.since.as_deref()?).ok()?;
+        // A clock that was set back makes it zero.
+        Some(SystemTime::now().duration_since(since).unwrap_or_default())
+    }
+}
+
+impl std::fmt::Display for Holder {
+    /// `alice@ci-3, pid 4242, building for 2m 3s: docker build -t env:abc .`
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.gone {
+            write!(f, "something that pid {} left behind when it ended", self.pid)?;
+        } else {
+            match (&self.user, &self.host) {
+                (Some(user), Some(host)) => write!(f, "{user}@{host}, pid {}", self.pid)?,
+                (Some(user), None) => write!(f, "{user}, pid {}", self.pid)?,
+                (None, _) => write!(f, "pid {}", self.pid)?,
+            }
+        }
+        if let Some(held_for) = self.held_for() {
+            write!(f, ", building for {}", for_people(held_for))?;
+        }
+        match &self.command {
+            Some(command) => write!(f, ": {command}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The name of a user, or the number where there is no name.
+pub(super) fn user_name(uid: u32) -> String {
+    match nix::unistd::User::from_uid(uid.into()) {
+        Ok(Some(user)) => user.name,
+        _ => uid.to_string(),
+    }
+}
+
+fn pid_of(pid: u32) -> rustix::process::Pid {
+    i32::try_from(pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+        .unwrap_or(rustix::process::Pid::INIT)
+}
+
+/// The first line of a lock file. Anything may stand there.
+fn read_line(file: &File) -> Option<Vec<u8>> {
+    let mut text = vec![0; RECORD_MAX];
+    let mut length = 0;
+    loop {
+        match file.read_at(&mut text[length..], length as u64) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+    text.truncate(length);
+    text.iter().position(|&c| c == b'\n').map(|end| text[..end].to_vec())
+}
+
+pub(super) fn read_record(file: &File) -> Option<Holder> {
+    serde_json::from_slice(&read_line(file)?).ok()
+}
+
+pub(super) fn read_result(file: &File) -> Option<Result> {
+    serde_json::from_slice(&read_line(file)?).ok()
+}
+
+/// Replaces what stands in a lock file by `line`, or by nothing.
+pub(super) fn write_line(file: &File, line: Option<&impl Serialize>) -> std::io::Result<()> {
+    let Some(line) = line else { return file.set_len(0) };
+    let mut text = serde_json::to_vec(line)?;
+    text.push(b'\n');
+    // A full disk may leave half a line, which nobody believes.
+    file.write_all_at(&text, 0)?;
+    file.set_len(text.len() as u64)
+}
+
+/// The parent of `pid`, if it can be seen.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses, and may hold anything.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// This process's chain of parents, nearest first.
+pub(super) fn ancestors() -> Vec<u32> {
+    std::iter::successors(parent(std::process::id()), |&pid| parent(pid))
+        .take_while(|&pid| pid > 0)
+        .take(ANCESTORS_MAX)
+        .collect()
+}
+
+/// The kernel's list of `flock(2)` locks at one moment.
+#[derive(Debug, Default)]
+pub struct KernelLocks {
+    locks: Vec<KernelLock>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct KernelLock {
+    exclusive: bool,
+    /// Somebody who waits, not somebody who holds.
+    waiting: bool,
+    pid: u32,
+    device: (u32, u32),
+    inode: u64,
+}
+
+impl KernelLocks {
+    /// Reads it. Empty where there is no such list.
+    pub fn read() -> Self {
+        let text = std::fs::read(Path::new("/proc/locks")).unwrap_or_default();
+        Self::parse(&String::from_utf8_lossy(&text))
+    }
+
+    fn parse(text: &str) -> Self {
+        KernelLocks { locks: text.lines().filter_map(KernelLock::parse).collect() }
+    }
+
+    fn on<'a>(
+        &'a self,
+        stat: &'a Stat,
+        file: &File,
+    ) -> impl Iterator<Item = &'a KernelLock> + use<'a> {
+        let same_inode = |lock: &&KernelLock| lock.inode == stat.st_ino;
+        let same_device = |lock: &KernelLock| {
+            lock.device == (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev))
+        };
+        // An overlay or btrfs shows a file under another device than the kernel's list does.
+        let devices_differ = !self.locks.iter().any(|lock| same_inode(&lock) && same_device(lock))
+            && shows_another_device(file);
+        self.locks.iter().filter(same_inode).filter(move |lock| devices_differ || same_device(lock))
+    }
+
+    /// The process that took the exclusive lock on the file.
+    pub fn exclusive_holder(&self, stat: &Stat, file: &File) -> Option<u32> {
+        self.on(stat, file).find(|lock| lock.exclusive && !lock.waiting).map(|lock| lock.pid)
+    }
+
+    /// How many wait for the lock on the file.
+    pub fn waiters(&self, stat: &Stat, file: &File) -> usize {
+        self.on(stat, file).filter(|lock| lock.waiting).count()
+    }
+
+    /// Inodes on which one of `pids` has an exclusive lock.
+    pub fn inodes_held_by(&self, pids: &[u32]) -> Vec<u64> {
+        let held = |lock: &&KernelLock| lock.exclusive && !lock.waiting && pids.contains(&lock.pid);
+        self.locks.iter().filter(held).map(|lock| lock.inode).collect()
+    }
+
+    /// Inodes on which anybody has an exclusive lock.
+    pub fn inodes_held(&self) -> Vec<u64> {
+        let held = |lock: &&KernelLock| lock.exclusive && !lock.waiting;
+        self.locks.iter().filter(held).map(|lock| lock.inode).collect()
+    }
+}
+
+impl KernelLock {
+    /// `1: FLOCK  ADVISORY  WRITE 4242 fe:00:131090 0 EOF`; a waiter has `->` behind the number.
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split_whitespace().skip(1).peekable();
+        let waiting = words.next_if_eq(&"->").is_some();
+        if words.next()? != "FLOCK" {
+            return None;
+        }
+        let exclusive = words.nth(1)? == "WRITE";
+        let pid = words.next()?.parse().ok()?;
+        let mut place = words.next()?.split(':');
+        let mut hex = || u32::from_str_radix(place.next()?, 16).ok();
+        let device = (hex()?, hex()?);
+        let inode = place.next()?.parse().ok()?;
+        Some(KernelLock { exclusive, waiting, pid, device, inode })
+    }
+}
+
+/// Does this file's file system show files under another device number than the kernel's own?
+fn shows_another_device(file: &File) -> bool {
+    /// From linux/magic.h.
+    const OVERLAYFS: u32 = 0x794c_7630;
+    const BTRFS: u32 = 0x9123_683e;
+    rustix::fs::fstatfs(file).is_ok_and(|fs| matches!(fs.f_type as u32, OVERLAYFS | BTRFS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIST: &str = "\
+1: POSIX  ADVISORY  WRITE 7 fe:00:131090 0 EOF
+2: FLOCK  ADVISORY  WRITE 4242 fe:00:131090 0 EOF
+2: -> FLOCK  ADVISORY  WRITE 4243 fe:00:131090 0 EOF
+2:  -> FLOCK  ADVISORY  READ 4244 fe:00:131090 0 EOF
+3: FLOCK  ADVISORY  READ 4245 00:1a:9 0 EOF
+4: OFDLCK ADVISORY  READ -1 00:06:1028 0 EOF
+nonsense
+";
+
+    #[test]
+    fn the_kernels_list_of_locks_is_read() {
+        let locks = KernelLocks::parse(LIST).locks;
+        let lock = |exclusive, waiting, pid, device, inode| KernelLock {
+            exclusive,
+            waiting,
+            pid,
+            device,
+            inode,
+        };
+        assert_eq!(
+            locks,
+            [
+                lock(true, false, 4242, (0xfe, 0), 131_090),
+                lock(true, true, 4243, (0xfe, 0), 131_090),
+                lock(false, true, 4244, (0xfe, 0), 131_090),
+                lock(false, false, 4245, (0, 0x1a), 9),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_chain_of_parents_starts_with_ours() {
+        assert_eq!(ancestors().first().copied(), Some(std::os::unix::process::parent_id()));
+    }
+
+    #[test]
+    fn records_are_written_read_and_replaced() {
+        let file = tempfile::tempfile().unwrap();
+        let holder = Holder::ourselves("docker build .".into(), "b1".into());
+        write_line(&file, Some(&holder)).unwrap();
+        assert_eq!(read_record(&file), Some(holder));
+        assert_eq!(read_result(&file), None);
+        let result = Result { build: "b1".into(), status: 3 };
+        write_line(&file, Some(&result)).unwrap();
+        assert_eq!((read_result(&file), read_record(&file)), (Some(result), None));
+        write_line(&file, None::<&Holder>).unwrap();
+        assert_eq!((read_result(&file), read_record(&file)), (None, None));
+    }
+
+    #[test]
+    fn a_record_without_an_end_or_beyond_all_bounds_is_none() {
+        let file = tempfile::tempfile().unwrap();
+        for text in ["", "\n", "{\"pid\":1}", "{\"pid\":-1}\n", "\0\0\0\n"] {
+            file.set_len(0).unwrap();
+            file.write_all_at(text.as_bytes(), 0).unwrap();
+            assert_eq!(read_record(&file), None, "{text:?}");
+        }
+        file.write_all_at(&vec![b' '; 1 << 20], 0).unwrap();
+        file.write_all_at(b"\n", 1 << 20).unwrap();
+        assert_eq!(read_record(&file), None);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_in_a_record_or_list_makes_the_readers_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), text in ".{0,200}") {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(&bytes, 0).unwrap();
+            let _ = (read_record(&file), read_result(&file));
+            KernelLocks::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! What buildlock says, and how: one line an event to stderr, as text for people or JSON for
+//! machines.
+//!
+//! The events and their fields are a promise to those who read them by program; each has a
+//! function of its own here, and nothing else in the program writes to stderr.
+
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write as _};
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::OnceLock;
+use std::time::{Duration, SystemTime};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+use crate::cli::{ColorChoice, CommonArgs, LogFormat};
+use crate::duration::for_people;
+use crate::exit::Exit;
+use crate::lock::{Holder, Subject};
+use crate::reference::Tag;
+
+/// Starts logging as the options and `BUILDLOCK_LOG` say.
+///
+/// # Errors
+/// `BUILDLOCK_LOG` is no filter.
+pub fn start(options: &CommonArgs) -> Result<(), String> {
+    let filter = match (options.quiet, options.verbose, std::env::var("BUILDLOCK_LOG")) {
+        (true, ..) => Targets::new().with_default(LevelFilter::WARN),
+        (_, true, _) => Targets::new().with_default(LevelFilter::DEBUG),
+        (_, _, Ok(text)) if !text.trim().is_empty() => Targets::from_str(&text)
+            .map_err(|error| format!("BUILDLOCK_LOG='{text}' is no log filter: {error}"))?,
+        _ => Targets::new().with_default(LevelFilter::INFO),
+    };
+    let style = match options.log_format {
+        LogFormat::Json => Style::Json,
+        LogFormat::Text if colour(options.color) => Style::ColouredText,
+        LogFormat::Text => Style::Text,
+    };
+    let _ = LIVE_LINE.set(
+        options.log_format == LogFormat::Text
+            && options.color != ColorChoice::Never
+            && !options.quiet
+            && is_capable_terminal(),
+    );
+    let subscriber = tracing_subscriber::registry().with(Stderr { style }.with_filter(filter));
+    // Only a second call could fail.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+    Ok(())
+}
+
+static LIVE_LINE: OnceLock<bool> = OnceLock::new();
+
+/// On a terminal, one line that moves while we wait, instead of repeated ones. Cleared when
+/// dropped.
+pub struct LiveLine(ProgressBar);
+
+impl LiveLine {
+    /// The live line, where there is a terminal for one.
+    pub fn start() -> Option<Self> {
+        let wanted = LIVE_LINE.get().copied().unwrap_or(false) && tracing::enabled!(Level::INFO);
+        wanted.then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            LiveLine(bar.with_style(ProgressStyle::default_spinner()))
+        })
+    }
+
+    /// Shows who is waited for, and for how long.
+    pub fn show(&mut self, subject: &Subject, holder: Option<&Holder>, waited: Duration) {
+        let waiting = Waiting { subject, holder };
+        self.0.set_message(one_line(&format!("[{}] {waiting}", for_people(waited))));
+        self.0.tick();
+    }
+}
+
+impl Drop for LiveLine {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+fn is_capable_terminal() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+fn colour(choice: ColorChoice) -> bool {
+    // <https://no-color.org>: present and not empty.
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    match choice {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto => !no_color && is_capable_terminal(),
+    }
+}
+
+/// The image exists: nothing to build.
+pub fn present(tag: &Tag) {
+    tracing::info!(event = "present", tag = tag.as_str(), "{tag}: present, nothing to build");
+}
+
+/// Somebody else has the lock.
+pub fn waiting(subject: &Subject, lock: &Path, holder: Option<&Holder>, waited: Duration) {
+    let so_far = match waited.as_secs() {
+        0 => String::new(),
+        _ => format!(" (waited {} so far)", for_people(waited)),
+    };
+    tracing::info!(
+        event = "waiting",
+        tag = subject.tag(),
+        name = subject.name(),
+        lock = %lock.display(),
+        holder.pid = holder.map(|holder| holder.pid),
+        holder.user = holder.and_then(|holder| holder.user.as_deref()),
+        holder.host = holder.and_then(|holder| holder.host.as_deref()),
+        holder.command = holder.and_then(|holder| holder.command.as_deref()),
+        holder.since = holder.and_then(|holder| holder.since.as_deref()),
+        waited_s = waited.as_secs_f64(),
+        "{}{so_far}",
+        Waiting { subject, holder }
+    );
+}
+
+/// The text of a waiting message: `env:abc: waiting for alice@ci-3, pid 4242, building for 2m 3s:
+/// docker build -t env:abc .`
+pub struct Waiting<'a> {
+    /// What is waited for.
+    pub subject: &'a Subject,
+    /// Who has it.
+    pub holder: Option<&'a Holder>,
+}
+
+impl std::fmt::Display for Waiting<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.holder {
+            Some(holder) => write!(f, "{}: waiting for {holder}", self.subject),
+            None => write!(
+                f,
+                "{}: waiting for its lock, held by a process that cannot be seen from here",
+                self.subject
+            ),
+        }
+    }
+}
+
+/// The lock is ours.
+pub fn acquired(subject: &Subject, waited: Duration) {
+    let tag = subject.tag();
+    let name = subject.name();
+    let waited_s = waited.as_secs_f64();
+    match waited.as_secs() {
+        0 => tracing::info!(event = "acquired", tag, name, waited_s, "{subject}: locked"),
+        _ => tracing::info!(
+            event = "acquired",
+            tag,
+            name,
+            waited_s,
+            "{subject}: locked after {}",
+            for_people(waited)
+        ),
+    }
+}
+
+/// COMMAND starts.
+pub fn building(tags: &[Tag], command: &str) {
+    tracing::info!(
+        event = "building",
+        tags = list(tags),
+        command,
+        "{}: building: {command}",
+        Names(tags)
+    );
+}
+
+/// COMMAND ended with 0, and every image is there.
+pub fn built(tags: &[Tag], elapsed: Duration) {
+    tracing::info!(
+        event = "built",
+        tags = list(tags),
+        elapsed_s = elapsed.as_secs_f64(),
+        "{}: built in {}",
+        Names(tags),
+        for_people(elapsed)
+    );
+}
+
+/// COMMAND failed or was ended after `elapsed`; or another's did, and its failure is ours too.
+pub fn failed(tags: &[Tag], exit: Exit, elapsed: Option<Duration>, why: &str) {
+    let after =
+        elapsed.map(|elapsed| format!(" after {}", for_people(elapsed))).unwrap_or_default();
+    tracing::warn!(
+        event = "failed",
+        tags = list(tags),
+        status = exit.shell_status(),
+        elapsed_s = elapsed.map(|elapsed| elapsed.as_secs_f64()),
+        "{}: {why}{after}: {exit}",
+        Names(tags)
+    );
+}
+
+/// A lock was not had in time.
+pub fn timeout(subject: &Subject, holder: Option<&Holder>, waited: Duration) {
+    tracing::error!(
+        event = "timeout",
+        tag = subject.tag(),
+        name = subject.name(),
+        waited_s = waited.as_secs_f64(),
+        holder.pid = holder.map(|holder| holder.pid),
+        holder.user = holder.and_then(|holder| holder.user.as_deref()),
+        holder.host = holder.and_then(|holder| holder.host.as_deref()),
+        holder.command = holder.and_then(|holder| holder.command.as_deref()),
+        holder.since = holder.and_then(|holder| holder.since.as_deref()),
+        "gave up after {} (--timeout): {}",
+        for_people(waited),
+        Waiting { subject, holder }
+    );
+}
+
+/// The lock is free again.
+pub fn released(subject: &Subject) {
+    tracing::debug!(
+        event = "released",
+        tag = subject.tag(),
+        name = subject.name(),
+        "{subject}: released"
+    );
+}
+
+/// buildlock itself failed; the last line that it says.
+pub fn error(error: &anyhow::Error) {
+    tracing::error!("{error:#}");
+}
+
+/// tracing has no lists: they are recorded as JSON text in the fields named here, and unpacked by
+/// the JSON writer.
+const LISTS: &[&str] = &["tags"];
+
+fn list(tags: &[Tag]) -> String {
+    Value::from_iter(tags.iter().map(Tag::as_str)).to_string()
+}
+
+struct Names<'a>(&'a [Tag]);
+
+impl std::fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (at, tag) in self.0.iter().enumerate() {
+            write!(f, "{}{tag}", if at == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+enum Style {
+    Text,
+    ColouredText,
+    Json,
+}
+
+struct Stderr {
+    style: Style,
+}
+
+impl<S: Subscriber> Layer<S> for Stderr {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let level = event.metadata().level();
+        let line = match self.style {
+            Style::Json => fields.into_json(event),
+            Style::Text => text(level, &fields.message, ["", "", "", ""]),
+            Style::ColouredText => {
+                text(level, &fields.message, ["\x1b[1m", "\x1b[33m", "\x1b[31m", "\x1b[0m"])
+            }
+        };
+        // A reader that has gone must not take the build with it.
+        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+    }
+}
+
+fn text(level: &Level, message: &str, [bold, yellow, red, plain]: [&str; 4]) -> String {
+    let kind = match *level {
+        Level::ERROR => format!("{red}error:{plain} "),
+        Level::WARN => format!("{yellow}warning:{plain} "),
+        _ => String::new(),
+    };
+    let mut line = format!("{bold}buildlock:{plain} {kind}");
+    line.push_str(&one_line(message));
+    line.push('\n');
+    line
+}
+
+/// `text` in one line, with nothing in it that moves somebody's cursor.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' | '\t' => line.push(' '),
+            c if c.is_control() => line.extend(c.escape_default()),
+            c => line.push(c),
+        }
+    }
+    line
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    values: Map<String, Value>,
+}
+
+impl Fields {
+    fn into_json(mut self, event: &Event<'_>) -> String {
+        let metadata = event.metadata();
+        let level = metadata.level().as_str();
+        let mut line = Map::new();
+        line.insert(
+            "timestamp".into(),
+            humantime::format_rfc3339_millis(SystemTime::now()).to_string().into(),
+        );
+        line.insert("level".into(), level.into());
+        let event =
+            self.values.remove("event").unwrap_or_else(|| level.to_ascii_lowercase().into());
+        line.insert("event".into(), event);
+        // What was declared and not recorded is unknown: null. Dotted names are members of objects;
+        // an object of which nothing is known is null itself.
+        for name in metadata.fields().iter().map(|field| field.name()) {
+            if matches!(name, "event" | "message") {
+                continue;
+            }
+            let value = self.values.remove(name).unwrap_or(Value::Null);
+            match name.split_once('.') {
+                None => _ = line.insert(name.into(), value),
+                Some((object, member)) => {
+                    let members = line.entry(object).or_insert_with(|| Map::new().into());
+                    if let Value::Object(members) = members {
+                        members.insert(member.into(), value);
+                    }
+                }
+            }
+        }
+        for value in line.values_mut() {
+            if value.as_object().is_some_and(|members| members.values().all(Value::is_null)) {
+                *value = Value::Null;
+            }
+        }
+        line.insert("message".into(), self.message.into());
+        let mut text = String::new();
+        let _ = writeln!(text, "{}", Value::Object(line));
+        text
+    }
+}
+
+impl Visit for Fields {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        // Milliseconds are as fine as anybody reads.
+        self.values.insert(field.name().into(), ((value * 1000.0).round() / 1000.0).into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.values.insert(field.name().into(), value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.values.insert(field.name().into(), value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.values.insert(field.name().into(), value.into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        let unpacked =
+            LISTS.contains(&field.name()).then(|| serde_json::from_str(value).ok()).flatten();
+        self.values.insert(field.name().into(), unpacked.unwrap_or_else(|| value.into()));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        let value = format!("{value:?}");
+        match field.name() {
+            "message" => self.message = value,
+            _ => _ = self.values.insert(field.name().into(), value.into()),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Builds a Docker image once, however many processes ask for it at the same time.
+//!
+//! Parse, start logging, call, turn the result into an exit status; nothing else.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("buildlock needs Linux: it relies on /proc, signalfd(2) and PR_SET_PDEATHSIG");
+
+mod child;
+mod cli;
+mod command;
+mod duration;
+mod exit;
+mod generate;
+mod image;
+mod lock;
+mod log;
+mod reference;
+mod run;
+mod status;
+mod validate;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::cli::{Cli, Sub};
+use crate::exit::Exit;
+use crate::lock::file::FileStore;
+use crate::lock::{Key, Subject};
+
+fn main() -> ExitCode {
+    let cli = match cli::parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody may be there to read it.
+            _ = error.print();
+            return ExitCode::from(if error.use_stderr() { cli::usage_status() } else { 0 });
+        }
+    };
+    if let Err(error) = log::start(&cli.common) {
+        _ = writeln!(std::io::stderr(), "buildlock: error: {error}");
+        return ExitCode::from(cli::usage_status());
+    }
+    let exit = call(cli).unwrap_or_else(|error| {
+        log::error(&error);
+        exit::of(&error)
+    });
+    match exit {
+        Exit::Code(code) => ExitCode::from(code),
+        Exit::Signal(signal) => child::signals::end_by(signal),
+    }
+}
+
+fn call(cli: Cli) -> Result<Exit> {
+    let Cli { build, common, subcommand } = cli;
+    let Some(subcommand) = subcommand else { return run::run(build, &common) };
+    let mut out = std::io::stdout().lock();
+    match subcommand {
+        Sub::Status { json } => {
+            let held =
+                FileStore::find(&common.lock_dir)?.map_or(Ok(Vec::new()), |store| store.held())?;
+            status::print(&held, json, &mut out)?;
+        }
+        Sub::Path { tag, lock } => {
+            let subject = tag.as_ref().map(Subject::from).or(lock.map(Subject::Named));
+            if let Some(subject) = subject {
+                let file = FileStore::open(&common.lock_dir)?.touch(&Key::new(subject))?;
+                writeln!(out, "{}", file.display())?;
+            }
+        }
+        Sub::Prune => {
+            let removed =
+                FileStore::find(&common.lock_dir)?.map_or(Ok(0), |store| store.prune())?;
+            writeln!(out, "{removed} lock files removed")?;
+        }
+        Sub::Completions { shell } => generate::completions(shell, &mut out)?,
+        Sub::Man { page } => generate::man(page.as_deref(), &mut out)?,
+    }
+    Ok(Exit::SUCCESS)
+}

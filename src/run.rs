@@ -1,0 +1,279 @@
+//! The main job: one build per tag, however many processes ask for it.
+//!
+//! Validate, look, lock, look again, build, verify, release. The postcondition is the product:
+//! exit 0 means that the image exists.
+
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::child::{self, Ended, signals::Signals};
+use crate::cli::{BuildArgs, CommonArgs, OnFailure};
+use crate::command::Command;
+use crate::duration::{Deadline, Limit};
+use crate::exit::{self, Exit};
+use crate::image::Images;
+use crate::lock::file::FileStore;
+use crate::lock::{self, Failure, Held, Holder, Key, Patience, Store, Subject, Turn};
+use crate::log;
+use crate::reference::Tag;
+use crate::validate;
+
+/// Builds what is not there yet.
+///
+/// # Errors
+/// buildlock itself failed; see [`exit::of`] for the status.
+pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
+    let job = Job::validate(args, common)?;
+    if job.is_present()? {
+        return Ok(job.skip());
+    }
+    let locks = match job.lock()? {
+        Locked::Ours(locks) => locks,
+        Locked::Present => return Ok(job.skip()),
+        Locked::Failed(status) => return Ok(Exit::Code(status)),
+        Locked::TimedOut => return Ok(Exit::Code(job.conflict_exit_code)),
+    };
+    if job.is_present()? {
+        release(locks, None);
+        return Ok(job.skip());
+    }
+    let signals = Signals::take_in()?;
+    let ended = match job.build(&locks, &signals) {
+        Ok(ended) => ended,
+        Err(error) => {
+            release(locks, None);
+            return Err(error);
+        }
+    };
+    locks.iter().filter_map(|lock| lock.lost()).for_each(|why| tracing::warn!("{why}"));
+    let exit = job.verify(&ended, &signals);
+    job.release(locks, &ended);
+    exit
+}
+
+/// What is to be built, and how.
+struct Job {
+    /// In the order in which their locks are taken, each once.
+    tags: Vec<Tag>,
+    named_locks: Vec<String>,
+    command: Arc<Command>,
+    images: Arc<Images>,
+    store: Arc<dyn Store>,
+    timeout: Limit,
+    build_timeout: Option<Duration>,
+    kill_after: Option<Duration>,
+    conflict_exit_code: u8,
+    share_failure: bool,
+    force: bool,
+    /// This build's random id.
+    id: String,
+}
+
+enum Locked {
+    Ours(Vec<Box<dyn Held>>),
+    Present,
+    Failed(u8),
+    TimedOut,
+}
+
+impl Job {
+    /// 1. Everything that can be wrong and be known before any waiting.
+    fn validate(args: BuildArgs, common: &CommonArgs) -> Result<Self> {
+        if args.command.is_empty() {
+            bail!(
+                "no COMMAND; give it behind '--', as in: buildlock -t env:abc -- docker build -t env:abc ."
+            );
+        }
+        let command = Command::new(args.command);
+        let mut tags = validate::tags(args.tags, &command)?;
+        validate::program(&command)?;
+        if let Some(build) = command.build() {
+            validate::ends_with_an_image(build)?;
+        }
+        tags.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        tags.dedup();
+        let mut named_locks = args.locks;
+        named_locks.sort();
+        named_locks.dedup();
+
+        let store = FileStore::open(&common.lock_dir)?;
+        store.prepare(&Subject::from(&tags[0]))?;
+        if let Some(name) = named_locks.first() {
+            store.prepare(&Subject::Named(name.clone()))?;
+        }
+        validate::lock_folder_is_shared(&common.lock_dir);
+        let store: Arc<dyn Store> = Arc::new(store);
+        Ok(Job {
+            force: args.force || is_forced_by_ancestor(&tags, &*store),
+            images: Arc::new(Images::of(&command, args.engine)),
+            command: Arc::new(command),
+            tags,
+            named_locks,
+            store,
+            timeout: args.timeout,
+            build_timeout: args.build_timeout.unless_zero(),
+            kill_after: args.kill_after.unless_zero(),
+            conflict_exit_code: args.conflict_exit_code,
+            share_failure: args.on_failure == OnFailure::Share,
+            id: format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
+        })
+    }
+
+    /// 2. and 4. Is there nothing to do?
+    fn is_present(&self) -> Result<bool> {
+        Ok(!self.force && self.images.first_missing(&self.tags)?.is_none())
+    }
+
+    fn skip(&self) -> Exit {
+        self.tags.iter().for_each(log::present);
+        for output in self.command.build().iter().flat_map(|build| &build.side_outputs) {
+            tracing::warn!("COMMAND is not run, so it does not write {output}");
+        }
+        Exit::SUCCESS
+    }
+
+    /// 3. Every tag's lock in sorted order, then the named ones, within one deadline.
+    fn lock(&self) -> Result<Locked> {
+        let deadline = Deadline::after(self.timeout);
+        let holder = Holder::ourselves(self.command.to_string(), self.id.clone());
+        let images = self.tags.iter().map(Subject::from);
+        let named = self.named_locks.iter().cloned().map(Subject::Named);
+        let mut ours: Vec<Box<dyn Held>> = Vec::new();
+        for subject in images.chain(named) {
+            let mut settled = || self.is_present();
+            let patience = Patience {
+                deadline,
+                share_failure: self.share_failure,
+                settled: (!self.force).then_some(&mut settled),
+            };
+            let without = match lock::take(&self.store, subject, patience) {
+                Ok(Turn::Held(lock)) => {
+                    lock.record(&holder);
+                    ours.push(lock);
+                    continue;
+                }
+                Ok(Turn::Settled) => Ok(Locked::Present),
+                Ok(Turn::Failed(status)) => {
+                    log::failed(
+                        &self.tags,
+                        Exit::Code(status),
+                        None,
+                        "the build that was waited for failed",
+                    );
+                    Ok(Locked::Failed(status))
+                }
+                Ok(Turn::TimedOut) => Ok(Locked::TimedOut),
+                Err(error) => Err(error),
+            };
+            release(ours, None);
+            return without;
+        }
+        Ok(Locked::Ours(ours))
+    }
+
+    /// 5. COMMAND, holding the locks.
+    fn build(&self, locks: &[Box<dyn Held>], signals: &Signals) -> Result<Ended> {
+        log::building(&self.tags, &self.command.to_string());
+        let job = child::Job {
+            command: &self.command,
+            environment: self
+                .force
+                .then(|| (FORCED, forced_by_us(&self.tags)))
+                .into_iter()
+                .collect(),
+            locks: locks.iter().filter_map(|lock| lock.descriptor()).collect(),
+            limit: self.build_timeout,
+            kill_after: self.kill_after,
+        };
+        child::run(&job, signals).map_err(|error| validate::cannot_run(&self.command, &error))
+    }
+
+    /// 6. What COMMAND's end is worth: a 0 must have made every image.
+    fn verify(&self, ended: &Ended, signals: &Signals) -> Result<Exit> {
+        let failed = |exit, why| {
+            log::failed(&self.tags, exit, Some(ended.elapsed), why);
+            Ok(exit)
+        };
+        if ended.timed_out {
+            return failed(
+                Exit::Code(exit::TIMEOUT),
+                "COMMAND ran longer than --build-timeout, and was ended",
+            );
+        }
+        if ended.exit != Exit::SUCCESS {
+            return failed(ended.exit, "COMMAND failed");
+        }
+        if let (true, Some(signal)) = (self.force, ended.interrupted) {
+            // The image may be the one that was there before.
+            return failed(
+                Exit::Signal(signal),
+                "COMMAND was interrupted; that it ended with 0 proves nothing",
+            );
+        }
+        let (images, tags) = (Arc::clone(&self.images), self.tags.clone());
+        let command = Arc::clone(&self.command);
+        let look = move || match images.first_missing(&tags)? {
+            Some(missing) => bail!(validate::why_missing(&command, &missing)),
+            None => Ok(()),
+        };
+        match signals.unless_ended(look)? {
+            Ok(Ok(())) => log::built(&self.tags, ended.elapsed),
+            Ok(Err(error)) => {
+                return Err(error.context(
+                    "COMMAND ended with 0, but this is not certain to have made an image",
+                ));
+            }
+            Err(signal) => {
+                return failed(
+                    Exit::Signal(signal as i32),
+                    "interrupted before the image could be verified",
+                );
+            }
+        }
+        Ok(Exit::SUCCESS)
+    }
+
+    /// 7. The locks are free again, unless something is still building.
+    fn release(&self, locks: Vec<Box<dyn Held>>, ended: &Ended) {
+        if !ended.left.is_empty() {
+            tracing::warn!(
+                "COMMAND left processes that cannot be ended from here (pid {}): the lock stays held until they end",
+                ended.left.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+            );
+            // Closed, not unlocked: their copies, or those of whoever watches them, keep it.
+            return drop(locks);
+        }
+        let failure = match ended.exit {
+            Exit::Code(status @ 1..) if ended.by_itself() => {
+                Some(Failure { build: self.id.clone(), status })
+            }
+            _ => None,
+        };
+        release(locks, failure.as_ref());
+    }
+}
+
+/// The last one taken goes first.
+fn release(locks: Vec<Box<dyn Held>>, failure: Option<&Failure>) {
+    locks.into_iter().rev().for_each(|lock| lock.release(failure));
+}
+
+/// Tags that an outer call builds with `--force`, for nested calls; one a word. It counts only
+/// while the kernel says that an ancestor holds the tag's lock: a variable outlives its lock in
+/// daemons.
+const FORCED: &str = "BUILDLOCK_FORCED_TAGS";
+
+fn forced_by_us(tags: &[Tag]) -> OsString {
+    tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ").into()
+}
+
+fn is_forced_by_ancestor(tags: &[Tag], store: &dyn Store) -> bool {
+    let Ok(forced) = std::env::var(FORCED) else { return false };
+    tags.iter().filter(|tag| forced.split(' ').any(|it| it == tag.as_str())).any(|tag| {
+        let holder = store.holder(&Key::new(tag.into()));
+        holder.is_some_and(|holder| holder.is_our_ancestor())
+    })
+}

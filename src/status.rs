@@ -1,0 +1,67 @@
+//! `buildlock status`: who holds what, and how many wait.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::duration::for_people;
+use crate::lock::file::HeldLock;
+
+/// Prints the locks that somebody holds, as a table or as a JSON array.
+///
+/// # Errors
+/// Nobody takes the output.
+pub fn print(held: &[HeldLock], json: bool, out: &mut impl Write) -> Result<()> {
+    if json {
+        serde_json::to_writer_pretty(&mut *out, held)?;
+        writeln!(out)?;
+    } else {
+        table(held, out)?;
+    }
+    Ok(())
+}
+
+fn table(held: &[HeldLock], out: &mut impl Write) -> io::Result<()> {
+    const HEAD: [&str; 5] = ["TAG", "HOLDER", "SINCE", "WAITERS", "COMMAND"];
+    let rows: Vec<[String; 5]> = held.iter().map(row).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([HEAD[column].len()]).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
+    for row in [HEAD.map(str::to_owned)].iter().chain(&rows) {
+        let mut line = String::new();
+        for (cell, &width) in row.iter().zip(&widths) {
+            line.push_str(&format!("{cell:width$}  "));
+        }
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+fn row(lock: &HeldLock) -> [String; 5] {
+    let holder = &lock.holder;
+    let subject = match (&lock.tag, &lock.name) {
+        (Some(tag), _) => tag.clone(),
+        (None, Some(name)) => format!("lock {name}"),
+        // A tool that took the lock by its path; a hash cannot be turned back.
+        (None, None) => lock.lock.display().to_string(),
+    };
+    let at = match (&holder.user, &holder.host) {
+        (Some(user), Some(host)) => format!("{user}@{host}, "),
+        (Some(user), None) => format!("{user}, "),
+        (None, _) => String::new(),
+    };
+    let gone = if holder.gone { " (ended; something it left behind holds the lock)" } else { "" };
+    let ago = |held_for: Duration| format!("{} ago", for_people(held_for));
+    let unknown = || "?".to_owned();
+    [
+        subject,
+        format!("{at}pid {}{gone}", holder.pid),
+        holder.held_for().map_or_else(unknown, ago),
+        lock.waiters.to_string(),
+        holder.command.clone().unwrap_or_else(unknown),
+    ]
+    .map(|cell| cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect())
+}

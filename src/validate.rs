@@ -1,0 +1,301 @@
+//! What can be wrong with a job, and be known before anybody waits; and, afterwards, the likely
+//! causes of what went wrong.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::command::{Build, Command, Engine};
+use crate::exit::{self, Failure};
+use crate::image::Missing;
+use crate::reference::Tag;
+
+/// The tags to build: those given, else those that COMMAND names.
+///
+/// # Errors
+/// There are none, or COMMAND's are no references.
+pub fn tags(given: Vec<Tag>, command: &Command) -> Result<Vec<Tag>> {
+    let named: Vec<(&str, Result<Tag, _>)> = command
+        .build()
+        .iter()
+        .flat_map(|build| &build.tags)
+        .map(|text| (text.as_str(), text.parse::<Tag>()))
+        .collect();
+    if given.is_empty() {
+        if named.is_empty() {
+            bail!(match command.build() {
+                Some(_) =>
+                    "no tag: COMMAND has no -t TAG, so say which image it builds: buildlock -t TAG -- …",
+                None =>
+                    "no tag: COMMAND is no build command that buildlock knows, so say which image it builds: buildlock -t TAG -- …",
+            });
+        }
+        let valid = |(text, tag): (&str, Result<Tag, _>)| {
+            tag.map_err(|error| anyhow!("COMMAND's tag '{text}': {error}"))
+        };
+        return named.into_iter().map(valid).collect();
+    }
+    if command.build().is_some() {
+        for tag in &given {
+            if !named.iter().any(|(_, other)| other.as_ref() == Ok(tag)) {
+                tracing::warn!(
+                    "{tag}: COMMAND does not tag its image so; it says {}",
+                    said(&named)
+                );
+            }
+        }
+    }
+    Ok(given)
+}
+
+fn said<T>(named: &[(&str, T)]) -> String {
+    match named {
+        [] => "no -t at all".to_owned(),
+        _ => named.iter().map(|(text, _)| format!("-t {text}")).collect::<Vec<_>>().join(" "),
+    }
+}
+
+/// COMMAND's program exists and may be executed.
+///
+/// # Errors
+/// With the status that a shell would give.
+pub fn program(command: &Command) -> Result<()> {
+    let program = Path::new(command.program());
+    if which::which(program).is_ok() {
+        return Ok(());
+    }
+    let shown = program.display();
+    let in_path = || -> Vec<PathBuf> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).map(|folder| folder.join(program)).collect()
+    };
+    let has_folder = program.components().count() > 1 || program.has_root();
+    let candidates = if has_folder { vec![program.to_owned()] } else { in_path() };
+    // A folder in PATH of that name is not what anybody means; one that was named is.
+    let there = candidates.iter().find(|path| path.exists() && (has_folder || !path.is_dir()));
+    Err(match there {
+        Some(path) if path.is_dir() => Failure::new(
+            exit::CANNOT_EXECUTE,
+            format!("{} is a folder, not a COMMAND", path.display()),
+        ),
+        Some(path) => Failure::new(
+            exit::CANNOT_EXECUTE,
+            format!("COMMAND cannot be executed: {}: permission denied", path.display()),
+        ),
+        None => Failure::new(exit::NOT_FOUND, format!("COMMAND was not found: {shown}")),
+    }
+    .into())
+}
+
+/// Why COMMAND did not start.
+pub fn cannot_run(command: &Command, error: &std::io::Error) -> anyhow::Error {
+    let status = match error.kind() {
+        std::io::ErrorKind::NotFound => exit::NOT_FOUND,
+        _ => exit::CANNOT_EXECUTE,
+    };
+    Failure::new(status, format!("COMMAND cannot be run: {}: {error}", command.program().display()))
+        .into()
+}
+
+/// Does this build end with an image on the engine, as far as its words tell?
+///
+/// # Errors
+/// It certainly does not. Where that is only likely, a warning says so.
+pub fn ends_with_an_image(build: &Build) -> Result<()> {
+    if let Some(flag) = &build.builds_nothing {
+        bail!("COMMAND builds no image: {flag}");
+    }
+    if build.load {
+        return Ok(());
+    }
+    let elsewhere = |output: &&String| goes_elsewhere(output);
+    match (
+        build.outputs.iter().find(elsewhere),
+        build.outputs.iter().all(|output| goes_elsewhere(output)),
+    ) {
+        (Some(output), true) => bail!(
+            "COMMAND makes no image on the engine: -o {output} writes it elsewhere; add --load, or leave -o away"
+        ),
+        (Some(output), false) => {
+            tracing::warn!("COMMAND's -o {output} writes elsewhere than to the engine")
+        }
+        (None, _) => {}
+    }
+    match container_builder(build) {
+        Some(builder) if build.outputs.is_empty() => bail!(
+            "COMMAND makes no image on the engine: the builder '{builder}' keeps what it builds to itself; add --load"
+        ),
+        Some(builder) => tracing::warn!(
+            "COMMAND's builder '{builder}' may keep what it builds to itself; see --load"
+        ),
+        None if build.push && build.outputs.is_empty() && build.buildx => tracing::warn!(
+            "COMMAND has --push and no --load: with a container builder no image will be on the engine"
+        ),
+        None => {}
+    }
+    Ok(())
+}
+
+/// Does `-o VALUE` write to a file or folder (`-o DIR`, `-o -`, `type=local`, `type=tar`,
+/// `type=oci`, `type=docker,dest=FILE`)? See <https://docs.docker.com/build/exporters/>.
+fn goes_elsewhere(output: &str) -> bool {
+    let field = |name: &str| {
+        output.split(',').find_map(|part| part.trim().strip_prefix(name)?.strip_prefix('='))
+    };
+    match field("type") {
+        Some("local" | "tar" | "oci" | "cacheonly") => true,
+        Some("docker") => field("dest").is_some(),
+        Some(_) => false,
+        // Short for type=local,dest=VALUE, or type=tar,dest=-.
+        None => !output.contains('='),
+    }
+}
+
+/// The builder that COMMAND chooses, if that is known to be one in a container, which does not
+/// give its images to the engine.
+fn container_builder(build: &Build) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Instance {
+        driver: String,
+        #[serde(default)]
+        nodes: Vec<Node>,
+    }
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Node {
+        #[serde(default)]
+        driver_opts: Option<std::collections::BTreeMap<String, String>>,
+    }
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let chosen = variable("BUILDX_BUILDER").and_then(|name| name.into_string().ok());
+    let builder = build.builder.clone().or(chosen)?;
+    let config = variable("BUILDX_CONFIG").map(PathBuf::from).or_else(|| {
+        let docker = variable("DOCKER_CONFIG").map(PathBuf::from);
+        Some(
+            docker
+                .or_else(|| Some(PathBuf::from(variable("HOME")?).join(".docker")))?
+                .join("buildx"),
+        )
+    })?;
+    let name = Path::new(&builder).file_name()?;
+    let text = std::fs::read(config.join("instances").join(name)).ok()?;
+    let instance: Instance = serde_json::from_slice(&text).ok()?;
+    let loads = |node: &Node| {
+        node.driver_opts
+            .as_ref()
+            .and_then(|opts| opts.get("default-load"))
+            .is_some_and(|value| value == "true")
+    };
+    (instance.driver != "docker" && !instance.nodes.iter().any(loads)).then_some(builder)
+}
+
+/// Warns in a container whose lock folder nobody outside sees.
+pub fn lock_folder_is_shared(folder: &Path) {
+    if folder != Path::new(crate::lock::DEFAULT_DIR) || !has_container_mark() {
+        return;
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    if is_container(&mounts) && !is_mounted(folder, &mounts) {
+        tracing::warn!(
+            "this is a container, and {} is its own: builds outside it, or in another one, are not \
+             excluded; mount the host's folder there, or name another one with --lock-dir",
+            folder.display()
+        );
+    }
+}
+
+/// Docker and podman leave these in their containers.
+fn has_container_mark() -> bool {
+    ["/.dockerenv", "/run/.containerenv"].iter().any(|mark| Path::new(mark).exists())
+}
+
+/// A machine that was made from a container image has the mark too; but its root is a whole disk,
+/// which a container's is not. The fields are in proc_pid_mountinfo(5).
+fn is_container(mounts: &str) -> bool {
+    let root = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/"));
+    let whole_disk = root.is_some_and(|line| {
+        let source = line.split(" - ").nth(1).and_then(|rest| rest.split(' ').nth(1));
+        line.split(' ').nth(3) == Some("/")
+            && source.is_some_and(|source| source.starts_with("/dev/"))
+    });
+    !whole_disk
+}
+
+fn is_mounted(folder: &Path, mounts: &str) -> bool {
+    let mut points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+    points.any(|point| point != Path::new("/") && folder.starts_with(point))
+}
+
+/// Why the image may be missing although COMMAND ended with 0.
+pub fn why_missing(command: &Command, missing: &Missing<'_>) -> String {
+    let tag = missing.tag;
+    if let Some(instead) = &missing.instead {
+        return format!("{tag} is an image for {instead}, not for the platform that COMMAND names");
+    }
+    let cause = match command.build() {
+        None => "does COMMAND build another tag, or on another engine (see --engine)?".to_owned(),
+        Some(build) => {
+            let named: Vec<_> = build.tags.iter().map(|text| (text.as_str(), ())).collect();
+            if !build.tags.iter().any(|text| text.parse::<Tag>().as_ref() == Ok(tag)) {
+                format!("COMMAND says {}", said(&named))
+            } else if !build.outputs.is_empty() {
+                format!(
+                    "COMMAND writes what it builds elsewhere: -o {}",
+                    build.outputs.join(" -o ")
+                )
+            } else if build.push {
+                "COMMAND has --push and no --load, and its builder keeps the image to itself"
+                    .to_owned()
+            } else if command.client().is_some_and(|client| client.engine == Engine::Docker) {
+                "is its builder one in a container? Then add --load".to_owned()
+            } else {
+                "was it removed meanwhile?".to_owned()
+            }
+        }
+    };
+    format!("there is no image {tag}; {cause}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_is_told_from_a_machine_by_its_root() {
+        let machine = "22 1 254:0 / / rw,relatime - ext4 /dev/root rw";
+        let overlay = "600 500 0:50 / / rw,relatime - overlay overlay rw,lowerdir=/l";
+        let vfs = "600 500 254:0 /var/lib/docker/vfs/dir/0 / rw - ext4 /dev/vda rw";
+        assert!(!is_container(machine) && is_container(overlay) && is_container(vfs));
+    }
+
+    #[test]
+    fn a_lock_folder_is_mounted_where_it_or_a_folder_above_is() {
+        let mounts = |point: &str| {
+            format!("1 0 0:1 / / rw - overlay o rw\n2 1 0:2 / {point} rw - ext4 /dev/vda rw")
+        };
+        let folder = Path::new("/tmp/buildlock");
+        assert!(
+            is_mounted(folder, &mounts("/tmp/buildlock")) && is_mounted(folder, &mounts("/tmp"))
+        );
+        assert!(!is_mounted(folder, &mounts("/var")) && !is_mounted(folder, &mounts("/tmp/build")));
+    }
+
+    #[test]
+    fn outputs_that_make_no_image_are_known() {
+        for output in [
+            "out",
+            "-",
+            "type=local,dest=out",
+            "type=tar,dest=x.tar",
+            "type=oci,dest=x",
+            "dest=x,type=docker",
+            "type=cacheonly",
+        ] {
+            assert!(goes_elsewhere(output), "{output}");
+        }
+        for output in ["type=docker", "type=image", "type=image,push=true", "type=registry"] {
+            assert!(!goes_elsewhere(output), "{output}");
+        }
+    }
+}

@@ -1,0 +1,458 @@
+//! Docker as it is on this machine, for the tests that build for real.
+//!
+//! [`for_each_client`] runs a test once with every client in PATH and every builder of it that can
+//! be shown to work, each time on a [`Site`] of its own: a [`Fixture`] (folder, lock folder,
+//! processes) plus names for images that nobody else has, all of them removed afterwards.
+#![allow(dead_code, unreachable_pub)]
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, Permissions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use serde_json::Value;
+
+use crate::common::{Finished, Fixture, Invocation, is_alive, send_signal};
+
+/// With this in the environment, a test that would be skipped fails instead.
+const REQUIRE: &str = "BUILDLOCK_REQUIRE_ENGINE";
+
+/// A docker client together with one of its builders.
+#[derive(Clone, Debug)]
+pub struct Client {
+    program: PathBuf,
+    /// BuildKit, or else the builder that came before it.
+    pub buildkit: bool,
+}
+
+impl Client {
+    /// PATH with this client in front.
+    pub fn search_path(&self) -> OsString {
+        let outside = std::env::var_os("PATH").unwrap_or_default();
+        let own = self.program.parent().unwrap().to_owned();
+        std::env::join_paths(std::iter::once(own).chain(std::env::split_paths(&outside))).unwrap()
+    }
+
+    /// The value of `DOCKER_BUILDKIT` that chooses the builder.
+    pub fn builder(&self) -> &'static str {
+        if self.buildkit { "1" } else { "0" }
+    }
+
+    /// The client, for what a test itself asks of the engine.
+    pub fn docker<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Output {
+        let mut command = Command::new(&self.program);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("DOCKER_") {
+                command.env_remove(name);
+            }
+        }
+        command.args(args).env("DOCKER_BUILDKIT", self.builder()).stdin(Stdio::null());
+        command.output().unwrap()
+    }
+
+    /// The same, for what has to work: its stdout.
+    #[track_caller]
+    pub fn ask<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> String {
+        let output = self.docker(args);
+        assert!(output.status.success(), "{self:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
+    /// Where the engine listens, if that is a socket here.
+    pub fn socket(&self) -> Option<PathBuf> {
+        let endpoint = self.ask(["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]);
+        endpoint.strip_prefix("unix://").map(PathBuf::from)
+    }
+}
+
+/// Runs a test once with each client and builder that works, side by side.
+///
+/// Where there is none it says so in one line, and fails if that is asked for.
+pub fn for_each_client(test: impl Fn(&Site) + Sync) {
+    let Some(clients) = clients() else { return };
+    std::thread::scope(|scope| {
+        let runs = clients.iter().map(|client| {
+            let test = &test;
+            std::thread::Builder::new()
+                .name(format!("{} BUILDKIT={}", client.program.display(), client.builder()))
+                .spawn_scoped(scope, move || test(&Site::new(client)))
+                .unwrap()
+        });
+        let runs: Vec<_> = runs.collect();
+        let failed = runs.into_iter().filter_map(|run| {
+            let name = run.thread().name().unwrap_or_default().to_owned();
+            run.join().err().map(|_| name)
+        });
+        let failed: Vec<_> = failed.collect();
+        assert!(failed.is_empty(), "failed with {failed:?}; see above");
+    });
+}
+
+/// Runs a test with one client and builder.
+pub fn with_a_client(test: impl Fn(&Site)) {
+    if let Some(clients) = clients() {
+        test(&Site::new(&clients[0]));
+    }
+}
+
+/// Says in one line, past the test runner's capture, that something cannot be tested here.
+///
+/// # Panics
+/// When the environment says that nothing may be skipped.
+#[track_caller]
+pub fn skip(reason: &str) {
+    assert!(std::env::var_os(REQUIRE).is_none(), "{reason}, but {REQUIRE} is set");
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+}
+
+fn clients() -> Option<&'static [Client]> {
+    static CLIENTS: OnceLock<Result<Vec<Client>, &str>> = OnceLock::new();
+    let found = CLIENTS.get_or_init(|| {
+        let programs = docker_programs();
+        let answering = |program: &PathBuf| {
+            let client = Client { program: program.clone(), buildkit: false };
+            client.docker(["version", "--format", "{{.Server.Version}}"]).status.success()
+        };
+        let programs: Vec<_> = programs.into_iter().filter(answering).collect();
+        if programs.is_empty() {
+            return Err("no engine answers");
+        }
+        if static_busybox().is_none() {
+            return Err("no static busybox to make a base image from");
+        }
+        let all = programs.into_iter().flat_map(|program| {
+            [false, true].map(|buildkit| Client { program: program.clone(), buildkit })
+        });
+        let working: Vec<_> = all.filter(can_build).collect();
+        if working.is_empty() { Err("no engine answers with a build") } else { Ok(working) }
+    });
+    match found {
+        Ok(clients) => Some(clients),
+        Err(reason) => {
+            skip(reason);
+            None
+        }
+    }
+}
+
+/// Every docker client in PATH. Not scripts: those are somebody's wrappers, or podman.
+fn docker_programs() -> Vec<PathBuf> {
+    let mut real = Vec::new();
+    let mut found = Vec::new();
+    for folder in std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()) {
+        let program = folder.join("docker");
+        let Ok(target) = fs::canonicalize(&program) else { continue };
+        if is_elf(&target) && !target.ends_with("podman") && !real.contains(&target) {
+            real.push(target);
+            found.push(program);
+        }
+    }
+    found
+}
+
+fn is_elf(file: &Path) -> bool {
+    let mut start = [0; 4];
+    fs::File::open(file).is_ok_and(|mut file| file.read_exact(&mut start).is_ok())
+        && start == *b"\x7fELF"
+}
+
+/// A build that works shows more than any version number.
+fn can_build(client: &Client) -> bool {
+    let site = Site::new(client);
+    let tag = site.tag("probe");
+    let recipe = site.recipe("true");
+    let words = site.build_words(&tag, &recipe);
+    client.docker(&words[1..]).status.success() && site.image_id(&tag).is_some()
+}
+
+/// A busybox that runs in an image that has nothing else.
+pub fn static_busybox() -> Option<PathBuf> {
+    let folders = ["/bin", "/usr/bin", "/usr/local/bin", "/sbin"];
+    let mut programs = folders.iter().flat_map(|folder| {
+        ["busybox", "busybox.static", "busybox-static"].map(|name| Path::new(folder).join(name))
+    });
+    programs.find(|program| {
+        // A dynamic program names its loader.
+        let ldd = Command::new("ldd").arg(program).output();
+        is_elf(program) && ldd.is_ok_and(|ldd| !ldd.status.success())
+    })
+}
+
+/// A root folder for images: busybox under the names of its applets.
+pub fn make_root_folder(folder: &Path) {
+    let busybox = static_busybox().expect("looked for before");
+    let bin = folder.join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    for name in ["tmp", "etc", "proc", "sys", "dev"] {
+        fs::create_dir(folder.join(name)).unwrap();
+    }
+    fs::copy(busybox, bin.join("busybox")).unwrap();
+    fs::set_permissions(bin.join("busybox"), Permissions::from_mode(0o755)).unwrap();
+    for name in ["sh", "sleep", "cat", "true", "echo"] {
+        symlink("busybox", bin.join(name)).unwrap();
+    }
+}
+
+/// The base image, there as long as a test needs it.
+///
+/// One for all tests of a process; the last one out removes it.
+struct Base;
+
+static BASE_USERS: Mutex<usize> = Mutex::new(0);
+
+fn base_tag() -> String {
+    format!("buildlock-test-{}-base:1", std::process::id())
+}
+
+impl Base {
+    fn new(client: &Client) -> Self {
+        let mut users = BASE_USERS.lock().unwrap_or_else(|poison| poison.into_inner());
+        if *users == 0 {
+            let dir = tempfile::tempdir().unwrap();
+            make_root_folder(&dir.path().join("root"));
+            let archive = dir.path().join("root.tar");
+            // The same bytes each time: the engine's caches then keep one copy, not one a run.
+            let tar = Command::new("tar")
+                .args(["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner"])
+                .arg("-C")
+                .arg(dir.path().join("root"))
+                .arg("-cf")
+                .args([archive.as_path(), Path::new(".")])
+                .status();
+            assert!(tar.unwrap().success());
+            client.ask([OsStr::new("import"), archive.as_os_str(), OsStr::new(&base_tag())]);
+        }
+        *users += 1;
+        Self
+    }
+
+    fn release(client: &Client) {
+        let mut users = BASE_USERS.lock().unwrap_or_else(|poison| poison.into_inner());
+        *users -= 1;
+        if *users == 0 {
+            client.docker(["image", "rm", "--force", &base_tag()]);
+        }
+    }
+}
+
+/// What a build does.
+pub struct Recipe {
+    /// The folder with the Dockerfile.
+    pub context: PathBuf,
+    /// An argument of the process that the engine runs for it, which no other process has.
+    pub marker: String,
+}
+
+/// The surroundings of one test with one client.
+pub struct Site {
+    /// Folder, lock folder, processes.
+    pub f: Fixture,
+    /// The client to be used.
+    pub client: Client,
+    number: usize,
+    recipes: AtomicUsize,
+}
+
+impl Site {
+    fn new(client: &Client) -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(1);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Base::new(client);
+        Self { f: Fixture::new(), client: client.clone(), number, recipes: AtomicUsize::new(0) }
+    }
+
+    /// A tag of this test alone.
+    pub fn tag(&self, name: &str) -> String {
+        format!("buildlock-test-{}-{}-{name}:1", std::process::id(), self.number)
+    }
+
+    /// A line for Dockerfiles: what it is in can be found and removed afterwards.
+    pub fn label(&self) -> String {
+        format!("buildlock-test={}-{}", std::process::id(), self.number)
+    }
+
+    /// A Dockerfile whose last step runs these shell commands, from a base image.
+    ///
+    /// No two builds make the same image, so that images can be counted.
+    pub fn recipe(&self, commands: &str) -> Recipe {
+        let marker = self.marker(0, self.recipes.fetch_add(1, Ordering::Relaxed));
+        let (base, label) = (base_tag(), self.label());
+        let context = self.context(&format!(
+            "FROM {base}\nLABEL {label}\n\
+             RUN cat /proc/sys/kernel/random/uuid >/id; {commands}\n"
+        ));
+        Recipe { context, marker }
+    }
+
+    /// A build that takes this many seconds and then runs these commands (`true`, `exit 7`).
+    pub fn slow_recipe(&self, seconds: u32, commands: &str) -> Recipe {
+        let marker = self.marker(seconds, self.recipes.load(Ordering::Relaxed));
+        let recipe = self.recipe(&format!("sleep {marker}; {commands}"));
+        Recipe { marker, ..recipe }
+    }
+
+    // A number of seconds that no other process on this machine sleeps.
+    fn marker(&self, seconds: u32, recipe: usize) -> String {
+        format!("{seconds}.00{}{:04}{recipe:03}", std::process::id(), self.number)
+    }
+
+    /// A folder with this Dockerfile, and a file to copy.
+    pub fn context(&self, dockerfile: &str) -> PathBuf {
+        let context = tempfile::Builder::new().prefix("context-").tempdir_in(self.f.path("work"));
+        let context = context.unwrap().keep();
+        fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+        fs::write(context.join("file"), "content\n").unwrap();
+        context
+    }
+
+    /// `docker build ... -t TAG CONTEXT`.
+    pub fn build_words(&self, tag: &str, recipe: &Recipe) -> Vec<String> {
+        let mut words = vec!["docker", "build", "--network", "none", "--no-cache"];
+        if !self.client.buildkit {
+            // Of a failed build the old builder leaves the container, if not told otherwise.
+            words.push("--force-rm");
+        }
+        words.extend(["-t", tag, recipe.context.to_str().unwrap()]);
+        words.into_iter().map(str::to_owned).collect()
+    }
+
+    /// `buildlock ARGS` with this client and builder in front, logging JSON.
+    pub fn buildlock<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Invocation<'_> {
+        self.in_engine(self.f.buildlock(["--log-format", "json"]).args(args))
+    }
+
+    /// `buildlock -- docker build ... -t TAG CONTEXT`
+    pub fn docker_build(&self, tag: &str, recipe: &Recipe) -> Invocation<'_> {
+        self.buildlock(["--"]).args(self.build_words(tag, recipe))
+    }
+
+    /// The same, with the signals at their defaults: a runner in the background of a shell may
+    /// have left SIGINT ignored, and buildlock keeps that.
+    pub fn docker_build_with_default_signals<A: AsRef<OsStr>>(
+        &self,
+        tag: &str,
+        command: impl IntoIterator<Item = A>,
+    ) -> Invocation<'_> {
+        let buildlock = assert_cmd::cargo::cargo_bin!("buildlock");
+        let env = self.f.program("env").arg("--default-signal").arg(buildlock);
+        self.in_engine(env.args(["--log-format", "json", "-t", tag, "--"]).args(command))
+    }
+
+    fn in_engine<'f>(&self, invocation: Invocation<'f>) -> Invocation<'f> {
+        let path = self.client.search_path();
+        invocation.env("PATH", path).env("DOCKER_BUILDKIT", self.client.builder())
+    }
+
+    /// The image's id; none if there is no such image.
+    pub fn image_id(&self, tag: &str) -> Option<String> {
+        let output = self.client.docker(["image", "inspect", "--format", "{{.Id}}", tag]);
+        if output.status.success() {
+            return Some(String::from_utf8(output.stdout).unwrap().trim().to_owned());
+        }
+        let message = String::from_utf8_lossy(&output.stderr).to_lowercase();
+        assert!(message.contains("no such image"), "{output:?}");
+        None
+    }
+
+    /// How many images this test's builds have made, those without a name included.
+    pub fn image_count(&self) -> usize {
+        let filter = format!("label={}", self.label());
+        let list = self.client.ask(["image", "ls", "-q", "--no-trunc", "--filter", &filter]);
+        let mut ids: Vec<_> = list.lines().collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids.len()
+    }
+
+    /// Is the engine running this recipe's build step?
+    pub fn engine_runs(&self, recipe: &Recipe) -> bool {
+        let marker = recipe.marker.as_bytes();
+        process_ids().any(|pid| {
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            words.split(|&b| b == 0).any(|word| word == marker)
+        })
+    }
+
+    /// Waits until the engine runs this recipe's build step.
+    pub fn wait_for_step(&self, recipe: &Recipe) {
+        self.f.wait_for("the build step's process", || self.engine_runs(recipe));
+    }
+
+    fn clean_engine(&self) {
+        let filter = format!("label={}", self.label());
+        // More than once: a cancelled build may still be on its way, and children go first.
+        for _ in 0..20 {
+            let containers = self.client.docker(["ps", "-aq", "--filter", &filter]);
+            let containers = String::from_utf8_lossy(&containers.stdout).into_owned();
+            for id in containers.lines() {
+                self.client.docker(["rm", "--force", "--volumes", id]);
+            }
+            let images = self.client.docker(["image", "ls", "-aq", "--filter", &filter]);
+            let images = String::from_utf8_lossy(&images.stdout).into_owned();
+            if containers.is_empty() && images.is_empty() {
+                break;
+            }
+            for id in images.lines() {
+                self.client.docker(["image", "rm", "--force", id]);
+            }
+        }
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        for pid in self.f.processes() {
+            send_signal(pid, "KILL");
+        }
+        self.clean_engine();
+        Base::release(&self.client);
+    }
+}
+
+/// The processes there are.
+pub fn process_ids() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// The living processes below this one.
+pub fn descendants(ancestor: u32) -> Vec<u32> {
+    let parent = |pid: u32| -> Option<u32> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let (_, rest) = stat.rsplit_once(") ")?;
+        rest.split(' ').nth(1)?.parse().ok()
+    };
+    let is_below = |pid: u32| {
+        let mut chain = std::iter::successors(parent(pid), |&pid| parent(pid));
+        chain.any(|pid| pid == ancestor)
+    };
+    process_ids().filter(|&pid| is_below(pid) && is_alive(pid)).collect()
+}
+
+/// The program's name of a process, as its first word has it.
+pub fn program_name(pid: u32) -> String {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let first = words.split(|&b| b == 0).next().unwrap_or_default();
+    let path = String::from_utf8_lossy(first).into_owned();
+    path.rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+/// The events in what buildlock wrote to stderr, COMMAND's own lines left out.
+pub fn events(stderr: &str) -> Vec<Value> {
+    let lines = stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter(|value| value.get("event").is_some()).collect()
+}
+
+/// How many events of this name there are.
+pub fn count(runs: &[Finished], event: &str) -> usize {
+    runs.iter().flat_map(|run| events(&run.stderr)).filter(|e| e["event"] == event).count()
+}
+
+/// What all of them wrote, for messages.
+pub fn all_output(runs: &[Finished]) -> String {
+    runs.iter().map(|run| format!("{run}\n")).collect()
+}

@@ -1,0 +1,512 @@
+//! The look-up over the engine's socket, with an engine that answers whatever an engine, a proxy
+//! or something else on that socket might.
+//!
+//! Only the engine's own «No such image» may lead to a build.
+
+mod common;
+#[path = "engine/fake.rs"]
+mod fake;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{Finished, Fixture, is_root};
+use fake::{
+    FakeEngine, chunked_response, found, image, missing, response, send, send_endlessly,
+    stay_silent,
+};
+
+const TAG: &str = "env:abc";
+
+/// A fixture where `docker` is a binary, so that the look-up is buildlock's own.
+fn fixture() -> Fixture {
+    let f = Fixture::new();
+    let docker = f.path("bin/docker");
+    fs::remove_file(&docker).unwrap();
+    // Any binary will do, so long as it never says that an image is there or is not. By a process
+    // of its own: see `Fixture::write_executable`.
+    let buildlock = assert_cmd::cargo::cargo_bin!("buildlock");
+    let install = Command::new("install").args(["-m", "755"]).args([buildlock, &docker]).status();
+    assert!(install.unwrap().success());
+    f
+}
+
+fn socket(f: &Fixture) -> PathBuf {
+    f.path("docker.sock")
+}
+
+/// `buildlock -t TAG... -- COMMAND`, where COMMAND notes that it ran.
+fn ask(f: &Fixture, engine: &str, tags: &[&str], command: &str) -> Finished {
+    let tags = tags.iter().flat_map(|tag| ["-t", tag]);
+    let command = format!("echo built >>{}; {command}", f.path("built").display());
+    let run = f.buildlock(tags).args(["--", "sh", "-c", &command]);
+    run.env("DOCKER_HOST", engine).run()
+}
+
+fn builds(f: &Fixture) -> usize {
+    f.lines("built").len()
+}
+
+/// Every request gets this; the image must count as present.
+#[track_caller]
+fn means_present(answer: impl Fn(&mut UnixStream) + Send + Sync + 'static) {
+    let f = fixture();
+    let engine = FakeEngine::start(&socket(&f), move |_, _, stream| answer(stream));
+    let run = ask(&f, &engine.endpoint(), &[TAG], "true");
+    run.assert_code(0).assert_stderr("present");
+    assert_eq!(builds(&f), 0, "{run}");
+    assert_eq!(engine.requests().len(), 1, "{run}");
+}
+
+/// Every request gets this; buildlock must give up, and COMMAND must not run.
+#[track_caller]
+fn means_error(answer: impl Fn(&mut UnixStream) + Send + Sync + 'static) -> Finished {
+    let f = fixture();
+    let engine = FakeEngine::start(&socket(&f), move |_, _, stream| answer(stream));
+    let run = ask(&f, &engine.endpoint(), &[TAG], "true");
+    run.assert_code(125).assert_stderr(TAG);
+    assert_eq!(builds(&f), 0, "{run}");
+    assert!(!engine.requests().is_empty(), "the engine was not asked\n{run}");
+    run
+}
+
+/// Every request gets this answer, which must count as an error.
+#[track_caller]
+fn answer_means_error(answer: impl Into<Vec<u8>>) -> Finished {
+    let answer = answer.into();
+    means_error(move |stream| send(stream, &answer))
+}
+
+#[test]
+fn image_with_a_content_length_is_present() {
+    means_present(|stream| send(stream, found()));
+}
+
+#[test]
+fn image_in_chunks_is_present() {
+    means_present(|stream| send(stream, chunked_response("200 OK", &image("linux/amd64"), 7)));
+}
+
+#[test]
+fn image_without_a_length_is_present_when_the_connection_ends() {
+    let body = image("linux/amd64");
+    means_present(move |stream| {
+        send(stream, format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{body}"));
+    });
+}
+
+#[test]
+fn answers_in_small_pieces_are_put_together() {
+    let answers = [found(), chunked_response("200 OK", &image("linux/amd64"), 7)];
+    for answer in answers {
+        means_present(move |stream| {
+            for byte in answer.as_bytes() {
+                send(stream, [*byte]);
+                std::thread::yield_now();
+            }
+        });
+    }
+}
+
+#[test]
+fn connection_that_the_engine_keeps_open_does_not_hold_the_look_up() {
+    let answers = [found(), chunked_response("200 OK", &image("linux/amd64"), 1000)];
+    for answer in answers {
+        means_present(move |stream| {
+            send(stream, &answer);
+            stay_silent(stream);
+        });
+    }
+}
+
+#[test]
+fn long_answer_is_read_to_its_end() {
+    // An image with many environment variables; the engine's answers have no fixed bound.
+    let filler = "x".repeat(300_000);
+    let body = image("linux/amd64").replace("A=", &format!("A={filler}"));
+    for answer in
+        [response("200 OK", "application/json", &body), { chunked_response("200 OK", &body, 4096) }]
+    {
+        means_present(move |stream| send(stream, &answer));
+    }
+}
+
+/// An engine that has an image from the moment on that COMMAND made it.
+fn building_engine(f: &Fixture, found: String, missing: String) -> FakeEngine {
+    let built = f.path("built");
+    FakeEngine::start(&socket(f), move |_, _, stream| {
+        send(stream, if built.exists() { &found } else { &missing });
+    })
+}
+
+#[test]
+fn missing_image_is_built_and_then_present() {
+    let in_chunks =
+        chunked_response("404 Not Found", "{\"message\":\"No such image: env:abc\"}\n", 5);
+    let lower = response(
+        "404 Not Found",
+        "application/json",
+        "{\"message\":\"no such image: env:abc: No such image\"}",
+    );
+    for missing in [missing(TAG), in_chunks, lower] {
+        let f = fixture();
+        let engine = building_engine(&f, found(), missing);
+        let run = ask(&f, &engine.endpoint(), &[TAG], "true");
+        run.assert_code(0);
+        assert_eq!(builds(&f), 1, "{run}");
+        // Before the lock, under it, and after the build.
+        assert_eq!(engine.requests().len(), 3, "{run}");
+        ask(&f, &engine.endpoint(), &[TAG], "true").assert_code(0);
+        assert_eq!(builds(&f), 1);
+    }
+}
+
+#[test]
+fn image_still_missing_after_success_is_an_error() {
+    let f = fixture();
+    let engine = FakeEngine::start(&socket(&f), |_, _, stream| send(stream, missing(TAG)));
+    let run = ask(&f, &engine.endpoint(), &[TAG], "true");
+    run.assert_code(125).assert_stderr(TAG);
+    assert_eq!(builds(&f), 1, "{run}");
+}
+
+#[test]
+fn failing_command_keeps_its_status_and_is_not_verified() {
+    let f = fixture();
+    let engine = FakeEngine::start(&socket(&f), |_, _, stream| send(stream, missing(TAG)));
+    let run = ask(&f, &engine.endpoint(), &[TAG], "exit 7");
+    run.assert_code(7);
+    assert_eq!(engine.requests().len(), 2, "{run}");
+}
+
+#[test]
+fn engine_that_breaks_during_the_build_is_an_error_and_no_success() {
+    let f = fixture();
+    let built = f.path("built");
+    let engine = FakeEngine::start(&socket(&f), move |_, _, stream| {
+        if !built.exists() {
+            send(stream, missing(TAG));
+        }
+    });
+    ask(&f, &engine.endpoint(), &[TAG], "true").assert_code(125);
+    assert_eq!(builds(&f), 1);
+}
+
+#[test]
+fn each_tag_is_asked_for_once_by_its_full_name_without_a_version() {
+    let f = fixture();
+    let engine = FakeEngine::start(&socket(&f), |_, _, stream| send(stream, found()));
+    let tags = [
+        "env",
+        "env:abc",
+        "deadbeef",
+        "docker.io/library/other",
+        "ghcr.io/a/b:v1",
+        "localhost:5000/a/b_c",
+    ];
+    ask(&f, &engine.endpoint(), &tags, "true").assert_code(0);
+    let mut asked = engine.requests();
+    asked.sort();
+    let names = [
+        "deadbeef:latest",
+        "env:abc",
+        "env:latest",
+        "ghcr.io/a/b:v1",
+        "localhost:5000/a/b_c:latest",
+        "other:latest",
+    ];
+    assert_eq!(asked, names.map(|name| format!("GET /images/{name}/json HTTP/1.1")));
+    for head in engine.heads() {
+        let head = head.to_lowercase();
+        // HTTP/1.1 demands it; Go's server answers 400 without.
+        assert_eq!(head.matches("\r\nhost:").count(), 1, "{head}");
+        assert!(head.ends_with("\r\n\r\n"), "{head}");
+    }
+}
+
+#[test]
+fn one_missing_tag_of_several_is_enough_to_build() {
+    let f = fixture();
+    let built = f.path("built");
+    let engine = FakeEngine::start(&socket(&f), move |_, head, stream| {
+        let there = built.exists() || head.contains("/env:abc/");
+        send(stream, if there { found() } else { missing("env:other") });
+    });
+    ask(&f, &engine.endpoint(), &[TAG, "env:other"], "true").assert_code(0);
+    assert_eq!(builds(&f), 1);
+}
+
+#[test]
+fn another_platform_than_the_commands_is_missing() {
+    let f = fixture();
+    let engine = FakeEngine::start(&socket(&f), |_, _, stream| {
+        send(stream, response("200 OK", "application/json", &image("linux/arm64")));
+    });
+    let build = |platform: &str| {
+        let words = ["--", "docker", "build", "--platform", platform, "-t", TAG, "."];
+        f.buildlock(words).env("DOCKER_HOST", engine.endpoint()).run()
+    };
+    build("linux/arm64").assert_code(0).assert_stderr("present").assert_no_stderr("building");
+    // The `docker` of this test builds nothing; that it was started is what counts.
+    let other = build("linux/amd64");
+    other.assert_stderr("building: docker build").assert_no_stderr("nothing to build");
+    assert_ne!(other.status.code(), Some(0), "{other}");
+}
+
+#[test]
+fn not_found_in_other_words_is_an_error() {
+    let json = "application/json";
+    let not_found = "404 Not Found";
+    for answer in [
+        response(not_found, "text/html", "<html><body><h1>404 Not Found</h1></body></html>"),
+        response(not_found, "text/plain", "404 page not found\n"),
+        response(not_found, json, "{\"message\":\"page not found\"}\n"),
+        response(not_found, json, "{\"message\":\"No such container: env\"}\n"),
+        response(not_found, json, "{}"),
+        response(not_found, json, "[]"),
+        response(not_found, json, ""),
+        // Names the words, but is not the engine's answer.
+        response(not_found, "text/html", "<p>No such image: env:abc</p>"),
+        // The body breaks off.
+        missing(TAG).trim_end().trim_end_matches("\"}").to_owned(),
+    ] {
+        answer_means_error(answer);
+    }
+}
+
+#[test]
+fn nonsense_with_status_200_is_an_error() {
+    let ok = "200 OK";
+    let json = "application/json";
+    for answer in [
+        response(ok, "text/html", "<html><body>Welcome to nginx!</body></html>"),
+        response(ok, json, ""),
+        response(ok, json, "{}"),
+        response(ok, json, "[]"),
+        response(ok, json, "null"),
+        response(ok, json, "OK"),
+        response(ok, json, "{\"message\":\"hello\"}"),
+    ] {
+        answer_means_error(answer);
+    }
+}
+
+#[test]
+fn answer_that_breaks_off_is_an_error() {
+    let whole = found();
+    let head = whole.find("\r\n\r\n").unwrap();
+    let chunked = chunked_response("200 OK", &image("linux/amd64"), 50);
+    for answer in [
+        &whole[..whole.len() - 20],
+        &whole[..head + 4],
+        &whole[..head],
+        &whole[..12],
+        // The last chunk is missing, and a chunk breaks off.
+        &chunked[..chunked.len() - 5],
+        &chunked[..chunked.len() - 30],
+    ] {
+        answer_means_error(answer);
+    }
+}
+
+#[test]
+fn what_is_no_http_answer_is_an_error() {
+    for answer in [
+        "SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
+        "\0\0\x18\x04\0\0\0\0\0\0\x04\0\x3f\0\x01",
+        "HTTP/1.1 abc\r\n\r\n{}",
+        "220 mail.example.com ESMTP\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n{}\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n{}",
+        "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999999\r\n\r\n{}",
+    ] {
+        answer_means_error(answer);
+    }
+}
+
+#[test]
+fn other_statuses_are_errors() {
+    for status in [
+        "301 Moved Permanently",
+        "302 Found",
+        "400 Bad Request",
+        "401 Unauthorized",
+        "403 Forbidden",
+        "204 No Content",
+        "101 Switching Protocols",
+    ] {
+        answer_means_error(response(status, "application/json", &image("linux/amd64")));
+    }
+}
+
+#[test]
+fn engines_own_message_is_shown() {
+    let body = "{\"message\":\"driver failed: no space left on device\"}\n";
+    for status in ["500 Internal Server Error", "503 Service Unavailable"] {
+        let run = answer_means_error(response(status, "application/json", body));
+        run.assert_stderr("no space left on device");
+    }
+}
+
+#[test]
+fn control_characters_in_the_engines_message_are_not_written_to_the_terminal() {
+    let body = "{\"message\":\"bad \\u001b[2J\\u0007 day\"}\n";
+    let run = answer_means_error(response("500 Internal Server Error", "application/json", body));
+    run.assert_stderr("bad ").assert_no_stderr("\x1b[2J").assert_no_stderr("\x07");
+}
+
+#[test]
+fn passing_failure_is_asked_about_again() {
+    let fleeting =
+        response("500 Internal Server Error", "application/json", "{\"message\":\"oops\"}");
+    for (answer, builds_wanted) in [(found(), 0), (missing(TAG), 1)] {
+        let f = fixture();
+        let (built, fleeting) = (f.path("built"), fleeting.clone());
+        let engine = FakeEngine::start(&socket(&f), move |n, _, stream| match n {
+            0 => send(stream, &fleeting),
+            // Closed without a word, as by an engine that is being restarted.
+            1 => {}
+            _ if built.exists() => send(stream, found()),
+            _ => send(stream, &answer),
+        });
+        let run = ask(&f, &engine.endpoint(), &[TAG], "true");
+        run.assert_code(0);
+        assert_eq!(builds(&f), builds_wanted, "{run}");
+    }
+}
+
+#[test]
+fn lasting_failure_is_retried_a_few_times_and_then_an_error() {
+    for status in ["500 Internal Server Error", "503 Service Unavailable"] {
+        let f = fixture();
+        let answer = response(status, "application/json", "{\"message\":\"sorry\"}");
+        let engine = FakeEngine::start(&socket(&f), move |_, _, stream| send(stream, &answer));
+        let run = ask(&f, &engine.endpoint(), &[TAG], "true");
+        run.assert_code(125).assert_stderr("sorry");
+        assert_eq!(builds(&f), 0, "{run}");
+        let asked = engine.requests().len();
+        assert!((2..=10).contains(&asked), "asked {asked} times\n{run}");
+    }
+}
+
+#[test]
+fn connection_that_is_closed_at_once_is_an_error() {
+    means_error(|_| ());
+}
+
+#[test]
+fn endless_answers_end_the_look_up() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
+    let body = format!("{head}\r\n{{\"Id\":\"");
+    let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n");
+    let kilobyte = "x".repeat(1024);
+    let chunk = format!("400\r\n{kilobyte}\r\n");
+    for (start, rest) in [
+        (format!("{head}X-Filler: "), kilobyte.clone()),
+        (head.to_owned(), "X-Filler: x\r\n".repeat(80)),
+        (body, kilobyte),
+        (chunked, chunk),
+    ] {
+        let run = means_error(move |stream| {
+            send(stream, &start);
+            send_endlessly(stream, rest.as_bytes());
+        });
+        assert!(run.elapsed < Duration::from_secs(20), "{run}");
+    }
+}
+
+#[test]
+fn ten_megabytes_of_headers_are_an_error() {
+    let line = format!("X-Filler: {}\r\n", "x".repeat(1000));
+    let lines = line.repeat(10 * 1024);
+    let body = image("linux/amd64");
+    let answer = format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: {}\r\n\r\n{body}", body.len());
+    answer_means_error(answer);
+}
+
+/// What a user may have to wait for an engine that says nothing, and then some.
+const SILENCE: Duration = Duration::from_secs(50);
+
+#[test]
+fn engine_that_never_answers_or_stops_in_the_middle_is_an_error_in_bounded_time() {
+    let start = found();
+    let in_the_middle = start[..start.len() - 20].to_owned();
+    // Side by side: this is the one test here that has to wait for time to pass.
+    std::thread::scope(|scope| {
+        for said in [String::new(), in_the_middle] {
+            scope.spawn(move || {
+                let f = fixture();
+                let engine = FakeEngine::start(&socket(&f), move |_, _, stream| {
+                    send(stream, &said);
+                    stay_silent(stream);
+                });
+                let words = ["-t", TAG, "--", "sh", "-c", "echo built >>built"];
+                let run = f.buildlock(words).env("DOCKER_HOST", engine.endpoint());
+                let mut run = run.start();
+                let start = Instant::now();
+                while !run.has_ended() {
+                    assert!(start.elapsed() < SILENCE, "still asking\n{}", f.scene());
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                let run = run.wait();
+                run.assert_code(125).assert_stderr(TAG);
+                assert!(!f.work_dir().join("built").exists(), "{run}");
+                assert!(!engine.requests().is_empty(), "the engine was not asked\n{run}");
+            });
+        }
+    });
+}
+
+#[test]
+fn missing_socket_is_an_error() {
+    let f = fixture();
+    let run = ask(&f, &format!("unix://{}", socket(&f).display()), &[TAG], "true");
+    run.assert_code(125).assert_stderr("docker.sock");
+    assert_eq!(builds(&f), 0, "{run}");
+}
+
+#[test]
+fn socket_that_nobody_listens_on_is_an_error() {
+    let f = fixture();
+    drop(UnixListener::bind(socket(&f)).unwrap());
+    assert!(socket(&f).exists());
+    let run = ask(&f, &format!("unix://{}", socket(&f).display()), &[TAG], "true");
+    run.assert_code(125).assert_stderr("docker.sock");
+    assert_eq!(builds(&f), 0, "{run}");
+}
+
+#[test]
+fn socket_that_may_not_be_opened_is_an_error() {
+    let f = fixture();
+    let asked = Arc::new(AtomicBool::new(false));
+    let note = Arc::clone(&asked);
+    let engine = FakeEngine::start(&socket(&f), move |_, _, stream| {
+        note.store(true, Ordering::SeqCst);
+        send(stream, found());
+    });
+    fs::set_permissions(socket(&f), Permissions::from_mode(0o600)).unwrap();
+    let buildlock = f.path("bin/docker");
+    let words = ["-t", TAG, "--", "sh", "-c", "echo built >>built"];
+    let run = if is_root() {
+        // Root may open anything; nobody may not, but has to get at the rest.
+        for folder in ["", "bin", "work"] {
+            fs::set_permissions(f.path(folder), Permissions::from_mode(0o777)).unwrap();
+        }
+        let nobody = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"];
+        f.program("setpriv").args(nobody).arg(buildlock).args(words)
+    } else {
+        fs::set_permissions(socket(&f), Permissions::from_mode(0o000)).unwrap();
+        f.program(buildlock).args(words)
+    };
+    let run = run.env("DOCKER_HOST", engine.endpoint()).run();
+    run.assert_code(125).assert_stderr_matches("(?i)permission denied");
+    assert!(!f.work_dir().join("built").exists(), "{run}");
+    assert!(!asked.load(Ordering::SeqCst), "the socket was open after all\n{run}");
+}

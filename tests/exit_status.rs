@@ -1,0 +1,305 @@
+//! What buildlock ends with, line by line of its table.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Fixture, is_alive};
+
+const BUILD: [&str; 6] = ["--", "docker", "build", "-t", "env:abc", "."];
+
+// COMMAND's own.
+
+#[test]
+fn status_of_command_is_passed_on() {
+    for status in [1, 2, 42, 123, 124, 125, 126, 127, 130, 255] {
+        let f = Fixture::new();
+        f.steer(&format!("STANDIN_BUILD_STATUS={status}"));
+
+        f.docker_build("env:abc").run().assert_code(status);
+
+        assert_eq!(f.build_count("env:abc"), 1);
+        assert!(!f.has_image("env:abc"));
+    }
+}
+
+#[test]
+fn zero_means_that_the_image_was_built() {
+    let f = Fixture::new();
+
+    f.docker_build("env:abc").run().assert_code(0);
+
+    assert!(f.has_image("env:abc"));
+}
+
+#[test]
+fn zero_means_that_the_image_was_there() {
+    let f = Fixture::new();
+    f.make_image("env:abc");
+
+    f.docker_build("env:abc").run().assert_code(0);
+}
+
+// 124
+
+#[test]
+fn wait_that_takes_too_long_ends_with_124() {
+    let f = Fixture::new();
+    let _held = f.hold_lock(&f.lock_file("env:abc"));
+
+    f.docker_build("env:abc").env("BUILDLOCK_TIMEOUT", "100ms").run().assert_code(124);
+}
+
+/// A held build with `--build-timeout`, which must leave nothing of it.
+fn run_into_build_timeout(f: &Fixture, args: &[&str]) -> common::Finished {
+    f.hold_builds();
+    let finished = f.buildlock(args.iter().chain(&BUILD)).run();
+    assert_eq!(f.processes(), [], "something was left running\n{finished}\n{}", f.scene());
+    assert_eq!(f.build_count("env:abc"), 1);
+    finished
+}
+
+#[test]
+fn build_that_takes_too_long_is_ended_with_124() {
+    let f = Fixture::new();
+
+    let finished = run_into_build_timeout(&f, &["--build-timeout", "1s"]);
+
+    finished.assert_code(124).assert_stderr("env:abc");
+    assert!(finished.elapsed >= Duration::from_secs(1), "{:?}", finished.elapsed);
+    let ends: Vec<_> = f.build_events().into_iter().filter_map(|e| e.end).collect();
+    assert_eq!(ends, ["143"], "SIGTERM comes first");
+}
+
+#[test]
+fn chosen_conflict_status_is_not_that_of_a_build_that_takes_too_long() {
+    run_into_build_timeout(&Fixture::new(), &["-E", "75", "--build-timeout", "1s"])
+        .assert_code(124);
+}
+
+#[test]
+fn build_that_ignores_sigterm_is_killed() {
+    let f = Fixture::new();
+    f.steer("STANDIN_IGNORE_TERM=1");
+
+    let finished = run_into_build_timeout(&f, &["--build-timeout", "1s", "-k", "300ms"]);
+
+    finished.assert_code(124);
+    assert!(finished.elapsed >= Duration::from_millis(1300), "{:?}", finished.elapsed);
+}
+
+#[test]
+fn build_that_takes_too_long_is_ended_with_all_its_descendants() {
+    let kinds = ["plain", "setsid", "stubborn", "stubborn-setsid"];
+    let fixtures = kinds.map(|kind| {
+        let f = Fixture::new();
+        f.steer(&format!("STANDIN_CHILD={kind}"));
+        f.hold_builds();
+        f
+    });
+    let args = ["--build-timeout", "2s", "--kill-after", "300ms"];
+    let builds = fixtures.each_ref().map(|f| f.buildlock(args.iter().chain(&BUILD)).start());
+
+    for ((kind, f), build) in kinds.iter().zip(&fixtures).zip(builds) {
+        build.wait().assert_code(124);
+
+        let child: u32 = f.wait_for_file("child.pid").trim().parse().unwrap();
+        assert!(!is_alive(child), "{kind} was left running\n{}", f.scene());
+        assert_eq!(f.processes(), [], "{kind}\n{}", f.scene());
+    }
+}
+
+#[test]
+fn waiter_builds_after_a_build_that_took_too_long() {
+    let f = Fixture::new();
+    f.hold_builds();
+    let first = f.docker_build("env:abc").env("BUILDLOCK_BUILD_TIMEOUT", "3s").start();
+    f.wait_for_builds(1);
+    let second = f.docker_build("env:abc").env("BUILDLOCK_ON_FAILURE", "share").start();
+    f.wait_for_waiters(&f.lock_file("env:abc"), 1);
+    first.wait().assert_code(124);
+
+    f.release_builds();
+
+    second.wait().assert_code(0);
+    assert_eq!(f.build_count("env:abc"), 2);
+    f.assert_no_overlap();
+}
+
+#[test]
+fn zero_of_a_command_that_was_ended_by_the_limit_is_not_believed() {
+    let f = Fixture::new();
+    f.make_image("env:abc");
+    let script = "trap 'exit 0' TERM; echo $$ >../child.pid; while :; do sleep 0.05; done";
+    let args = ["-f", "--build-timeout", "1s", "-t", "env:abc", "--", "sh", "-c", script];
+
+    let finished = f.buildlock(args).run();
+
+    assert!(f.path("child.pid").exists(), "it never ran\n{finished}");
+    finished.assert_code(124);
+}
+
+#[test]
+fn limit_on_the_build_is_not_in_the_way_of_a_quick_one() {
+    let f = Fixture::new();
+
+    f.buildlock(["--build-timeout", "1h"].iter().chain(&BUILD)).run().assert_code(0);
+}
+
+// 125
+
+#[test]
+fn wrong_usage_ends_with_125() {
+    Fixture::new().buildlock(["--no-such-option"]).run().assert_code(125);
+}
+
+#[test]
+fn lock_folder_that_is_a_file_ends_with_125() {
+    let f = Fixture::new();
+    std::fs::write(f.lock_dir(), "").unwrap();
+
+    f.docker_build("env:abc").run().assert_code(125).assert_stderr("locks");
+}
+
+#[test]
+fn engine_that_cannot_be_reached_ends_with_125() {
+    let f = Fixture::new();
+    f.steer("STANDIN_DOWN=1");
+
+    f.docker_build("env:abc").run().assert_code(125);
+}
+
+#[test]
+fn image_that_is_missing_after_a_build_that_succeeded_ends_with_125() {
+    let f = Fixture::new();
+    f.steer("STANDIN_NO_IMAGE=1");
+
+    f.docker_build("env:abc").run().assert_code(125).assert_stderr("env:abc");
+
+    assert_eq!(f.build_count("env:abc"), 1);
+}
+
+#[test]
+fn one_image_of_two_that_is_missing_after_the_build_ends_with_125() {
+    let f = Fixture::new();
+
+    let args = ["-t", "env:abc", "-t", "env:def", "--", "docker", "build", "-t", "env:abc", "."];
+    let finished = f.buildlock(args).run();
+
+    finished.assert_code(125).assert_stderr("env:def");
+    assert!(f.has_image("env:abc"));
+}
+
+#[test]
+fn cause_of_a_missing_image_is_named() {
+    // Another tag in COMMAND.
+    let f = Fixture::new();
+    let args = ["-t", "env:abc", "--", "docker", "build", "-t", "env:other", "."];
+    f.buildlock(args).run().assert_code(125).assert_stderr("env:abc").assert_stderr("env:other");
+
+    // A builder that keeps its result to itself.
+    let f = Fixture::new();
+    f.steer("STANDIN_NO_IMAGE=1");
+    let args = ["--", "docker", "buildx", "build", "-t", "env:abc", "."];
+    f.buildlock(args).run().assert_code(125).assert_stderr("env:abc").assert_stderr("--load");
+
+    // A command that buildlock cannot look into.
+    let f = Fixture::new();
+    let args = ["-t", "env:abc", "--", "true"];
+    f.buildlock(args).run().assert_code(125).assert_stderr("env:abc").assert_stderr("-t");
+}
+
+// 126 and 127
+
+#[test]
+fn command_that_cannot_be_executed_ends_with_126() {
+    let f = Fixture::new();
+    std::fs::write(f.work_dir().join("script"), "#!/bin/sh\n").unwrap();
+
+    for command in ["./script", "/", "."] {
+        let args = ["-t", "env:abc", "--", command];
+        f.buildlock(args).run().assert_code(126).assert_stderr(command);
+    }
+    assert_eq!(f.looks(), [] as [&str; 0], "looked before it checked COMMAND");
+}
+
+#[test]
+fn command_that_is_not_found_ends_with_127() {
+    let f = Fixture::new();
+
+    for command in ["no-such-command", "./no-such-command", "/no/such/command"] {
+        let args = ["-t", "env:abc", "--", command];
+        f.buildlock(args).run().assert_code(127).assert_stderr(command);
+    }
+    assert_eq!(f.looks(), [] as [&str; 0], "looked before it checked COMMAND");
+}
+
+#[test]
+fn script_whose_interpreter_is_missing_does_not_end_with_its_own_status() {
+    let f = Fixture::new();
+    let script = f.write_executable("work/script", "#!/no/such/interpreter\n");
+
+    let finished = f.buildlock(["-t", "env:abc", "--"]).arg(&script).run();
+
+    assert!(matches!(finished.status.code(), Some(126 | 127)), "{finished}");
+    finished.assert_stderr("script");
+}
+
+// 128+N
+
+#[test]
+fn death_of_command_by_a_signal_is_passed_on() {
+    for (name, number) in [("KILL", 9), ("TERM", 15), ("INT", 2), ("HUP", 1), ("SEGV", 11)] {
+        let f = Fixture::new();
+
+        let script = format!("ulimit -c 0; kill -s {name} $$");
+        let finished = f.buildlock(["-t", "env:abc", "--", "sh", "-c", &script]).run();
+
+        finished.assert_signal(number);
+    }
+}
+
+#[test]
+fn shell_sees_128_and_the_number_of_the_signal() {
+    let f = Fixture::new();
+
+    let finished = f
+        .program("sh")
+        .args(["-c", "\"$0\" -t env:abc -- sh -c 'kill -s TERM $$'; echo $?"])
+        .arg(assert_cmd::cargo::cargo_bin!("buildlock"))
+        .run();
+
+    finished.assert_stdout("143\n");
+}
+
+#[test]
+fn signal_while_waiting_ends_buildlock_by_that_signal() {
+    for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
+        let f = Fixture::new();
+        let _held = f.hold_lock(&f.lock_file("env:abc"));
+        let waiter = f.docker_build("env:abc").start();
+        f.wait_for_waiters(&f.lock_file("env:abc"), 1);
+
+        waiter.signal(name);
+
+        waiter.wait().assert_signal(number);
+        assert_eq!(f.build_events(), []);
+    }
+}
+
+#[test]
+fn signal_while_building_ends_the_build_and_buildlock() {
+    for (name, number, status) in [("INT", 2, "130"), ("TERM", 15, "143"), ("HUP", 1, "129")] {
+        let f = Fixture::new();
+        f.hold_builds();
+        let build = f.docker_build("env:abc").start();
+        f.wait_for_builds(1);
+
+        build.signal(name);
+
+        build.wait().assert_signal(number);
+        let ends: Vec<_> = f.build_events().into_iter().filter_map(|e| e.end).collect();
+        assert_eq!(ends, [status], "SIG{name}\n{}", f.scene());
+        assert_eq!(f.processes(), [], "{}", f.scene());
+    }
+}

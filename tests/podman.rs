@@ -1,0 +1,258 @@
+//! The main job on a real podman, whose images, like everything of it here, live in a folder of
+//! the test.
+
+mod common;
+#[path = "engine/mod.rs"]
+mod engine;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use common::{Finished, Fixture, Invocation, Running};
+use engine::{all_output, count, make_root_folder, skip, static_busybox};
+
+const BASE: &str = "localhost/buildlock-test-base:1";
+
+/// Podman with storage of its own.
+struct Podman {
+    f: Fixture,
+}
+
+/// Where podman runs here, a test with it; a line to say so where it does not.
+fn with_podman(test: impl FnOnce(&Podman)) {
+    static USABLE: OnceLock<Result<(), String>> = OnceLock::new();
+    let usable = USABLE.get_or_init(|| {
+        let quiet = |words: &[&str]| {
+            let mut podman = Command::new("podman");
+            podman.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            podman.status().is_ok_and(|status| status.success())
+        };
+        if !quiet(&["--version"]) {
+            return Err("podman is not installed".to_owned());
+        }
+        if !quiet(&["info"]) {
+            return Err("podman cannot run here".to_owned());
+        }
+        if static_busybox().is_none() {
+            return Err("no static busybox to make a base image from".to_owned());
+        }
+        let built = Podman::new().and_then(|podman| podman.try_build());
+        built.map_err(|error| format!("podman cannot build here: {}", error.replace('\n', " ")))
+    });
+    match usable {
+        Ok(()) => test(&Podman::new().unwrap()),
+        // Only a podman that answers has to be good for something.
+        Err(reason) if reason.starts_with("podman cannot build") => skip(reason),
+        Err(reason) => eprintln_past_capture(reason),
+    }
+}
+
+fn eprintln_past_capture(reason: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+}
+
+impl Podman {
+    /// An empty storage with the base image.
+    fn new() -> Result<Self, String> {
+        let podman = Self { f: Fixture::new() };
+        let root = podman.f.path("root-folder");
+        make_root_folder(&root);
+        let archive = podman.f.path("root.tar");
+        let tar =
+            Command::new("tar").arg("-C").arg(root).arg("-cf").arg(&archive).arg(".").status();
+        assert!(tar.unwrap().success());
+        let output = podman.ask(["import", archive.to_str().unwrap(), BASE]);
+        if output.status.success() { Ok(podman) } else { Err(format!("{output:?}")) }
+    }
+
+    fn try_build(&self) -> Result<(), String> {
+        let output =
+            self.ask(&self.build_words("probe", &self.recipe("true"))[self.flags().len()..]);
+        if output.status.success() { Ok(()) } else { Err(format!("{output:?}")) }
+    }
+
+    /// The global flags that keep podman in the test's folder.
+    fn flags(&self) -> Vec<String> {
+        let storage = self.f.path("storage");
+        let mut words = vec!["podman".to_owned()];
+        for (flag, folder) in [("--root", "root"), ("--runroot", "run"), ("--tmpdir", "tmp")] {
+            words.extend([flag.to_owned(), storage.join(folder).to_str().unwrap().to_owned()]);
+        }
+        // vfs works on every file system, and leaves no mount behind.
+        let rest = ["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs"];
+        words.extend(rest.map(str::to_owned));
+        words
+    }
+
+    /// What the test itself asks of podman.
+    fn ask<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Output {
+        let mut podman = Command::new("podman");
+        podman.args(&self.flags()[1..]).args(args).stdin(Stdio::null()).output().unwrap()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        let output = self.ask(["image", "exists", name]);
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{output:?}");
+        output.status.success()
+    }
+
+    /// A folder with a Dockerfile whose last step runs these shell commands.
+    fn recipe(&self, commands: &str) -> PathBuf {
+        let context = tempfile::Builder::new().prefix("context-").tempdir_in(self.f.work_dir());
+        let context = context.unwrap().keep();
+        let id = "cat /proc/sys/kernel/random/uuid >/id";
+        let dockerfile = format!("FROM {BASE}\nLABEL buildlock-test=1\nRUN {id}; {commands}\n");
+        fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+        context
+    }
+
+    /// `podman ... build -t TAG CONTEXT`
+    fn build_words(&self, tag: &str, context: &Path) -> Vec<String> {
+        let mut words = self.flags();
+        let build = ["build", "--network", "none", "--no-cache", "-t", tag];
+        words.extend(build.map(str::to_owned));
+        words.push(context.to_str().unwrap().to_owned());
+        words
+    }
+
+    /// `buildlock ARGS` with the real programs in PATH, logging JSON.
+    fn buildlock<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Invocation<'_> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        self.f.buildlock(["--log-format", "json"]).args(args).env("PATH", path)
+    }
+
+    fn build(&self, tag: &str, context: &Path) -> Invocation<'_> {
+        self.buildlock(["--"]).args(self.build_words(tag, context))
+    }
+
+    /// How many images the builds have made, those without a name included.
+    fn image_count(&self) -> usize {
+        let words = ["image", "ls", "-q", "--no-trunc", "--filter", "label=buildlock-test=1"];
+        let list = String::from_utf8(self.ask(words).stdout).unwrap();
+        let mut ids: Vec<_> = list.lines().collect();
+        ids.sort_unstable();
+        ids.dedup();
+        ids.len()
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        for pid in self.f.processes() {
+            common::send_signal(pid, "KILL");
+        }
+        // By podman, to whose mapped users its files may belong.
+        self.ask(["rm", "--all", "--force"]);
+        self.ask(["image", "rm", "--all", "--force"]);
+    }
+}
+
+#[test]
+fn eight_processes_on_one_missing_tag_build_it_once() {
+    with_podman(|podman| {
+        let context = podman.recipe("sleep 2");
+        let running: Vec<_> = (0..8).map(|_| podman.build("env:abc", &context).start()).collect();
+        let ended: Vec<Finished> = running.into_iter().map(Running::wait).collect();
+        for run in &ended {
+            run.assert_code(0);
+        }
+        assert_eq!(count(&ended, "building"), 1, "{}", all_output(&ended));
+        assert_eq!(count(&ended, "present"), 7, "{}", all_output(&ended));
+        assert!(count(&ended, "waiting") > 0, "nobody waited\n{}", all_output(&ended));
+        assert!(podman.has("localhost/env:abc"));
+        assert_eq!(podman.image_count(), 1, "{}", all_output(&ended));
+
+        let later = podman.build("env:abc", &podman.recipe("exit 9")).run();
+        later.assert_code(0).assert_stderr("\"present\"").assert_no_stderr("\"building\"");
+    });
+}
+
+#[test]
+fn failing_build_ends_with_podmans_status() {
+    with_podman(|podman| {
+        let context = podman.recipe("exit 7");
+        let words = podman.build_words("env:abc", &context);
+        let alone = podman.ask(&words[podman.flags().len()..]).status.code().unwrap();
+        assert_ne!(alone, 0);
+        podman.build("env:abc", &context).run().assert_code(alone).assert_stderr("\"failed\"");
+        assert!(!podman.has("localhost/env:abc"));
+    });
+}
+
+#[test]
+fn image_of_the_same_name_in_a_registrys_domain_does_not_count() {
+    with_podman(|podman| {
+        // What podman builds as `env:abc` is localhost/env:abc, whatever else has that name.
+        let tagged = podman.ask(["tag", BASE, "docker.io/library/env:abc"]);
+        assert!(tagged.status.success(), "{tagged:?}");
+        let context = podman.recipe("true");
+        podman.build("env:abc", &context).run().assert_code(0).assert_stderr("\"built\"");
+        assert!(podman.has("localhost/env:abc"));
+        podman.build("env:abc", &context).run().assert_code(0).assert_stderr("\"present\"");
+    });
+}
+
+#[test]
+fn image_named_with_its_domain_is_looked_up_under_it() {
+    with_podman(|podman| {
+        let context = podman.recipe("true");
+        let tag = "registry.example/team/env:abc";
+        podman.build(tag, &context).run().assert_code(0).assert_stderr("\"built\"");
+        assert!(podman.has(tag));
+        podman.build(tag, &context).run().assert_code(0).assert_stderr("\"present\"");
+    });
+}
+
+#[test]
+fn success_without_the_image_asked_for_is_an_error() {
+    with_podman(|podman| {
+        let words = podman.build_words("other", &podman.recipe("true"));
+        let run = podman.buildlock(["-t", "wanted", "--"]).args(words).run();
+        run.assert_code(125).assert_stderr("\"building\"").assert_stderr("wanted");
+        assert!(podman.has("localhost/other"), "COMMAND did not run\n{run}");
+    });
+}
+
+#[test]
+fn storage_that_cannot_be_opened_is_an_error_and_nothing_is_built() {
+    with_podman(|podman| {
+        let mut words = podman.build_words("env:abc", &podman.recipe("true"));
+        let root = words.iter().position(|word| word == "--root").unwrap();
+        words[root + 1] = "/dev/null/storage".to_owned();
+        let run = podman.buildlock(["--"]).args(words).run();
+        run.assert_code(125).assert_no_stderr("\"building\"");
+    });
+}
+
+#[test]
+fn podman_under_the_name_of_docker_builds_once() {
+    with_podman(|podman| {
+        // As distributions do it: a script that hands everything on.
+        let flags = podman.flags()[1..].join(" ");
+        fs::remove_file(podman.f.path("bin/docker")).unwrap();
+        podman.f.install_script(
+            "docker",
+            &format!(
+                "#!/bin/sh\necho 'Emulate Docker CLI using podman.' >&2\n\
+                 exec podman {flags} \"$@\"\n"
+            ),
+        );
+        let context = podman.recipe("sleep 2");
+        let start = || {
+            let words = ["--log-format", "json", "--", "docker", "build", "--network", "none"];
+            podman.f.buildlock(words).args(["--no-cache", "-t", "env:abc"]).arg(&context).start()
+        };
+        let running: Vec<_> = (0..4).map(|_| start()).collect();
+        let ended: Vec<Finished> = running.into_iter().map(Running::wait).collect();
+        for run in &ended {
+            run.assert_code(0);
+        }
+        assert_eq!(count(&ended, "building"), 1, "{}", all_output(&ended));
+        assert!(podman.has("localhost/env:abc"));
+        assert_eq!(podman.image_count(), 1, "{}", all_output(&ended));
+    });
+}

@@ -1,0 +1,553 @@
+//! The main job on a real engine, with every docker client and builder that works here.
+//!
+//! Where no engine answers, each test says so in one line and is skipped; with
+//! `BUILDLOCK_REQUIRE_ENGINE=1` it fails instead.
+
+mod common;
+#[path = "engine/mod.rs"]
+mod engine;
+#[path = "engine/relay.rs"]
+mod relay;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use common::{Finished, Running, is_alive, sha256};
+use engine::{
+    Recipe, Site, all_output, count, descendants, events, for_each_client, program_name, skip,
+    with_a_client,
+};
+use relay::Relay;
+
+/// Starts that many processes for one missing tag, and checks that one of them built.
+fn builds_once_among(site: &Site, processes: usize) {
+    let tag = site.tag(&format!("one-of-{processes}"));
+    let recipe = site.slow_recipe(2, "true");
+    let before = site.image_count();
+
+    let running: Vec<_> =
+        (0..processes).map(|_| site.docker_build(&tag, &recipe).start()).collect();
+    let ended: Vec<_> = running.into_iter().map(Running::wait).collect();
+
+    for run in &ended {
+        run.assert_code(0);
+    }
+    assert_eq!(count(&ended, "building"), 1, "{}", all_output(&ended));
+    assert_eq!(count(&ended, "built"), 1, "{}", all_output(&ended));
+    assert_eq!(count(&ended, "present"), processes - 1, "{}", all_output(&ended));
+    assert!(count(&ended, "waiting") > 0, "nobody waited\n{}", all_output(&ended));
+    assert!(site.image_id(&tag).is_some(), "no image\n{}", all_output(&ended));
+    assert_eq!(site.image_count() - before, 1, "images made\n{}", all_output(&ended));
+}
+
+#[test]
+fn two_and_eight_processes_on_one_missing_tag_build_it_once() {
+    for_each_client(|site| {
+        builds_once_among(site, 2);
+        builds_once_among(site, 8);
+    });
+}
+
+#[test]
+fn sixty_four_processes_on_one_missing_tag_build_it_once() {
+    for_each_client(|site| builds_once_among(site, 64));
+}
+
+#[test]
+fn eight_tags_are_built_in_parallel() {
+    for_each_client(|site| {
+        let recipe = site.slow_recipe(2, "true");
+        let tags: Vec<_> = (0..8).map(|n| site.tag(&format!("parallel-{n}"))).collect();
+        let running: Vec<_> =
+            tags.iter().map(|tag| site.docker_build(tag, &recipe).start()).collect();
+        for run in &running {
+            run.wait_for_stderr("\"building\"");
+        }
+        let done = running.iter().filter(|run| run.stderr().contains("\"built\"")).count();
+        assert_eq!(done, 0, "a build had ended before the last began\n{}", site.f.scene());
+
+        let ended: Vec<_> = running.into_iter().map(Running::wait).collect();
+        for (run, tag) in ended.iter().zip(&tags) {
+            run.assert_code(0);
+            assert!(site.image_id(tag).is_some(), "{run}");
+        }
+        assert_eq!(count(&ended, "waiting"), 0, "{}", all_output(&ended));
+        assert_eq!(site.image_count(), 8, "{}", all_output(&ended));
+    });
+}
+
+#[test]
+fn waiter_skips_build_once_image_exists() {
+    for_each_client(|site| {
+        let tag = site.tag("skip");
+        let (recipe, broken) = (site.slow_recipe(2, "true"), site.recipe("exit 9"));
+        let first = site.docker_build(&tag, &recipe).start();
+        site.wait_for_step(&recipe);
+        let waiter = site.docker_build(&tag, &broken).start();
+        waiter.wait_for_stderr("\"waiting\"");
+        assert!(site.engine_runs(&recipe), "the build was over too early\n{}", site.f.scene());
+
+        let first = first.wait();
+        first.assert_code(0);
+        let waiter = waiter.wait();
+        waiter.assert_code(0).assert_stderr("\"present\"").assert_no_stderr("\"building\"");
+        let waiting = events(&waiter.stderr).into_iter().find(|e| e["event"] == "waiting").unwrap();
+        assert_eq!(waiting["tag"], Value::from(tag.as_str()), "{waiting}");
+        assert_eq!(
+            waiting["lock"],
+            Value::from(site.f.lock_file(&tag).to_str().unwrap()),
+            "{waiting}"
+        );
+
+        let later = site.docker_build(&tag, &broken).run();
+        later.assert_code(0).assert_stderr("\"present\"").assert_no_stderr("\"waiting\"");
+    });
+}
+
+#[test]
+fn stdout_is_the_clients_alone() {
+    for_each_client(|site| {
+        let tag = site.tag("stdout");
+        let recipe = site.recipe("true");
+        let mut words = site.build_words(&tag, &recipe);
+        words.insert(2, "--quiet".to_owned());
+        let run = site.buildlock(["--"]).args(&words).run();
+        run.assert_code(0).assert_stdout(format!("{}\n", site.image_id(&tag).unwrap()));
+        let skipped = site.buildlock(["--"]).args(&words).run();
+        skipped.assert_code(0).assert_stdout("").assert_stderr("\"present\"");
+    });
+}
+
+/// A build that fails with the client's status once somebody waits for it, and what became of
+/// the two.
+fn first_fails_while_second_waits(site: &Site, options: &[&str]) -> (Finished, Finished, String) {
+    let tag = site.tag("fails");
+    let (broken, whole) = (site.slow_recipe(2, "exit 7"), site.recipe("true"));
+    let first = site.buildlock(options).arg("--").args(site.build_words(&tag, &broken)).start();
+    site.wait_for_step(&broken);
+    let second = site.buildlock(options).arg("--").args(site.build_words(&tag, &whole)).start();
+    second.wait_for_stderr("\"waiting\"");
+    assert!(site.engine_runs(&broken), "the build was over too early\n{}", site.f.scene());
+    (first.wait(), second.wait(), tag)
+}
+
+/// What the client alone ends with when a step ends with 7: the builders differ.
+fn status_of_failing_client(site: &Site) -> i32 {
+    let words = site.build_words(&site.tag("alone"), &site.recipe("exit 7"));
+    let status = site.client.docker(&words[1..]).status.code().unwrap();
+    assert_ne!(status, 0);
+    status
+}
+
+#[test]
+fn failed_build_ends_with_the_clients_status_and_the_next_waiter_builds() {
+    for_each_client(|site| {
+        let status = status_of_failing_client(site);
+        let (first, second, tag) = first_fails_while_second_waits(site, &[]);
+        first.assert_code(status).assert_stderr("\"failed\"");
+        second.assert_code(0).assert_stderr("\"built\"");
+        assert!(site.image_id(&tag).is_some(), "{second}");
+    });
+}
+
+#[test]
+fn waiter_shares_the_failed_builds_status_when_told_so() {
+    for_each_client(|site| {
+        let status = status_of_failing_client(site);
+        let options = ["--on-failure", "share"];
+        let (first, second, tag) = first_fails_while_second_waits(site, &options);
+        first.assert_code(status).assert_stderr("\"failed\"");
+        second.assert_code(status).assert_no_stderr("\"building\"");
+        assert_eq!(site.image_id(&tag), None, "{second}");
+    });
+}
+
+#[test]
+fn forced_builds_of_an_existing_image_run_one_at_a_time() {
+    for_each_client(|site| {
+        let tag = site.tag("force");
+        site.docker_build(&tag, &site.recipe("true")).run().assert_code(0);
+        let before = site.image_id(&tag).unwrap();
+
+        let recipes = [site.slow_recipe(1, "true"), site.slow_recipe(1, "true")];
+        let mut running = recipes.each_ref().map(|recipe| {
+            site.buildlock(["--force", "--"]).args(site.build_words(&tag, recipe)).start()
+        });
+        let mut seen = [false, false];
+        site.f.wait_for("both forced builds", || {
+            let now = recipes.each_ref().map(|recipe| site.engine_runs(recipe));
+            assert_ne!(now, [true, true], "both at once\n{}", site.f.scene());
+            seen = [seen[0] || now[0], seen[1] || now[1]];
+            running.iter_mut().all(|run| run.has_ended())
+        });
+        let ended = running.map(Running::wait);
+        for run in &ended {
+            run.assert_code(0).assert_stderr("\"built\"");
+        }
+        assert_eq!(seen, [true, true], "{}", all_output(&ended));
+        assert!(count(&ended, "waiting") > 0, "nobody waited\n{}", all_output(&ended));
+        assert_ne!(site.image_id(&tag).unwrap(), before);
+        assert_eq!(site.image_count(), 3, "{}", all_output(&ended));
+    });
+}
+
+#[test]
+fn success_without_the_image_asked_for_is_an_error() {
+    for_each_client(|site| {
+        let (wanted, other) = (site.tag("wanted"), site.tag("other"));
+        let words = site.build_words(&other, &site.recipe("true"));
+        let run = site.buildlock(["-t", &wanted, "--"]).args(words).run();
+        run.assert_code(125).assert_stderr("\"building\"").assert_stderr(&wanted);
+        assert!(site.image_id(&other).is_some(), "COMMAND did not run\n{run}");
+    });
+}
+
+#[test]
+fn output_to_a_folder_is_refused_before_anything_is_built() {
+    for_each_client(|site| {
+        let tag = site.tag("output");
+        let context = site.context("FROM scratch\nCOPY file /file\n");
+        let words = ["--", "docker", "build", "-o", "out", "-t", &tag, context.to_str().unwrap()];
+        let run = site.buildlock(words).run();
+        run.assert_code(125).assert_no_stderr("\"building\"").assert_no_stderr("\"acquired\"");
+        assert!(!site.f.work_dir().join("out").exists(), "{run}");
+    });
+}
+
+#[test]
+fn output_to_a_folder_behind_a_shell_is_found_out_afterwards() {
+    for_each_client(|site| {
+        if !site.client.buildkit {
+            return;
+        }
+        let tag = site.tag("output");
+        let context = site.context("FROM scratch\nCOPY file /file\n");
+        let build = format!("docker build -o out -t {tag} {}", context.display());
+        let run = site.buildlock(["-t", &tag, "--", "sh", "-c", &build]).run();
+        run.assert_code(125).assert_stderr("\"building\"").assert_stderr(&tag);
+        let written = site.f.work_dir().join("out/file");
+        assert!(written.is_file(), "the client was to end with 0 here\n{run}");
+    });
+}
+
+/// Sends a signal to a building buildlock while another one waits, and checks that the second
+/// build begins when the first one is over.
+fn next_build_waits_for_the_end_of_one_that_gets(site: &Site, signal: &str, words: &BuildWords) {
+    let tag = site.tag("signal");
+    let recipe = site.slow_recipe(words.seconds, "true");
+    let first =
+        site.docker_build_with_default_signals(&tag, (words.of)(site, &tag, &recipe)).start();
+    site.wait_for_step(&recipe);
+    // Plugins of the client (docker-buildx) are processes of their own.
+    let is_client = |&pid: &u32| program_name(pid).starts_with("docker");
+    let clients: Vec<_> = descendants(first.pid()).into_iter().filter(is_client).collect();
+    assert!(!clients.is_empty(), "{}", site.f.scene());
+
+    // Looks for the first client before anything else. A zombie has no exe any more.
+    let next = site.slow_recipe(1, "true");
+    let pids: String = clients.iter().map(|pid| format!(" {pid}")).collect();
+    let script = format!(
+        "for pid in{pids}; do [ ! -e /proc/$pid/exe ] || echo overlap >overlap; done\n\
+         echo >started; exec \"$@\""
+    );
+    let second = site
+        .buildlock(["-t", &tag, "--", "sh", "-c", &script, "sh"])
+        .args(site.build_words(&tag, &next))
+        .start();
+    second.wait_for_stderr("\"waiting\"");
+    let started = site.f.work_dir().join("started");
+    assert!(!started.exists() && clients.iter().all(|&pid| is_alive(pid)), "{}", site.f.scene());
+
+    first.signal(signal);
+    let first = first.wait();
+    assert!(!first.status.success() || words.may_succeed, "{first}");
+    let mut seen = false;
+    let mut second = second;
+    site.f.wait_for("the end of the second build", || {
+        if site.engine_runs(&next) {
+            seen = true;
+            assert!(!site.engine_runs(&recipe), "the engine ran both\n{}", site.f.scene());
+        }
+        second.has_ended()
+    });
+    let second = second.wait();
+    second.assert_code(0);
+    assert!(seen || words.may_succeed, "the second build's step was not seen\n{first}\n{second}");
+    let overlap = site.f.work_dir().join("overlap");
+    assert!(!overlap.exists(), "began beside the first client\n{first}\n{second}");
+    assert!(site.image_id(&tag).is_some(), "{second}");
+    assert!(!site.engine_runs(&recipe), "the engine still builds\n{first}\n{second}");
+    if signal != "KILL" {
+        assert_eq!(count(&[first], "failed"), 1, "the build's end was not reported");
+    }
+}
+
+/// How a test that interrupts a build asks for it.
+struct BuildWords {
+    of: fn(&Site, &str, &Recipe) -> Vec<String>,
+    seconds: u32,
+    /// The client may take no notice of the signal.
+    may_succeed: bool,
+}
+
+/// A client that ends when it is told to.
+const PLAIN: BuildWords = BuildWords { of: Site::build_words, seconds: 300, may_succeed: false };
+
+/// A shell that a signal ends at once, while its client is still there.
+const IN_A_SHELL: BuildWords = BuildWords {
+    of: |site, tag, recipe| {
+        let words = site.build_words(tag, recipe).join(" ");
+        ["sh", "-c", &format!("{words}; exit $?")].map(str::to_owned).to_vec()
+    },
+    seconds: 300,
+    may_succeed: false,
+};
+
+/// Some clients build to the end with this, whatever they are sent.
+const QUIET: BuildWords = BuildWords {
+    of: |site, tag, recipe| {
+        let mut words = site.build_words(tag, recipe);
+        words.insert(2, "--quiet".to_owned());
+        words
+    },
+    seconds: 3,
+    may_succeed: true,
+};
+
+#[test]
+fn build_is_over_after_sigterm_when_the_next_one_starts() {
+    for_each_client(|site| next_build_waits_for_the_end_of_one_that_gets(site, "TERM", &PLAIN));
+}
+
+#[test]
+fn build_is_over_after_sigint_when_the_next_one_starts() {
+    for_each_client(|site| next_build_waits_for_the_end_of_one_that_gets(site, "INT", &PLAIN));
+}
+
+#[test]
+fn build_in_a_shell_is_over_after_sigterm_when_the_next_one_starts() {
+    for_each_client(|site| {
+        next_build_waits_for_the_end_of_one_that_gets(site, "TERM", &IN_A_SHELL);
+    });
+}
+
+#[test]
+fn build_is_over_after_sigkill_of_buildlock_when_the_next_one_starts() {
+    for_each_client(|site| next_build_waits_for_the_end_of_one_that_gets(site, "KILL", &PLAIN));
+}
+
+#[test]
+fn quiet_build_is_over_after_sigkill_of_buildlock_when_the_next_one_starts() {
+    for_each_client(|site| next_build_waits_for_the_end_of_one_that_gets(site, "KILL", &QUIET));
+}
+
+#[test]
+fn nested_calls_through_make_build_once() {
+    for_each_client(|site| {
+        let tag = site.tag("nested");
+        let recipe = site.slow_recipe(1, "true");
+        let buildlock = assert_cmd::cargo::cargo_bin!("buildlock").display().to_string();
+        let makefile = format!(
+            "image:\n\t+{buildlock} --log-format json -t {tag} -- {}\n",
+            site.build_words(&tag, &recipe).join(" ")
+        );
+        fs::write(site.f.work_dir().join("Makefile"), makefile).unwrap();
+
+        let running: Vec<_> = (0..4)
+            .map(|_| site.buildlock(["-t", &tag, "--", "make", "-j2", "image"]).start())
+            .collect();
+        let ended: Vec<_> = running.into_iter().map(Running::wait).collect();
+        for run in &ended {
+            run.assert_code(0);
+        }
+        // The outer call runs make, the inner one the client.
+        assert_eq!(count(&ended, "building"), 2, "{}", all_output(&ended));
+        assert_eq!(site.image_count(), 1, "{}", all_output(&ended));
+        assert!(site.image_id(&tag).is_some());
+    });
+}
+
+/// Builds and skips with this environment and these words before `build`; every look-up must
+/// have come through the relay.
+fn looks_up_through(site: &Site, relay: &Relay, environment: &[(&str, &str)], flags: &[&str]) {
+    let tag = site.tag("endpoint");
+    let mut words = site.build_words(&tag, &site.recipe("true"));
+    words.splice(1..1, flags.iter().map(|&flag| flag.to_owned()));
+    let start = || {
+        let mut run = site.buildlock(["--"]).args(&words);
+        for (name, value) in environment {
+            run = run.env(name, value);
+        }
+        run.run()
+    };
+    let look_up = format!("GET /images/{tag}/json HTTP/1.1");
+    start().assert_code(0).assert_stderr("\"built\"");
+    let seen = relay.requests();
+    // Before the lock, under it, and after the build.
+    assert_eq!(seen.iter().filter(|&r| *r == look_up).count(), 3, "{seen:#?}");
+    start().assert_code(0).assert_stderr("\"present\"").assert_no_stderr("\"building\"");
+    let seen = relay.requests();
+    assert_eq!(seen.iter().filter(|&r| *r == look_up).count(), 4, "{seen:#?}");
+    assert!(site.image_id(&tag).is_some());
+}
+
+/// A relay to the engine's socket, which is then certain to be what was asked.
+fn relay_to_engine(site: &Site) -> Option<Relay> {
+    let Some(socket) = site.client.socket() else {
+        skip("the engine does not listen on a socket of this machine");
+        return None;
+    };
+    Some(Relay::start(&site.f.path("relay.sock"), &socket))
+}
+
+const NOTHING: &str = "unix:///nonexistent/buildlock-test.sock";
+
+#[test]
+fn engine_is_found_through_the_host_flag() {
+    for_each_client(|site| {
+        let Some(relay) = relay_to_engine(site) else { return };
+        let host = relay.endpoint();
+        looks_up_through(site, &relay, &[("DOCKER_HOST", NOTHING)], &["-H", &host]);
+    });
+}
+
+#[test]
+fn engine_is_found_through_docker_host() {
+    for_each_client(|site| {
+        let Some(relay) = relay_to_engine(site) else { return };
+        looks_up_through(site, &relay, &[("DOCKER_HOST", &relay.endpoint())], &[]);
+    });
+}
+
+/// A configuration folder of the client with one context, `ci`, that leads to the relay.
+fn make_context(folder: &Path, relay: &Relay) {
+    let meta = folder.join("contexts/meta").join(sha256("ci"));
+    fs::create_dir_all(&meta).unwrap();
+    let context = json!({
+        "Name": "ci",
+        "Metadata": {},
+        "Endpoints": { "docker": { "Host": relay.endpoint(), "SkipTLSVerify": false } },
+    });
+    fs::write(meta.join("meta.json"), context.to_string()).unwrap();
+    fs::write(folder.join("config.json"), "{}").unwrap();
+}
+
+#[test]
+fn engine_is_found_through_docker_context() {
+    for_each_client(|site| {
+        let Some(relay) = relay_to_engine(site) else { return };
+        let config = site.f.path("config");
+        make_context(&config, &relay);
+        let environment = [("DOCKER_CONFIG", config.to_str().unwrap()), ("DOCKER_CONTEXT", "ci")];
+        looks_up_through(site, &relay, &environment, &[]);
+    });
+}
+
+#[test]
+fn engine_is_found_through_the_context_flag() {
+    for_each_client(|site| {
+        let Some(relay) = relay_to_engine(site) else { return };
+        let config = site.f.path("config");
+        make_context(&config, &relay);
+        // The flag goes before a variable that leads nowhere.
+        let environment = [("DOCKER_CONFIG", config.to_str().unwrap()), ("DOCKER_HOST", NOTHING)];
+        looks_up_through(site, &relay, &environment, &["--context", "ci"]);
+    });
+}
+
+#[test]
+fn engine_is_found_through_the_configurations_current_context() {
+    for_each_client(|site| {
+        let Some(relay) = relay_to_engine(site) else { return };
+        let config = site.f.path("config");
+        make_context(&config, &relay);
+        fs::write(config.join("config.json"), r#"{"currentContext":"ci"}"#).unwrap();
+        let environment = [("DOCKER_CONFIG", config.to_str().unwrap())];
+        looks_up_through(site, &relay, &environment, &[]);
+    });
+}
+
+#[test]
+fn engine_that_is_not_there_is_an_error_and_nothing_is_built() {
+    for_each_client(|site| {
+        // The second one is asked through the client.
+        for host in [NOTHING, "tcp://127.0.0.1:1"] {
+            let words = site.build_words(&site.tag("nothing"), &site.recipe("true"));
+            let run = site.buildlock(["--"]).args(words).env("DOCKER_HOST", host).run();
+            run.assert_code(125).assert_no_stderr("\"building\"");
+        }
+    });
+}
+
+#[test]
+fn client_behind_sudo_builds_once() {
+    with_a_client(|site| {
+        let sudo = Command::new("sudo").args(["-n", "true"]).stderr(Stdio::null()).status();
+        if !sudo.is_ok_and(|status| status.success()) {
+            skip("no sudo without a password");
+            return;
+        }
+        let tag = site.tag("sudo");
+        let context = site.recipe("true").context;
+        let start = || {
+            let words = ["--", "sudo", "-n", "docker", "build", "--network", "none", "--no-cache"];
+            site.buildlock(words).args(["-t", &tag]).arg(&context).start()
+        };
+        let running: Vec<_> = (0..4).map(|_| start()).collect();
+        let ended: Vec<_> = running.into_iter().map(Running::wait).collect();
+        for run in &ended {
+            run.assert_code(0);
+        }
+        assert_eq!(count(&ended, "building"), 1, "{}", all_output(&ended));
+        assert_eq!(site.image_count(), 1, "{}", all_output(&ended));
+    });
+}
+
+#[test]
+fn tag_that_is_the_start_of_another_images_id_is_built() {
+    for_each_client(|site| {
+        let first = site.tag("id");
+        let words = site.build_words(&first, &site.recipe("true"));
+        site.client.ask(&words[1..]);
+        let id = site.image_id(&first).unwrap();
+        let hex = &id["sha256:".len()..][..12];
+        assert_eq!(site.image_id(hex).as_ref(), Some(&id), "a bare id is looked up as such");
+
+        let recipe = site.recipe("true");
+        site.docker_build(hex, &recipe).run().assert_code(0).assert_stderr("\"built\"");
+        let built = site.image_id(&format!("{hex}:latest"));
+        assert!(built.is_some_and(|built| built != id));
+        site.docker_build(hex, &recipe).run().assert_code(0).assert_stderr("\"present\"");
+    });
+}
+
+#[test]
+fn image_of_another_platform_does_not_count() {
+    for_each_client(|site| {
+        let tag = site.tag("platform");
+        let label = site.label();
+        let context = site.context(&format!("FROM scratch\nLABEL {label}\nCOPY file /file\n"));
+        let words = |platform: &str| {
+            let words = ["docker", "build", "--no-cache", "--platform", platform, "-t", &tag];
+            let words = words.into_iter().chain([context.to_str().unwrap()]);
+            words.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let platform = || {
+            let format = "{{.Os}}/{{.Architecture}}";
+            site.client.ask(["image", "inspect", "--format", format, &tag])
+        };
+        site.client.ask(&words("linux/arm64")[1..]);
+        assert_eq!(platform(), "linux/arm64");
+
+        let same = site.buildlock(["--"]).args(words("linux/arm64")).run();
+        same.assert_code(0).assert_stderr("\"present\"");
+        let other = site.buildlock(["--"]).args(words("linux/amd64")).run();
+        other.assert_code(0).assert_stderr("\"built\"");
+        assert_eq!(platform(), "linux/amd64", "{other}");
+        let again = site.buildlock(["--"]).args(words("linux/amd64")).run();
+        again.assert_code(0).assert_stderr("\"present\"").assert_no_stderr("\"building\"");
+    });
+}
