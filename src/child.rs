@@ -111,6 +111,10 @@ pub fn run(job: &Job<'_>, signals: &Signals) -> io::Result<Ended> {
         }
     };
     let elapsed = start.elapsed();
+    // A Ctrl-C that COMMAND died of is ours too, though we may hear of its death first.
+    while let Some(arrived) = signals.next(Some(Instant::now())) {
+        running.note(arrived.signal);
+    }
     let ended =
         !matches!(exit, Some(Exit::Code(_))) || running.interrupted.is_some() || running.timed_out;
     let left = if ended { running.end_what_is_left(signals) } else { Vec::new() };
@@ -144,9 +148,7 @@ impl Running<'_> {
     /// whole foreground group.
     fn pass_on(&mut self, arrived: Arrived) {
         let Arrived { signal, from_terminal } = arrived;
-        if signals::is_terminating(signal) {
-            self.interrupted = Some(signal as i32);
-        }
+        self.note(signal);
         if from_terminal && tree::is_in_our_group(self.pid) {
             return;
         }
@@ -157,6 +159,12 @@ impl Running<'_> {
                 self.pid,
                 error.desc()
             ),
+        }
+    }
+
+    fn note(&mut self, signal: Signal) {
+        if signals::is_terminating(signal) {
+            self.interrupted = Some(signal as i32);
         }
     }
 

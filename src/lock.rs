@@ -14,6 +14,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 
 pub use self::holder::Holder;
 use crate::duration::Deadline;
@@ -118,9 +119,9 @@ impl Key {
     }
 }
 
-/// What a holder leaves behind of a build that failed by itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failure {
+/// What a holder leaves behind, as one line of JSON, of a build that failed by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedBuild {
     /// The build's random id.
     pub build: String,
     /// COMMAND's exit status.
@@ -144,7 +145,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// The store cannot be used.
-    fn wait_released(&self, key: &Key, deadline: Deadline) -> Result<Option<Failure>>;
+    fn wait_released(&self, key: &Key, deadline: Deadline) -> Result<Option<FailedBuild>>;
 
     /// Takes the lock exclusively, in line with everybody else who does.
     ///
@@ -171,7 +172,7 @@ pub trait Held: Send {
     fn record(&self, holder: &Holder);
 
     /// What the last build under it ended with, if that was a failure.
-    fn last_failure(&self) -> Option<Failure>;
+    fn last_failure(&self) -> Option<FailedBuild>;
 
     /// Why it can no longer be believed to exclude others, if so.
     fn lost(&self) -> Option<String>;
@@ -181,7 +182,7 @@ pub trait Held: Send {
 
     /// Takes the holder out of the record, leaves `failure` there, and unlocks: for every copy of
     /// the descriptor, also those in a daemon that the build left behind.
-    fn release(self: Box<Self>, failure: Option<&Failure>);
+    fn release(self: Box<Self>, failure: Option<&FailedBuild>);
 }
 
 /// How a wait for one lock went.
@@ -388,7 +389,7 @@ impl<'a> Wait<'a> {
 
     /// The status to end with, if the build that we saw when we began to wait is the one that
     /// failed. Statuses from 124 on have meanings of their own, and are not shared.
-    fn shared(&self, failure: Option<Failure>, share: bool) -> Option<u8> {
+    fn shared(&self, failure: Option<FailedBuild>, share: bool) -> Option<u8> {
         let saw = self.holder.as_ref()?.build.as_ref()?;
         let failure = failure.filter(|failure| share && failure.build == *saw)?;
         (1..=123).contains(&failure.status).then_some(failure.status)

@@ -64,8 +64,10 @@ impl LiveLine {
     pub fn start() -> Option<Self> {
         let wanted = LIVE_LINE.get().copied().unwrap_or(false) && tracing::enabled!(Level::INFO);
         wanted.then(|| {
+            // One line, cut at the terminal's width: a longer one would break and pile up.
+            let style = ProgressStyle::with_template("{spinner} {wide_msg}");
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-            LiveLine(bar.with_style(ProgressStyle::default_spinner()))
+            LiveLine(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner())))
         })
     }
 

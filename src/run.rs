@@ -16,7 +16,7 @@ use crate::duration::{Deadline, Limit};
 use crate::exit::{self, Exit};
 use crate::image::Images;
 use crate::lock::file::FileStore;
-use crate::lock::{self, Failure, Held, Holder, Key, Patience, Store, Subject, Turn};
+use crate::lock::{self, FailedBuild, Held, Holder, Key, Patience, Store, Subject, Turn};
 use crate::log;
 use crate::reference::Tag;
 use crate::validate;
@@ -248,7 +248,7 @@ impl Job {
         }
         let failure = match ended.exit {
             Exit::Code(status @ 1..) if ended.by_itself() => {
-                Some(Failure { build: self.id.clone(), status })
+                Some(FailedBuild { build: self.id.clone(), status })
             }
             _ => None,
         };
@@ -257,7 +257,7 @@ impl Job {
 }
 
 /// The last one taken goes first.
-fn release(locks: Vec<Box<dyn Held>>, failure: Option<&Failure>) {
+fn release(locks: Vec<Box<dyn Held>>, failure: Option<&FailedBuild>) {
     locks.into_iter().rev().for_each(|lock| lock.release(failure));
 }
 

@@ -4,6 +4,9 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek};
+use std::process::ExitStatus;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -109,19 +112,36 @@ fn run(client: &Client, arguments: &[&str]) -> Result<Said, Unanswered> {
             )),
             _ => failed(error),
         })?;
-    match handle.wait_timeout(ANSWER_WITHIN).map_err(failed)? {
-        Some(output) => Ok(Said {
-            status: output.status.code(),
+    match wait(handle, ANSWER_WITHIN).map_err(failed)? {
+        Some(status) => Ok(Said {
+            status: status.code(),
             stdout: contents(&mut stdout).map_err(failed)?,
             stderr: contents(&mut stderr).map_err(failed)?,
         }),
-        None => {
+        None => Err(Unanswered::lasting(format!(
+            "{client} did not answer within {}",
+            humantime::format_duration(ANSWER_WITHIN)
+        ))),
+    }
+}
+
+/// Waits for a client, and ends one that takes longer than `limit`: None.
+///
+/// duct's own wait with a limit listens for SIGCHLD, which goes elsewhere while COMMAND runs.
+fn wait(handle: duct::Handle, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
+    let handle = Arc::new(handle);
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let waited_for = Arc::clone(&handle);
+    std::thread::Builder::new().name("client".into()).spawn(move || {
+        // Nobody may be there any more to take the result.
+        _ = sender.send(waited_for.wait().map(|output| output.status));
+    })?;
+    match receiver.recv_timeout(limit) {
+        Ok(status) => status.map(Some),
+        Err(_) => {
             // It may be beyond our reach (sudo); then it ends when it ends.
             _ = handle.kill();
-            Err(Unanswered::lasting(format!(
-                "{client} did not answer within {}",
-                humantime::format_duration(ANSWER_WITHIN)
-            )))
+            Ok(None)
         }
     }
 }

@@ -191,11 +191,12 @@ fn get(socket: &Path, path: &str) -> std::io::Result<Response> {
         None => UnixStream::connect(socket)?,
     };
     stream.set_write_timeout(Some(ANSWER_WITHIN))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: docker\r\nUser-Agent: buildlock/{}\r\nAccept: application/json\r\nConnection: close\r\n\r\n",
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: docker\r\nUser-Agent: buildlock/{}\r\n\
+         Accept: application/json\r\nConnection: close\r\n\r\n",
         env!("CARGO_PKG_VERSION")
-    )?;
+    );
+    stream.write_all(request.as_bytes())?;
     let mut received = Vec::new();
     let mut chunk = [0; 16 << 10];
     loop {

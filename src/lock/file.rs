@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::holder::{self, Holder, KernelLocks};
-use super::{Failure, Held, IMAGE_LOCKS, Key, NAMED_LOCKS, Store, Subject};
+use super::{FailedBuild, Held, IMAGE_LOCKS, Key, NAMED_LOCKS, Store, Subject};
 use crate::duration::Deadline;
 
 /// Everybody may create and lock files in it, nobody remove another's.
@@ -220,7 +220,7 @@ impl Store for FileStore {
         ))
     }
 
-    fn wait_released(&self, key: &Key, deadline: Deadline) -> Result<Option<Failure>> {
+    fn wait_released(&self, key: &Key, deadline: Deadline) -> Result<Option<FailedBuild>> {
         let lock = self.open_file(key)?;
         lock.block(deadline, Flock::lock_shared)?;
         let result = lock.last_failure();
@@ -282,9 +282,8 @@ impl LockFile {
         names(&self.folder, &self.name, &self.file)
     }
 
-    fn last_failure(&self) -> Option<Failure> {
-        let result = holder::read_result(&self.file)?;
-        Some(Failure { build: result.build, status: result.status })
+    fn last_failure(&self) -> Option<FailedBuild> {
+        holder::read_result(&self.file)
     }
 
     fn held(self, key: &Key) -> Box<dyn Held> {
@@ -344,7 +343,7 @@ impl Held for HeldFile {
         }
     }
 
-    fn last_failure(&self) -> Option<Failure> {
+    fn last_failure(&self) -> Option<FailedBuild> {
         self.lock.last_failure()
     }
 
@@ -374,12 +373,10 @@ impl Held for HeldFile {
         Some(self.lock.file.as_fd())
     }
 
-    fn release(self: Box<Self>, failure: Option<&Failure>) {
-        let result = failure
-            .map(|failure| holder::Result { build: failure.build.clone(), status: failure.status });
-        let left = match result {
+    fn release(self: Box<Self>, failure: Option<&FailedBuild>) {
+        let left = match failure {
             None if !self.recorded.get() => Ok(()),
-            result => holder::write_line(&self.lock.file, result.as_ref()),
+            failure => holder::write_line(&self.lock.file, failure),
         };
         if let Err(error) = left {
             tracing::debug!("{}: cannot be cleared: {error}", self.lock.path.display());

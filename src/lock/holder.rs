@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::Stat;
 use serde::{Deserialize, Serialize};
 
+use super::FailedBuild;
 use crate::duration::for_people;
 
 /// Largest record that is read, in bytes.
@@ -45,13 +46,6 @@ pub struct Holder {
     /// Whether the process has ended, so that something it left behind holds the lock.
     #[serde(skip)]
     pub gone: bool,
-}
-
-/// What is left in a lock file after a build that failed by itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Result {
-    pub(super) build: String,
-    pub(super) status: u8,
 }
 
 impl Holder {
@@ -174,7 +168,7 @@ pub(super) fn read_record(file: &File) -> Option<Holder> {
     serde_json::from_slice(&read_line(file)?).ok()
 }
 
-pub(super) fn read_result(file: &File) -> Option<Result> {
+pub(super) fn read_result(file: &File) -> Option<FailedBuild> {
     serde_json::from_slice(&read_line(file)?).ok()
 }
 
@@ -342,7 +336,7 @@ nonsense
         write_line(&file, Some(&holder)).unwrap();
         assert_eq!(read_record(&file), Some(holder));
         assert_eq!(read_result(&file), None);
-        let result = Result { build: "b1".into(), status: 3 };
+        let result = FailedBuild { build: "b1".into(), status: 3 };
         write_line(&file, Some(&result)).unwrap();
         assert_eq!((read_result(&file), read_record(&file)), (Some(result), None));
         write_line(&file, None::<&Holder>).unwrap();
