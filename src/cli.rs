@@ -4,8 +4,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::error::{ContextKind, ErrorKind};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::command::Engine;
 use crate::duration::{self, Limit};
@@ -21,7 +22,6 @@ use crate::reference::Tag;
     name = "buildlock",
     version,
     max_term_width = 100,
-    args_conflicts_with_subcommands = true,
     override_usage = "buildlock [OPTIONS] [-t TAG]... -- COMMAND [ARG]...\n       buildlock <SUBCOMMAND>",
     after_help = "See 'buildlock --help' for exit statuses and examples.",
     after_long_help = concat!(
@@ -245,41 +245,71 @@ fn grammar() -> clap::Command {
 /// What clap says of a wrong one. `--help` and `--version` come as errors too, as clap has it.
 pub fn parse() -> Result<Cli, clap::Error> {
     let words: Vec<OsString> = std::env::args_os().collect();
-    grammar()
-        .try_get_matches_from(&words)
-        .and_then(|matches| Cli::from_arg_matches(&matches))
-        .map_err(|error| explain_missing_dashes(error, &words))
+    let explain = |error| explain_missing_dashes(name_variable(error), &words);
+    let matches = grammar().try_get_matches_from(&words).map_err(explain)?;
+    refuse_job_beside_subcommand(&matches)?;
+    Cli::from_arg_matches(&matches)
 }
 
 /// Exit status for a wrong command line: 125 for the main job, as `timeout`, `env` and
 /// `docker run` have it; 2 for the other subcommands.
 pub fn usage_status() -> u8 {
-    let first = std::env::args_os().nth(1);
-    let names = |word: &OsString| {
-        Cli::command().get_subcommands().any(|sub| word.to_str() == Some(sub.get_name()))
+    let matches = Cli::command().ignore_errors(true).try_get_matches();
+    let named = matches.is_ok_and(|matches| matches.subcommand_name().is_some());
+    if named { exit::SUBCOMMAND_USAGE } else { exit::FAILURE }
+}
+
+/// `buildlock -t a status`: the tag would be for nothing.
+fn refuse_job_beside_subcommand(matches: &ArgMatches) -> Result<(), clap::Error> {
+    let Some(subcommand) = matches.subcommand_name() else { return Ok(()) };
+    let mut job = BuildArgs::augment_args(clap::Command::new(""));
+    job.build();
+    let given = |id: &clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+    match job.get_arguments().find(|arg| given(arg.get_id())) {
+        Some(arg) => Err(Cli::command().error(
+            ErrorKind::ArgumentConflict,
+            format!("'{arg}' is for building, and cannot be used with '{subcommand}'"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Where a wrong value comes from the environment, say so: nobody typed the option.
+fn name_variable(error: clap::Error) -> clap::Error {
+    let said = |kind| error.get(kind).map(ToString::to_string);
+    let (Some(arg), Some(value)) = (said(ContextKind::InvalidArg), said(ContextKind::InvalidValue))
+    else {
+        return error;
     };
-    if first.as_ref().is_some_and(names) { exit::SUBCOMMAND_USAGE } else { exit::FAILURE }
+    let is_it = |(option, variable): &&(&str, &str)| {
+        arg.starts_with(&format!("--{} ", option.replace('_', "-")))
+            && std::env::var(variable).is_ok_and(|set| set == value)
+    };
+    match ENVIRONMENT.iter().find(is_it) {
+        Some((_, variable)) => {
+            let text = error.to_string();
+            let reason = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            Cli::command().error(error.kind(), format!("{reason} (from {variable})"))
+        }
+        None => error,
+    }
 }
 
 /// `buildlock -t a docker build .`: say what is missing, not that `docker` is unexpected.
 fn explain_missing_dashes(error: clap::Error, words: &[OsString]) -> clap::Error {
+    let kinds = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand];
     let unexpected =
         matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand);
-    if !unexpected || words.iter().any(|word| word == "--") {
-        return error;
+    let said = kinds.iter().find_map(|&kind| error.get(kind)).map(ToString::to_string);
+    match said {
+        Some(said)
+            if unexpected && !said.starts_with('-') && words.iter().all(|word| word != "--") =>
+        {
+            let example = format!("COMMAND goes behind '--', as in: buildlock -t TAG -- {said} …");
+            Cli::command().error(error.kind(), format!("unexpected argument '{said}': {example}"))
+        }
+        _ => error,
     }
-    let said = error
-        .get(clap::error::ContextKind::InvalidArg)
-        .or_else(|| error.get(clap::error::ContextKind::InvalidSubcommand))
-        .map(ToString::to_string)
-        .unwrap_or_default();
-    if said.starts_with('-') {
-        return error;
-    }
-    Cli::command().error(
-        ErrorKind::UnknownArgument,
-        format!("unexpected argument '{said}': COMMAND goes behind '--', as in: buildlock -t TAG -- {said} …"),
-    )
 }
 
 fn parse_tag(text: &str) -> Result<Tag, crate::reference::Error> {

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use crate::child::{self, Ended, signals::Signals};
 use crate::cli::{BuildArgs, CommonArgs, OnFailure};
@@ -215,17 +215,16 @@ impl Job {
         }
         let (images, tags) = (Arc::clone(&self.images), self.tags.clone());
         let command = Arc::clone(&self.command);
-        let look = move || match images.first_missing(&tags)? {
-            Some(missing) => bail!(validate::why_missing(&command, &missing)),
-            None => Ok(()),
+        let look = move || match images.first_missing(&tags) {
+            Ok(None) => Ok(()),
+            Ok(Some(missing)) => {
+                let why = validate::why_missing(&command, &missing);
+                Err(anyhow!("COMMAND ended with 0, but {why}"))
+            }
+            Err(error) => Err(error.context("COMMAND ended with 0, but that proves nothing")),
         };
         match signals.unless_ended(look)? {
-            Ok(Ok(())) => log::built(&self.tags, ended.elapsed),
-            Ok(Err(error)) => {
-                return Err(error.context(
-                    "COMMAND ended with 0, but this is not certain to have made an image",
-                ));
-            }
+            Ok(found) => found?,
             Err(signal) => {
                 return failed(
                     Exit::Signal(signal as i32),
@@ -233,6 +232,7 @@ impl Job {
                 );
             }
         }
+        log::built(&self.tags, ended.elapsed);
         Ok(Exit::SUCCESS)
     }
 

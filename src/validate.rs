@@ -39,7 +39,7 @@ pub fn tags(given: Vec<Tag>, command: &Command) -> Result<Vec<Tag>> {
         for tag in &given {
             if !named.iter().any(|(_, other)| other.as_ref() == Ok(tag)) {
                 tracing::warn!(
-                    "{tag}: COMMAND does not tag its image so; it says {}",
+                    "{tag}: COMMAND does not give its image this tag; it says {}",
                     said(&named)
                 );
             }
