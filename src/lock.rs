@@ -133,6 +133,12 @@ pub struct FailedBuild {
 /// The operations that wait do so as long as it takes; they run on a thread of their own, and who
 /// has no time left abandons them.
 pub trait Store: Send + Sync {
+    /// Finds out whether the lock can be taken at all, without taking it.
+    ///
+    /// # Errors
+    /// It can not.
+    fn check(&self, key: &Key) -> Result<()>;
+
     /// Takes the lock exclusively, or says at once that it is busy.
     ///
     /// # Errors

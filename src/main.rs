@@ -30,6 +30,7 @@ use crate::lock::file::FileStore;
 use crate::lock::{Key, Subject};
 
 fn main() -> ExitCode {
+    child::signals::expect_children();
     let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -141,8 +141,11 @@ impl Job {
         let holder = Holder::ourselves(self.command.to_string(), self.id.clone());
         let images = self.tags.iter().map(Subject::from);
         let named = self.named_locks.iter().cloned().map(Subject::Named);
+        let subjects: Vec<Subject> = images.chain(named).collect();
+        // What is wrong with the last is not to be found out after waiting for the first.
+        subjects.iter().try_for_each(|subject| self.store.check(&Key::new(subject.clone())))?;
         let mut ours: Vec<Box<dyn Held>> = Vec::new();
-        for subject in images.chain(named) {
+        for subject in subjects {
             let mut settled = || self.is_present();
             let patience = Patience {
                 deadline,

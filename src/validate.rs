@@ -247,10 +247,18 @@ pub fn why_missing(command: &Command, missing: &Missing<'_>) -> String {
             } else if build.push {
                 "COMMAND has --push and no --load, and its builder keeps the image to itself"
                     .to_owned()
-            } else if command.client().is_some_and(|client| client.engine == Engine::Docker) {
-                "is its builder one in a container? Then add --load".to_owned()
             } else {
-                "was it removed meanwhile?".to_owned()
+                match command.client().map(|client| client.engine) {
+                    Some(Engine::Docker) => {
+                        "is its builder one in a container? Then add --load".to_owned()
+                    }
+                    Some(Engine::Podman) => format!(
+                        "podman gives a short name to an image of the same name from a registry, where \
+                         it has one; say -t {}",
+                        tag.podman_name()
+                    ),
+                    _ => "was it removed meanwhile?".to_owned(),
+                }
             }
         }
     };

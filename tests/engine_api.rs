@@ -76,11 +76,18 @@ fn means_error(answer: impl Fn(&mut UnixStream) + Send + Sync + 'static) -> Fini
     run
 }
 
-/// Every request gets this answer, which must count as an error.
-#[track_caller]
-fn answer_means_error(answer: impl Into<Vec<u8>>) -> Finished {
-    let answer = answer.into();
-    means_error(move |stream| send(stream, &answer))
+/// Each of these answers must count as an error.
+///
+/// They are tried side by side: some of them are asked for again, with pauses.
+fn answers_mean_errors<A: Into<Vec<u8>>>(answers: impl IntoIterator<Item = A>) -> Vec<Finished> {
+    std::thread::scope(|scope| {
+        let runs = answers.into_iter().map(|answer| {
+            let answer = answer.into();
+            scope.spawn(|| means_error(move |stream| send(stream, &answer)))
+        });
+        let runs: Vec<_> = runs.collect();
+        runs.into_iter().map(|run| run.join().unwrap()).collect()
+    })
 }
 
 #[test]
@@ -263,7 +270,7 @@ fn another_platform_than_the_commands_is_missing() {
 fn not_found_in_other_words_is_an_error() {
     let json = "application/json";
     let not_found = "404 Not Found";
-    for answer in [
+    answers_mean_errors([
         response(not_found, "text/html", "<html><body><h1>404 Not Found</h1></body></html>"),
         response(not_found, "text/plain", "404 page not found\n"),
         response(not_found, json, "{\"message\":\"page not found\"}\n"),
@@ -275,16 +282,14 @@ fn not_found_in_other_words_is_an_error() {
         response(not_found, "text/html", "<p>No such image: env:abc</p>"),
         // The body breaks off.
         missing(TAG).trim_end().trim_end_matches("\"}").to_owned(),
-    ] {
-        answer_means_error(answer);
-    }
+    ]);
 }
 
 #[test]
 fn nonsense_with_status_200_is_an_error() {
     let ok = "200 OK";
     let json = "application/json";
-    for answer in [
+    answers_mean_errors([
         response(ok, "text/html", "<html><body>Welcome to nginx!</body></html>"),
         response(ok, json, ""),
         response(ok, json, "{}"),
@@ -292,9 +297,7 @@ fn nonsense_with_status_200_is_an_error() {
         response(ok, json, "null"),
         response(ok, json, "OK"),
         response(ok, json, "{\"message\":\"hello\"}"),
-    ] {
-        answer_means_error(answer);
-    }
+    ]);
 }
 
 #[test]
@@ -302,7 +305,7 @@ fn answer_that_breaks_off_is_an_error() {
     let whole = found();
     let head = whole.find("\r\n\r\n").unwrap();
     let chunked = chunked_response("200 OK", &image("linux/amd64"), 50);
-    for answer in [
+    answers_mean_errors([
         &whole[..whole.len() - 20],
         &whole[..head + 4],
         &whole[..head],
@@ -310,14 +313,12 @@ fn answer_that_breaks_off_is_an_error() {
         // The last chunk is missing, and a chunk breaks off.
         &chunked[..chunked.len() - 5],
         &chunked[..chunked.len() - 30],
-    ] {
-        answer_means_error(answer);
-    }
+    ]);
 }
 
 #[test]
 fn what_is_no_http_answer_is_an_error() {
-    for answer in [
+    answers_mean_errors([
         "SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
         "\0\0\x18\x04\0\0\0\0\0\0\x04\0\x3f\0\x01",
         "HTTP/1.1 abc\r\n\r\n{}",
@@ -326,31 +327,30 @@ fn what_is_no_http_answer_is_an_error() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n{}\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n{}",
         "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999999\r\n\r\n{}",
-    ] {
-        answer_means_error(answer);
-    }
+    ]);
 }
 
 #[test]
 fn other_statuses_are_errors() {
-    for status in [
+    let statuses = [
+        "101 Switching Protocols",
+        "204 No Content",
         "301 Moved Permanently",
         "302 Found",
         "400 Bad Request",
         "401 Unauthorized",
         "403 Forbidden",
-        "204 No Content",
-        "101 Switching Protocols",
-    ] {
-        answer_means_error(response(status, "application/json", &image("linux/amd64")));
-    }
+    ];
+    let body = image("linux/amd64");
+    answers_mean_errors(statuses.map(|status| response(status, "application/json", &body)));
 }
 
 #[test]
 fn engines_own_message_is_shown() {
     let body = "{\"message\":\"driver failed: no space left on device\"}\n";
-    for status in ["500 Internal Server Error", "503 Service Unavailable"] {
-        let run = answer_means_error(response(status, "application/json", body));
+    let statuses = ["500 Internal Server Error", "503 Service Unavailable"];
+    let answers = statuses.map(|status| response(status, "application/json", body));
+    for run in answers_mean_errors(answers) {
         run.assert_stderr("no space left on device");
     }
 }
@@ -358,8 +358,9 @@ fn engines_own_message_is_shown() {
 #[test]
 fn control_characters_in_the_engines_message_are_not_written_to_the_terminal() {
     let body = "{\"message\":\"bad \\u001b[2J\\u0007 day\"}\n";
-    let run = answer_means_error(response("500 Internal Server Error", "application/json", body));
-    run.assert_stderr("bad ").assert_no_stderr("\x1b[2J").assert_no_stderr("\x07");
+    let answer = response("500 Internal Server Error", "application/json", body);
+    let runs = answers_mean_errors([answer]);
+    runs[0].assert_stderr("bad ").assert_no_stderr("\x1b[2J").assert_no_stderr("\x07");
 }
 
 #[test]
@@ -428,7 +429,7 @@ fn ten_megabytes_of_headers_are_an_error() {
     let lines = line.repeat(10 * 1024);
     let body = image("linux/amd64");
     let answer = format!("HTTP/1.1 200 OK\r\n{lines}Content-Length: {}\r\n\r\n{body}", body.len());
-    answer_means_error(answer);
+    answers_mean_errors([answer]);
 }
 
 /// What a user may have to wait for an engine that says nothing, and then some.

@@ -206,7 +206,7 @@ fn cause_of_a_missing_image_is_named() {
     // A command that buildlock cannot look into.
     let f = Fixture::new();
     let args = ["-t", "env:abc", "--", "true"];
-    f.buildlock(args).run().assert_code(125).assert_stderr("env:abc").assert_stderr("-t");
+    f.buildlock(args).run().assert_code(125).assert_stderr("env:abc").assert_stderr("another tag");
 }
 
 // 126 and 127
@@ -216,7 +216,7 @@ fn command_that_cannot_be_executed_ends_with_126() {
     let f = Fixture::new();
     std::fs::write(f.work_dir().join("script"), "#!/bin/sh\n").unwrap();
 
-    for command in ["./script", "/", "."] {
+    for command in ["./script", "/", "./"] {
         let args = ["-t", "env:abc", "--", command];
         f.buildlock(args).run().assert_code(126).assert_stderr(command);
     }

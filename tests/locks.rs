@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use common::{Fixture, Running, is_alive, sha256};
 use outside::{
     ForeignLock, Gate, build_that_sees_overlap, buildlock_path, cpu_seconds, descriptors, has,
-    holders, install_polite, install_stubborn, is_free, number, python, wait_for_pid, waiters,
+    holders, install_polite, install_stubborn, is_free, number, python, wait_for_pid,
+    wait_for_waiters, waiters,
 };
 
 const TAG: &str = "env:abc";
@@ -89,7 +90,7 @@ fn assert_respected(f: &Fixture, holder: Running, gate: &Gate) {
     f.wait_for_holder(&lock);
     command(f, &["-w", "0s"], &["docker", "build", "-t", TAG, "."]).run().assert_code(124);
     let waiter = f.docker_build(TAG).start();
-    f.wait_for_waiters(&lock, 1);
+    wait_for_waiters(f, &lock, 1);
     assert_eq!(f.build_count(TAG), 0, "{}", f.scene());
     gate.open();
     holder.wait().assert_code(0);
@@ -161,7 +162,7 @@ except BlockingIOError:
     f.program("sh").args(["-c", shell]).arg(buildlock_path()).run().assert_code(75);
 
     let waiter = f.program("flock").args([path, "sh", "-c", "ls \"$STANDIN/images\""]).start();
-    f.wait_for_waiters(&lock, 1);
+    wait_for_waiters(&f, &lock, 1);
     f.release_builds();
     build.wait().assert_code(0);
     waiter.wait().assert_code(0).assert_stdout("env:abc\n");
@@ -180,7 +181,7 @@ fn assert_lock_outlives_buildlock(words: &[&str]) {
     let stubborn = wait_for_pid(&f, "stubborn.pid");
     let command_pid = f.lines("command.pid").first().map(|line| line.parse().unwrap());
     let second = build_that_sees_overlap(&f).start();
-    f.wait_for_waiters(&lock, 1);
+    wait_for_waiters(&f, &lock, 1);
 
     first.signal("KILL");
     first.wait().assert_signal(number("KILL"));
@@ -212,6 +213,18 @@ fn killed_buildlock_keeps_the_lock_while_a_grandchild_goes_on() {
 }
 
 #[test]
+fn killed_buildlock_keeps_the_lock_while_a_command_goes_on_that_closed_its_descriptors() {
+    let Some(python) = python() else { return };
+    // As sudo does.
+    let script = "
+import os, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+os.closerange(3, 100000)
+os.execvp('stubborn', ['stubborn'])";
+    assert_lock_outlives_buildlock(&[python, "-c", script]);
+}
+
+#[test]
 fn killed_buildlock_keeps_the_lock_while_a_program_without_its_descriptors_goes_on() {
     let Some(python) = python() else { return };
     // Python closes every descriptor above 2 in what it starts.
@@ -230,7 +243,7 @@ fn killed_buildlock_takes_a_willing_command_with_it_and_the_next_goes_on_at_once
     let first = command(&f, &[], &["polite"]).start();
     let polite = wait_for_pid(&f, "polite.pid");
     let second = build_that_sees_overlap(&f).start();
-    f.wait_for_waiters(&f.lock_file(TAG), 1);
+    wait_for_waiters(&f, &f.lock_file(TAG), 1);
 
     let start = Instant::now();
     first.signal("KILL");
@@ -250,7 +263,7 @@ fn killed_waiter_leaves_the_others_alone() {
     let first = f.docker_build(TAG).start();
     f.wait_for_builds(1);
     let waiting = [f.docker_build(TAG).start(), f.docker_build(TAG).start()];
-    f.wait_for_waiters(&f.lock_file(TAG), 2);
+    wait_for_waiters(&f, &f.lock_file(TAG), 2);
     let [killed, left] = waiting;
     killed.signal("KILL");
     killed.wait();
@@ -297,7 +310,7 @@ fn interrupt_beside(f: &Fixture, helper: &str, words: &[&str], kill_after: &str)
     let first = command(f, &["--kill-after", kill_after], words).start();
     let pid = wait_for_pid(f, &format!("{helper}.pid"));
     let second = build_that_sees_overlap(f).start();
-    f.wait_for_waiters(&f.lock_file(TAG), 1);
+    wait_for_waiters(f, &f.lock_file(TAG), 1);
 
     let start = Instant::now();
     first.signal("TERM");
@@ -355,7 +368,7 @@ fn what_is_left_of_a_command_that_died_of_a_signal_is_ended_first() {
     let first = command(&f, &[], &["sh", "-c", shell]).start();
     let polite = wait_for_pid(&f, "polite.pid");
     let second = build_that_sees_overlap(&f).start();
-    f.wait_for_waiters(&f.lock_file(TAG), 1);
+    wait_for_waiters(&f, &f.lock_file(TAG), 1);
     go.open();
     first.wait().assert_signal(number("KILL"));
     assert!(!is_alive(polite), "{}", f.scene());
@@ -573,7 +586,7 @@ fn started<'f>(
     f: &'f Fixture,
 ) -> Vec<Running<'f>> {
     let all: Vec<_> = (0..n).map(|_| start().start()).collect();
-    f.wait_for_waiters(&f.lock_file(TAG), n);
+    wait_for_waiters(f, &f.lock_file(TAG), n);
     all
 }
 

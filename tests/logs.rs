@@ -493,7 +493,7 @@ fn value_of_a_build_argument_is_kept_secret() {
 
 #[test]
 fn secret_options_are_kept_secret() {
-    assert_kept_secret(&["docker", "build", "--secret", "id=hunter2", "-t", "env:abc", "."]);
+    assert_kept_secret(&["docker", "build", "--secret", "id=x,src=hunter2", "-t", "env:abc", "."]);
     assert_kept_secret(&["docker", "build", "--secret=id=x,env=hunter2", "-t", "env:abc", "."]);
 }
 
@@ -503,7 +503,8 @@ fn secrets_within_a_shell_command_are_kept() {
     assert_kept_secret(&["sh", "-c", script]);
     let script = "cd . && docker build --build-arg=TOKEN='hunter2' -t env:abc .";
     assert_kept_secret(&["sh", "-c", script]);
-    let script = "docker build --build-arg \"TOKEN=a hunter2\" --secret 'id=hunter2' -t env:abc .";
+    let script =
+        "docker build --build-arg \"TOKEN=a hunter2\" --secret 'id=x,src=hunter2' -t env:abc .";
     assert_kept_secret(&["sh", "-ec", script]);
 }
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{Finished, Fixture, Invocation, is_root};
-use outside::{ForeignLock, Gate, buildlock_path, has, holders, is_free, python};
+use outside::{ForeignLock, Gate, buildlock_path, has, holders, is_free, python, wait_for_waiters};
 
 /// A fixture with buildlock in PATH, as COMMANDs call it.
 fn fixture() -> Fixture {
@@ -173,7 +173,7 @@ fn nested_call_for_another_tag_takes_that_lock_too() {
     assert!(!is_free(&f.lock_file("env:a")));
     assert!(!is_free(&f.lock_file("env:b")));
     let waiter = f.docker_build("env:b").start();
-    f.wait_for_waiters(&f.lock_file("env:b"), 1);
+    wait_for_waiters(&f, &f.lock_file("env:b"), 1);
     f.release_builds();
     done.wait().assert_code(0).assert_no_stderr("warning");
     waiter.wait().assert_code(0);

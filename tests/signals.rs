@@ -16,7 +16,7 @@ use common::{Fixture, Invocation, Running, is_alive, is_root, send_signal};
 use outside::{
     ForeignLock, Gate, Recorder, Terminal, as_other_user, build_that_sees_overlap, buildlock_path,
     has, holders, install_polite, install_stubborn, is_free, is_in, number, open_to_everybody,
-    python, signal_mask, wait_for_pid, waiters,
+    python, signal_mask, wait_for_pid, wait_for_waiters, waiters,
 };
 
 const TAG: &str = "env:abc";
@@ -68,7 +68,7 @@ fn waiting_goes_on_after_a_hangup_that_nohup_ignores() {
     let lock = f.lock_file(TAG);
     let held = ForeignLock::exclusive(&f, &lock);
     let waiter = f.program("nohup").arg(buildlock_path()).args(BUILD).start();
-    f.wait_for_waiters(&lock, 1);
+    wait_for_waiters(&f, &lock, 1);
     waiter.signal("HUP");
     drop(held);
     waiter.wait().assert_code(0);
@@ -83,7 +83,7 @@ fn waiting_goes_on_after_an_interrupt_that_was_ignored_from_the_start() {
     let held = ForeignLock::exclusive(&f, &lock);
     let words = command_words(&[], &["docker", "build", "-t", TAG, "."].map(OsString::from));
     let waiter = ignoring(&f, "INT QUIT", &words).start();
-    f.wait_for_waiters(&lock, 1);
+    wait_for_waiters(&f, &lock, 1);
     waiter.signal("INT");
     waiter.signal("QUIT");
     drop(held);
@@ -98,7 +98,7 @@ fn terminal_that_goes_away_ends_the_waiting() {
     let _held = ForeignLock::exclusive(&f, &lock);
     let words = command_words(&[], &shell("true"));
     let Some(terminal) = Terminal::start(&f, &words) else { return };
-    f.wait_for_waiters(&lock, 1);
+    wait_for_waiters(&f, &lock, 1);
     let pid = waiters(&lock)[0];
     drop(terminal);
     f.wait_for_death(pid);
@@ -231,7 +231,7 @@ fn signals_that_are_ignored_by_default_do_not_end_a_waiting_or_building_buildloc
     let Some(recorder) = Recorder::new(&f) else { return };
     let held = ForeignLock::exclusive(&f, &f.lock_file(TAG));
     let build = command(&f, &[], &recorder.words()).start();
-    f.wait_for_waiters(&f.lock_file(TAG), 1);
+    wait_for_waiters(&f, &f.lock_file(TAG), 1);
     build.signal("WINCH");
     build.signal("CHLD");
     build.signal("URG");
@@ -321,7 +321,7 @@ fn what_ctrl_c_leaves_is_ended_before_the_lock_is_released() {
     let Some(terminal) = Terminal::start(&f, &command_words(&[], &shell(script))) else { return };
     let polite = wait_for_pid(&f, "polite.pid");
     let second = build_that_sees_overlap(&f).start();
-    f.wait_for_waiters(&f.lock_file(TAG), 1);
+    wait_for_waiters(&f, &f.lock_file(TAG), 1);
     terminal.press("\x03");
     assert_eq!(terminal.end(), format!("signal {}", number("INT")), "{}", f.scene());
     assert!(!is_alive(polite), "{}", f.scene());
@@ -359,7 +359,7 @@ fn ctrl_c_while_waiting_stops_a_shell_loop() {
     let _never = Gate::new(&f, "never");
     let lock = f.lock_file(TAG);
     let _held = ForeignLock::exclusive(&f, &lock);
-    assert_ctrl_c_stops_a_loop(&f, || f.wait_for_waiters(&lock, 1));
+    assert_ctrl_c_stops_a_loop(&f, || wait_for_waiters(&f, &lock, 1));
 }
 
 #[test]
@@ -421,12 +421,12 @@ fn stopped_waiter_goes_on_when_it_is_continued() {
     let lock = f.lock_file(TAG);
     let held = ForeignLock::exclusive(&f, &lock);
     let waiter = f.buildlock(BUILD).start();
-    f.wait_for_waiters(&lock, 1);
+    wait_for_waiters(&f, &lock, 1);
     waiter.signal("STOP");
     f.wait_for("the waiter to stop", || state(waiter.pid()) == 'T');
     waiter.signal("CONT");
     f.wait_for("the waiter to go on", || state(waiter.pid()) != 'T');
-    f.wait_for_waiters(&lock, 1);
+    wait_for_waiters(&f, &lock, 1);
     drop(held);
     waiter.wait().assert_code(0);
     assert_eq!(f.build_count(TAG), 1);
@@ -459,7 +459,7 @@ fn signal_to_the_whole_group_ends_everything_and_frees_the_lock() {
     let build = build.start();
     let polite = wait_for_pid(&f, "polite.pid");
     let second = build_that_sees_overlap(&f).start();
-    f.wait_for_waiters(&f.lock_file(TAG), 1);
+    wait_for_waiters(&f, &f.lock_file(TAG), 1);
     let group = nix::unistd::Pid::from_raw(build.pid().try_into().unwrap());
     nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGTERM).unwrap();
     build.wait().assert_signal(number("TERM"));
@@ -492,7 +492,7 @@ while :; do sleep 300 8>&- & wait $!; done
     let build = command(&f, &["--kill-after", "25s"], &shell("client; echo never")).start();
     let client = wait_for_pid(&f, "client.pid");
     let second = build_that_sees_overlap(&f).start();
-    f.wait_for_waiters(&f.lock_file(TAG), 1);
+    wait_for_waiters(&f, &f.lock_file(TAG), 1);
     build.signal("TERM");
     f.wait_for_file("client.term");
     // The shell is gone, its client is not: the lock has to stay.
@@ -513,7 +513,7 @@ fn second_signal_while_the_rest_is_ended_does_not_free_the_lock_early() {
     let build = command(&f, &["--kill-after", "2s"], &shell("stubborn & wait")).start();
     let stubborn = wait_for_pid(&f, "stubborn.pid");
     let second = build_that_sees_overlap(&f).start();
-    f.wait_for_waiters(&f.lock_file(TAG), 1);
+    wait_for_waiters(&f, &f.lock_file(TAG), 1);
     build.signal("TERM");
     f.wait_for("COMMAND to go", || parent(stubborn) == Some(build.pid()) || !is_alive(stubborn));
     build.signal("TERM");
@@ -698,7 +698,7 @@ fn what_cannot_be_ended_keeps_the_lock_and_is_said() {
     let build: Running = as_other_user(&f, &program).args(options).start();
     let child = wait_for_pid(&f, "bounces.pid");
     let second = f.program(&program).args(BUILD).start();
-    f.wait_for_waiters(&lock, 1);
+    wait_for_waiters(&f, &lock, 1);
     build.signal("TERM");
     let build = build.wait();
     build.assert_signal(number("TERM")).assert_stderr(&child.to_string());

@@ -132,8 +132,7 @@ fn lock_is_not_left_behind_by_a_wait_that_timed_out() {
 #[test]
 fn foreign_shared_lock_is_waited_for_without_spinning() {
     let f = Fixture::new();
-    let held = f.open_lock_file(&f.lock_file("env:abc"));
-    fs2::FileExt::lock_shared(&held).unwrap();
+    let held = f.hold_lock_shared(&f.lock_file("env:abc"));
     let waiter = f.buildlock(BUILD).start();
     f.wait_for_waiters(&f.lock_file("env:abc"), 1);
 

@@ -67,6 +67,13 @@ impl Inherited {
     }
 }
 
+/// Undoes an inherited «ignore» of SIGCHLD, which would make wait() lose the status of children.
+/// Before the first child.
+pub fn expect_children() {
+    // It can only fail for a signal that does not exist.
+    _ = set_action(Signal::SIGCHLD, SigHandler::SigDfl);
+}
+
 /// While this exists, signals arrive here and nowhere else.
 #[derive(Debug)]
 pub struct Signals {
@@ -80,8 +87,6 @@ impl Signals {
     /// # Errors
     /// The system is out of descriptors.
     pub fn take_in() -> io::Result<Self> {
-        // An inherited «ignore» of SIGCHLD would make wait() lose COMMAND's status.
-        set_action(Signal::SIGCHLD, SigHandler::SigDfl)?;
         let mut ours = SigSet::empty();
         ours.add(Signal::SIGCHLD);
         let mask = SigSet::thread_get_mask()?;

@@ -203,6 +203,10 @@ impl FileStore {
 }
 
 impl Store for FileStore {
+    fn check(&self, key: &Key) -> Result<()> {
+        self.open_file(key).map(drop)
+    }
+
     fn try_acquire(&self, key: &Key) -> Result<Option<Box<dyn Held>>> {
         for _ in 0..VANISHED_MAX {
             let lock = self.open_file(key)?;

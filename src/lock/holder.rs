@@ -44,7 +44,7 @@ pub struct Holder {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build: Option<String>,
     /// Whether the process has ended, so that something it left behind holds the lock.
-    #[serde(skip)]
+    #[serde(skip_deserializing, skip_serializing_if = "std::ops::Not::not")]
     pub gone: bool,
 }
 
@@ -165,7 +165,27 @@ fn read_line(file: &File) -> Option<Vec<u8>> {
 }
 
 pub(super) fn read_record(file: &File) -> Option<Holder> {
-    serde_json::from_slice(&read_line(file)?).ok()
+    let record: Holder = serde_json::from_slice(&read_line(file)?).ok()?;
+    let clean = |text: Option<String>| text.map(|text| without_controls(&text));
+    Some(Holder {
+        user: clean(record.user),
+        host: clean(record.host),
+        tag: clean(record.tag),
+        name: clean(record.name),
+        command: clean(record.command),
+        since: clean(record.since),
+        version: clean(record.version),
+        ..record
+    })
+}
+
+/// Anybody may write a record: what could move a reader's cursor is shown escaped.
+fn without_controls(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { clean.extend(c.escape_default()) } else { clean.push(c) }
+    }
+    clean
 }
 
 pub(super) fn read_result(file: &File) -> Option<FailedBuild> {

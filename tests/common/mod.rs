@@ -271,10 +271,28 @@ impl Fixture {
     /// Holds a lock file exclusively, as a foreign program would, until this is dropped.
     ///
     /// The file and its folders are made if need be.
-    pub fn hold_lock(&self, lock_file: &Path) -> File {
-        let file = self.open_lock_file(lock_file);
-        fs2::FileExt::lock_exclusive(&file).unwrap();
-        file
+    pub fn hold_lock(&self, lock_file: &Path) -> ForeignLock {
+        self.flock(lock_file, "--exclusive")
+    }
+
+    /// Holds a lock file shared.
+    pub fn hold_lock_shared(&self, lock_file: &Path) -> ForeignLock {
+        self.flock(lock_file, "--shared")
+    }
+
+    // Not locked here: this process is the parent of what it starts, and what an ancestor holds,
+    // buildlock does not wait for.
+    fn flock(&self, lock_file: &Path, kind: &str) -> ForeignLock {
+        drop(self.open_lock_file(lock_file));
+        let mut flock = Command::new("flock");
+        flock.args([kind, "--no-fork"]).arg(lock_file).args(["sleep", "600"]);
+        let child = flock.current_dir(self.work_dir()).stdin(Stdio::null()).spawn();
+        let holder = ForeignLock(child.unwrap_or_else(|e| panic!("flock(1): {e}")));
+        self.wait_for(&format!("the holder of {lock_file:?}"), || {
+            let pid = holder.pid();
+            kernel_locks(lock_file).iter().any(|lock| lock.pid == pid && !lock.waiting)
+        });
+        holder
     }
 
     /// Opens a lock file, made as buildlock makes it if it is not there.
@@ -459,6 +477,23 @@ impl<'f> Invocation<'f> {
     /// Starts it and waits until it has ended.
     pub fn run(self) -> Finished {
         self.start().wait()
+    }
+}
+
+/// A lock that flock(1) holds, until this is dropped.
+pub struct ForeignLock(Child);
+
+impl ForeignLock {
+    /// The process that holds it.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for ForeignLock {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::signal::Signal;
 
-use crate::common::{Fixture, Invocation, Running, kernel_locks, stand_in};
+use crate::common::{Fixture, Invocation, KernelLock, Running, kernel_locks, stand_in};
 
 /// The program under test, for scripts that start it.
 pub fn buildlock_path() -> PathBuf {
@@ -186,14 +186,39 @@ pub fn wait_for_pid(f: &Fixture, name: &str) -> u32 {
     f.wait_for_file(name).trim().parse().unwrap()
 }
 
+/// The kernel hands its list out a page at a time, so that a line may come twice or not at all
+/// while other locks come and go: what it says twice counts.
+fn steady_locks(lock_file: &Path) -> Vec<KernelLock> {
+    let read = || {
+        let mut locks = kernel_locks(lock_file);
+        locks.sort_by_key(|lock| (lock.pid, lock.waiting, lock.exclusive));
+        locks.dedup();
+        locks
+    };
+    let mut last = read();
+    for _ in 0..50 {
+        let next = read();
+        if next == last {
+            break;
+        }
+        last = next;
+    }
+    last
+}
+
 /// Who holds this lock file, as the kernel tells it.
 pub fn holders(lock_file: &Path) -> Vec<u32> {
-    kernel_locks(lock_file).into_iter().filter(|l| !l.waiting).map(|l| l.pid).collect()
+    steady_locks(lock_file).into_iter().filter(|l| !l.waiting).map(|l| l.pid).collect()
 }
 
 /// Who waits for this lock file, as the kernel tells it.
 pub fn waiters(lock_file: &Path) -> Vec<u32> {
-    kernel_locks(lock_file).into_iter().filter(|l| l.waiting).map(|l| l.pid).collect()
+    steady_locks(lock_file).into_iter().filter(|l| l.waiting).map(|l| l.pid).collect()
+}
+
+/// Waits until this many processes wait for this lock file.
+pub fn wait_for_waiters(f: &Fixture, lock_file: &Path, n: usize) {
+    f.wait_for(&format!("{n} waiters for {lock_file:?}"), || waiters(lock_file).len() >= n);
 }
 
 /// Can this lock be had right now?

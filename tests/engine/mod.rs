@@ -5,6 +5,7 @@
 //! processes) plus names for images that nobody else has, all of them removed afterwards.
 #![allow(dead_code, unreachable_pub)]
 
+use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
 use std::io::{Read as _, Write as _};
@@ -255,6 +256,7 @@ pub struct Site {
     pub client: Client,
     number: usize,
     recipes: AtomicUsize,
+    unlabelled: RefCell<Vec<String>>,
 }
 
 impl Site {
@@ -262,7 +264,13 @@ impl Site {
         static NUMBER: AtomicUsize = AtomicUsize::new(1);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         Base::new(client);
-        Self { f: Fixture::new(), client: client.clone(), number, recipes: AtomicUsize::new(0) }
+        Self {
+            f: Fixture::new(),
+            client: client.clone(),
+            number,
+            recipes: AtomicUsize::new(0),
+            unlabelled: RefCell::default(),
+        }
     }
 
     /// A tag of this test alone.
@@ -382,7 +390,15 @@ impl Site {
         self.f.wait_for("the build step's process", || self.engine_runs(recipe));
     }
 
+    /// Has an image removed with this site that does not bear its label.
+    pub fn remove_at_the_end(&self, image: &str) {
+        self.unlabelled.borrow_mut().push(image.to_owned());
+    }
+
     fn clean_engine(&self) {
+        for image in self.unlabelled.borrow().iter() {
+            self.client.docker(["image", "rm", "--force", image]);
+        }
         let filter = format!("label={}", self.label());
         // More than once: a cancelled build may still be on its way, and children go first.
         for _ in 0..20 {
