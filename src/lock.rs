@@ -224,55 +224,73 @@ const NO_WAIT_GRACE: Duration = Duration::from_millis(100);
 pub fn take(store: &Arc<dyn Store>, subject: Subject, mut patience: Patience<'_>) -> Result<Turn> {
     let mut key = Key::new(subject);
     loop {
-        if let Some(held) = store.try_acquire(&key)? {
-            log::acquired(held.subject(), Duration::ZERO);
-            return Ok(Turn::Held(held));
-        }
-        if !store.holder(&key).is_some_and(|holder| holder.is_our_ancestor()) {
-            break;
+        if let Some(turn) = take_or_descend(store, &key, &mut patience)? {
+            return Ok(turn);
         }
         tracing::debug!("{}: an ancestor of this process holds the lock", key.subject());
         key = key.nested();
     }
+}
+
+/// Takes one lock; none if an ancestor of this process has it, so that waiting would be for
+/// ourselves.
+fn take_or_descend(
+    store: &Arc<dyn Store>,
+    key: &Key,
+    patience: &mut Patience<'_>,
+) -> Result<Option<Turn>> {
+    if let Some(held) = store.try_acquire(key)? {
+        log::acquired(held.subject(), Duration::ZERO);
+        return Ok(Some(Turn::Held(held)));
+    }
+    let holder = store.holder(key);
+    if is_held_by_ancestor(holder.as_ref()) {
+        return Ok(None);
+    }
     if patience.deadline.is_at_once() {
-        return try_for_a_moment(store, &key);
+        return try_for_a_moment(store, key).map(Some);
     }
 
-    let mut wait = Wait::begin(store, key, patience.deadline);
+    let mut wait = Wait::begin(store, key, patience.deadline, holder);
     wait.warn_of_deadlock();
 
     // Everybody who waits for an image wakes at once and looks at once. That is the usual end.
     if let Some(settled) = &mut patience.settled {
         let failure = match wait.until(|store, key, deadline| store.wait_released(key, deadline))? {
             Waited::Done(failure) => failure,
-            Waited::TimedOut => return Ok(Turn::TimedOut),
+            Waited::ForAncestor => return Ok(None),
+            Waited::TimedOut => return Ok(Some(Turn::TimedOut)),
         };
         if settled()? {
-            return Ok(Turn::Settled);
+            return Ok(Some(Turn::Settled));
         }
         if let Some(status) = wait.shared(failure, patience.share_failure) {
-            return Ok(Turn::Failed(status));
+            return Ok(Some(Turn::Failed(status)));
         }
-        if let Some(held) = store.try_acquire(&wait.key)? {
-            return Ok(wait.won(held));
+        if let Some(held) = store.try_acquire(key)? {
+            return Ok(Some(wait.won(held)));
         }
     }
 
     // Two shared waits in a row would let waiters keep each other out for ever: from here on we
     // stand in line.
-    match wait.until(|store, key, deadline| store.acquire(key, deadline))? {
-        Waited::TimedOut => Ok(Turn::TimedOut),
-        Waited::Done(held) => {
-            let failure = held.last_failure();
-            let Some(status) = wait.shared(failure.clone(), patience.share_failure) else {
-                return Ok(wait.won(held));
-            };
-            let settled = patience.settled.map_or(Ok(false), |settled| settled());
-            // It stays there for the next in line.
-            held.release(failure.as_ref());
-            Ok(if settled? { Turn::Settled } else { Turn::Failed(status) })
-        }
-    }
+    let held = match wait.until(|store, key, deadline| store.acquire(key, deadline))? {
+        Waited::Done(held) => held,
+        Waited::ForAncestor => return Ok(None),
+        Waited::TimedOut => return Ok(Some(Turn::TimedOut)),
+    };
+    let failure = held.last_failure();
+    let Some(status) = wait.shared(failure.clone(), patience.share_failure) else {
+        return Ok(Some(wait.won(held)));
+    };
+    let settled = patience.settled.as_mut().map_or(Ok(false), |settled| settled());
+    // It stays there for the next in line.
+    held.release(failure.as_ref());
+    Ok(Some(if settled? { Turn::Settled } else { Turn::Failed(status) }))
+}
+
+fn is_held_by_ancestor(holder: Option<&Holder>) -> bool {
+    holder.is_some_and(Holder::is_our_ancestor)
 }
 
 fn try_for_a_moment(store: &Arc<dyn Store>, key: &Key) -> Result<Turn> {
@@ -290,17 +308,21 @@ fn try_for_a_moment(store: &Arc<dyn Store>, key: &Key) -> Result<Turn> {
 
 enum Waited<T> {
     Done(T),
+    /// It would never end: the holder waits for us.
+    ForAncestor,
     TimedOut,
 }
 
 /// One wait for one lock: who is waited for, since when, and what has been said of it.
 struct Wait<'a> {
     store: &'a Arc<dyn Store>,
-    key: Key,
+    key: &'a Key,
     deadline: Deadline,
     start: Instant,
     /// Who had the lock when we last asked.
     holder: Option<Holder>,
+    /// Whether nothing has been waited for yet, so that the holder is the one of a moment ago.
+    is_first: bool,
     /// When the next message is due, counted from the start.
     next_message: Duration,
 }
@@ -315,9 +337,14 @@ const RECORD_GRACE: Duration = Duration::from_millis(10);
 const TICK: Duration = Duration::from_millis(100);
 
 impl<'a> Wait<'a> {
-    fn begin(store: &'a Arc<dyn Store>, key: Key, deadline: Deadline) -> Self {
-        let start = Instant::now();
-        Wait { store, key, deadline, start, holder: None, next_message: Duration::ZERO }
+    fn begin(
+        store: &'a Arc<dyn Store>,
+        key: &'a Key,
+        deadline: Deadline,
+        holder: Option<Holder>,
+    ) -> Self {
+        let next_message = Duration::ZERO;
+        Wait { store, key, deadline, start: Instant::now(), holder, is_first: true, next_message }
     }
 
     /// Runs `operation`, which blocks, on a thread of its own, and says meanwhile who is waited
@@ -335,12 +362,14 @@ impl<'a> Wait<'a> {
             .spawn(move || _ = sender.send(operation(&*store, &key, deadline)))
             .context("cannot start a thread to wait for a lock")?;
 
-        let before = self.holder.take();
-        self.holder = self.store.holder(&self.key);
+        let before = self.holder.clone();
+        if !std::mem::take(&mut self.is_first) {
+            self.holder = self.store.holder(self.key);
+        }
         if self.holder.as_ref().is_none_or(|holder| holder.build.is_none()) {
             match receiver.recv_timeout(RECORD_GRACE) {
                 Ok(done) => return done.map(Waited::Done),
-                Err(_) => self.holder = self.store.holder(&self.key),
+                Err(_) => self.holder = self.store.holder(self.key),
             }
         }
         if self.holder.is_some() && self.holder != before {
@@ -349,6 +378,10 @@ impl<'a> Wait<'a> {
 
         let mut live = log::LiveLine::start();
         loop {
+            if is_held_by_ancestor(self.holder.as_ref()) {
+                // The kernel's list is read in pieces, and showed it only now.
+                return Ok(Waited::ForAncestor);
+            }
             self.say(live.as_mut());
             let patience = [
                 self.deadline.left(),
@@ -363,7 +396,7 @@ impl<'a> Wait<'a> {
                 }
                 Err(RecvTimeoutError::Timeout) if self.deadline.has_passed() => {
                     drop(live);
-                    let holder = self.store.holder(&self.key);
+                    let holder = self.store.holder(self.key);
                     log::timeout(self.key.subject(), holder.as_ref(), self.start.elapsed());
                     return Ok(Waited::TimedOut);
                 }
@@ -378,10 +411,10 @@ impl<'a> Wait<'a> {
         let waited = self.start.elapsed();
         if waited >= self.next_message {
             if !self.next_message.is_zero() {
-                self.holder = self.store.holder(&self.key).or(self.holder.take());
+                self.holder = self.store.holder(self.key).or(self.holder.take());
             }
             if live.is_none() {
-                let lock = self.store.location(&self.key);
+                let lock = self.store.location(self.key);
                 log::waiting(self.key.subject(), &lock, self.holder.as_ref(), waited);
             }
             let seconds = waited.as_secs();

@@ -497,6 +497,17 @@ fn lock_folder_comes_from_the_environment_and_flags_win() {
 }
 
 #[test]
+fn empty_variables_count_as_unset() {
+    let f = Fixture::new();
+    let mut build = f.docker_build("env:abc");
+    for name in ["TIMEOUT", "BUILD_TIMEOUT", "ON_FAILURE", "ENGINE", "LOG", "LOG_FORMAT"] {
+        build = build.env(&format!("BUILDLOCK_{name}"), "");
+    }
+
+    build.run().assert_code(0).assert_stderr("buildlock: env:abc");
+}
+
+#[test]
 fn log_format_comes_from_the_environment_and_flags_win() {
     let f = Fixture::new();
     f.make_image("env:abc");

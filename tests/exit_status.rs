@@ -245,6 +245,16 @@ fn script_whose_interpreter_is_missing_does_not_end_with_its_own_status() {
     finished.assert_stderr("script");
 }
 
+#[test]
+fn script_without_an_interpreter_line_runs_as_under_a_shell() {
+    let f = Fixture::new();
+    f.write_executable("work/script", "docker build -t env:abc .\n");
+
+    f.buildlock(["-t", "env:abc", "--", "./script"]).run().assert_code(0);
+
+    assert_eq!(f.build_count("env:abc"), 1);
+}
+
 // 128+N
 
 #[test]

@@ -111,7 +111,7 @@ fn waiter_skips_build_once_image_exists() {
 fn stdout_is_the_clients_alone() {
     for_each_client(|site| {
         let tag = site.tag("stdout");
-        let recipe = site.recipe("true");
+        let recipe = site.quick_recipe();
         let mut words = site.build_words(&tag, &recipe);
         words.insert(2, "--quiet".to_owned());
         let run = site.buildlock(["--"]).args(&words).run();
@@ -125,7 +125,7 @@ fn stdout_is_the_clients_alone() {
 /// the two.
 fn first_fails_while_second_waits(site: &Site, options: &[&str]) -> (Finished, Finished, String) {
     let tag = site.tag("fails");
-    let (broken, whole) = (site.slow_recipe(2, "exit 7"), site.recipe("true"));
+    let (broken, whole) = (site.slow_recipe(2, "exit 7"), site.quick_recipe());
     let first = site.buildlock(options).arg("--").args(site.build_words(&tag, &broken)).start();
     site.wait_for_step(&broken);
     let second = site.buildlock(options).arg("--").args(site.build_words(&tag, &whole)).start();
@@ -198,7 +198,7 @@ fn forced_builds_of_an_existing_image_run_one_at_a_time() {
 fn success_without_the_image_asked_for_is_an_error() {
     for_each_client(|site| {
         let (wanted, other) = (site.tag("wanted"), site.tag("other"));
-        let words = site.build_words(&other, &site.recipe("true"));
+        let words = site.build_words(&other, &site.quick_recipe());
         let run = site.buildlock(["-t", &wanted, "--"]).args(words).run();
         run.assert_code(125).assert_stderr("\"building\"").assert_stderr(&wanted);
         assert!(site.image_id(&other).is_some(), "COMMAND did not run\n{run}");
@@ -374,7 +374,7 @@ fn nested_calls_through_make_build_once() {
 /// have come through the relay.
 fn looks_up_through(site: &Site, relay: &Relay, environment: &[(&str, &str)], flags: &[&str]) {
     let tag = site.tag("endpoint");
-    let mut words = site.build_words(&tag, &site.recipe("true"));
+    let mut words = site.build_words(&tag, &site.quick_recipe());
     words.splice(1..1, flags.iter().map(|&flag| flag.to_owned()));
     let start = || {
         let mut run = site.buildlock(["--"]).args(&words);
@@ -475,7 +475,7 @@ fn engine_that_is_not_there_is_an_error_and_nothing_is_built() {
     for_each_client(|site| {
         // The second one is asked through the client.
         for host in [NOTHING, "tcp://127.0.0.1:1"] {
-            let words = site.build_words(&site.tag("nothing"), &site.recipe("true"));
+            let words = site.build_words(&site.tag("nothing"), &site.quick_recipe());
             let run = site.buildlock(["--"]).args(words).env("DOCKER_HOST", host).run();
             run.assert_code(125).assert_no_stderr("\"building\"");
         }
@@ -510,13 +510,14 @@ fn client_behind_sudo_builds_once() {
 fn tag_that_is_the_start_of_another_images_id_is_built() {
     for_each_client(|site| {
         let first = site.tag("id");
-        let words = site.build_words(&first, &site.recipe("true"));
+        let words = site.build_words(&first, &site.quick_recipe());
         site.client.ask(&words[1..]);
         let id = site.image_id(&first).unwrap();
         let hex = &id["sha256:".len()..][..12];
         assert_eq!(site.image_id(hex).as_ref(), Some(&id), "a bare id is looked up as such");
 
-        let recipe = site.recipe("true");
+        site.remove_at_the_end(hex);
+        let recipe = site.quick_recipe();
         site.docker_build(hex, &recipe).run().assert_code(0).assert_stderr("\"built\"");
         let built = site.image_id(&format!("{hex}:latest"));
         assert!(built.is_some_and(|built| built != id));
@@ -528,9 +529,7 @@ fn tag_that_is_the_start_of_another_images_id_is_built() {
 fn image_of_another_platform_does_not_count() {
     for_each_client(|site| {
         let tag = site.tag("platform");
-        // No label: the old builder makes that step's image for the engine's own platform.
-        let context = site.context("FROM scratch\nCOPY file /file\n");
-        site.remove_at_the_end(&tag);
+        let context = site.quick_recipe().context;
         let words = |platform: &str| {
             let words = ["docker", "build", "--no-cache", "--platform", platform, "-t", &tag];
             let words = words.into_iter().chain([context.to_str().unwrap()]);

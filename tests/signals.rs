@@ -7,9 +7,9 @@ mod outside;
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use common::{Fixture, Invocation, Running, is_alive, is_root, send_signal};
@@ -644,8 +644,10 @@ fn forced_build_is_believed_after_a_hangup_that_was_ignored() {
 /// it runs writes its pid to `bounces.pid`.
 fn install_setuid(f: &Fixture) -> bool {
     let program = f.path("bin/become-root");
-    fs::copy(which::which("setpriv").unwrap(), &program).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o4755)).unwrap();
+    // Not with a descriptor of our own, which a test beside this one could inherit (ETXTBSY).
+    let original = which::which("setpriv").unwrap();
+    let install = Command::new("install").args(["-m", "4755"]).arg(original).arg(&program).status();
+    assert!(install.unwrap().success(), "install {program:?}");
     f.install_script(
         "bounces",
         "#!/bin/sh\nexec become-root --reuid 0 --clear-groups sh -c \

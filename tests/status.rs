@@ -271,6 +271,8 @@ while not select.select([end], [], [], 0)[0]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         failures += 1
+    # By itself: whoever lists this process's descriptors delays what close alone would do.
+    fcntl.flock(lock, fcntl.LOCK_UN)
     os.close(lock)
     tries += 1
     if tries == 1:

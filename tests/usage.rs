@@ -170,6 +170,21 @@ fn output_that_makes_no_image_is_refused() {
 }
 
 #[test]
+fn command_that_only_checks_is_refused() {
+    for option in ["--check", "--call=outline"] {
+        assert_refused(&["--", "docker", "build", option, "-t", "env:abc", "."], 125, &[option]);
+    }
+}
+
+#[test]
+fn push_that_may_leave_no_image_here_is_warned_of() {
+    let (f, _held) = contended();
+    let args = ["-w", "0s", "--", "docker", "buildx", "build", "--push", "-t", "env:abc", "."];
+
+    f.buildlock(args).run().assert_code(124).assert_stderr_matches("(?i)warning.*--push.*--load");
+}
+
+#[test]
 fn output_that_makes_an_image_is_no_mistake() {
     for output in [&["-o", "type=docker"][..], &["--output=type=docker"], &["--load"]] {
         let f = Fixture::new();

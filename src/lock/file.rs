@@ -244,12 +244,12 @@ impl Store for FileStore {
 
     fn holder(&self, key: &Key) -> Option<Holder> {
         let lock = self.open_file(key).ok()?;
-        Holder::of(&lock.file, &KernelLocks::read())
+        Holder::of(&lock.file)
     }
 
     fn held_by_ancestors(&self) -> Vec<Subject> {
         let ancestors = holder::ancestors();
-        let locks = KernelLocks::read();
+        let locks = KernelLocks::read_once();
         let mut subjects = Vec::new();
         // The folder is read only if an ancestor holds any lock at all.
         let read = self.each_file(&locks.inodes_held_by(&ancestors), |_, file, stat| {

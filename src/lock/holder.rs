@@ -67,8 +67,9 @@ impl Holder {
 
     /// Who holds the lock on `file`, if the kernel can tell: what the record says if it is about
     /// that process, else what `/proc` says of it.
-    pub(super) fn of(file: &File, locks: &KernelLocks) -> Option<Self> {
-        let pid = locks.exclusive_holder(&rustix::fs::fstat(file).ok()?, file)?;
+    pub(super) fn of(file: &File) -> Option<Self> {
+        let stat = rustix::fs::fstat(file).ok()?;
+        let pid = agreed(|| KernelLocks::read_once().exclusive_holder(&stat, file))?;
         Some(Self::with_pid(pid, read_record(file)))
     }
 
@@ -217,13 +218,28 @@ pub(super) fn ancestors() -> Vec<u32> {
         .collect()
 }
 
+/// What two readings in a row agree on, or the last of several. The kernel hands its list of locks
+/// out in pieces of a page, so while other locks come and go a line may be missing or come twice.
+fn agreed<T: PartialEq>(mut read: impl FnMut() -> T) -> T {
+    const READINGS_MAX: usize = 8;
+    let mut last = read();
+    for _ in 1..READINGS_MAX {
+        let now = read();
+        if now == last {
+            break;
+        }
+        last = now;
+    }
+    last
+}
+
 /// The kernel's list of `flock(2)` locks at one moment.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct KernelLocks {
     locks: Vec<KernelLock>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct KernelLock {
     exclusive: bool,
     /// Somebody who waits, not somebody who holds.
@@ -236,12 +252,20 @@ struct KernelLock {
 impl KernelLocks {
     /// Reads it. Empty where there is no such list.
     pub fn read() -> Self {
+        agreed(Self::read_once)
+    }
+
+    /// Reads it as it comes: a line may be missing.
+    pub(super) fn read_once() -> Self {
         let text = std::fs::read(Path::new("/proc/locks")).unwrap_or_default();
         Self::parse(&String::from_utf8_lossy(&text))
     }
 
     fn parse(text: &str) -> Self {
-        KernelLocks { locks: text.lines().filter_map(KernelLock::parse).collect() }
+        let mut locks: Vec<KernelLock> = text.lines().filter_map(KernelLock::parse).collect();
+        locks.sort_unstable();
+        locks.dedup();
+        KernelLocks { locks }
     }
 
     fn on<'a>(
@@ -336,10 +360,10 @@ nonsense
         assert_eq!(
             locks,
             [
+                lock(false, false, 4245, (0, 0x1a), 9),
+                lock(false, true, 4244, (0xfe, 0), 131_090),
                 lock(true, false, 4242, (0xfe, 0), 131_090),
                 lock(true, true, 4243, (0xfe, 0), 131_090),
-                lock(false, true, 4244, (0xfe, 0), 131_090),
-                lock(false, false, 4245, (0, 0x1a), 9),
             ]
         );
     }

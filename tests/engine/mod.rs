@@ -5,15 +5,15 @@
 //! processes) plus names for images that nobody else has, all of them removed afterwards.
 #![allow(dead_code, unreachable_pub)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
 
 use serde_json::Value;
 
@@ -198,46 +198,23 @@ pub fn make_root_folder(folder: &Path) {
     }
 }
 
-/// The base image, there as long as a test needs it.
+/// The archive of a root folder.
 ///
-/// One for all tests of a process; the last one out removes it.
-struct Base;
-
-static BASE_USERS: Mutex<usize> = Mutex::new(0);
-
-fn base_tag() -> String {
-    format!("buildlock-test-{}-base:1", std::process::id())
-}
-
-impl Base {
-    fn new(client: &Client) -> Self {
-        let mut users = BASE_USERS.lock().unwrap_or_else(|poison| poison.into_inner());
-        if *users == 0 {
-            let dir = tempfile::tempdir().unwrap();
-            make_root_folder(&dir.path().join("root"));
-            let archive = dir.path().join("root.tar");
-            // The same bytes each time: the engine's caches then keep one copy, not one a run.
-            let tar = Command::new("tar")
-                .args(["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner"])
-                .arg("-C")
-                .arg(dir.path().join("root"))
-                .arg("-cf")
-                .args([archive.as_path(), Path::new(".")])
-                .status();
-            assert!(tar.unwrap().success());
-            client.ask([OsStr::new("import"), archive.as_os_str(), OsStr::new(&base_tag())]);
-        }
-        *users += 1;
-        Self
-    }
-
-    fn release(client: &Client) {
-        let mut users = BASE_USERS.lock().unwrap_or_else(|poison| poison.into_inner());
-        *users -= 1;
-        if *users == 0 {
-            client.docker(["image", "rm", "--force", &base_tag()]);
-        }
-    }
+/// The same bytes each time: the engine then keeps one layer of it, not one a test.
+fn root_archive() -> &'static [u8] {
+    static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
+    ARCHIVE.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        make_root_folder(&dir.path().join("root"));
+        let tar = Command::new("tar")
+            .args(["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "-C"])
+            .arg(dir.path().join("root"))
+            .args(["-c", "."])
+            .output()
+            .unwrap();
+        assert!(tar.status.success(), "{tar:?}");
+        tar.stdout
+    })
 }
 
 /// What a build does.
@@ -255,57 +232,77 @@ pub struct Site {
     /// The client to be used.
     pub client: Client,
     number: usize,
-    recipes: AtomicUsize,
-    unlabelled: RefCell<Vec<String>>,
+    recipes: Cell<usize>,
+    base: OnceCell<String>,
+    images: RefCell<Vec<String>>,
 }
 
 impl Site {
     fn new(client: &Client) -> Self {
         static NUMBER: AtomicUsize = AtomicUsize::new(1);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Base::new(client);
         Self {
             f: Fixture::new(),
             client: client.clone(),
-            number,
-            recipes: AtomicUsize::new(0),
-            unlabelled: RefCell::default(),
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+            recipes: Cell::new(0),
+            base: OnceCell::new(),
+            images: RefCell::default(),
         }
     }
 
-    /// A tag of this test alone.
+    /// A tag of this test alone; what has it in the end is removed.
     pub fn tag(&self, name: &str) -> String {
-        format!("buildlock-test-{}-{}-{name}:1", std::process::id(), self.number)
+        let tag = format!("buildlock-test-{}-{}-{name}:1", std::process::id(), self.number);
+        self.remove_at_the_end(&tag);
+        tag
     }
 
-    /// A line for Dockerfiles: what it is in can be found and removed afterwards.
-    pub fn label(&self) -> String {
+    /// Has an image removed with this site.
+    pub fn remove_at_the_end(&self, image: &str) {
+        self.images.borrow_mut().push(image.to_owned());
+    }
+
+    // What is built from this test's base image inherits it, and can be found by it.
+    fn label(&self) -> String {
         format!("buildlock-test={}-{}", std::process::id(), self.number)
     }
 
-    /// A Dockerfile whose last step runs these shell commands, from a base image.
+    fn base(&self) -> &str {
+        self.base.get_or_init(|| {
+            let tag = self.tag("base");
+            let archive = self.f.path("root.tar");
+            fs::write(&archive, root_archive()).unwrap();
+            let label = format!("LABEL {}", self.label());
+            self.client.ask(["import", "--change", &label, archive.to_str().unwrap(), &tag]);
+            tag
+        })
+    }
+
+    /// A Dockerfile whose one step runs these shell commands, in a base image.
     ///
-    /// No two builds make the same image, so that images can be counted.
+    /// No two builds of it make the same image, so that images can be counted.
     pub fn recipe(&self, commands: &str) -> Recipe {
-        let marker = self.marker(0, self.recipes.fetch_add(1, Ordering::Relaxed));
-        let (base, label) = (base_tag(), self.label());
-        let context = self.context(&format!(
-            "FROM {base}\nLABEL {label}\n\
-             RUN cat /proc/sys/kernel/random/uuid >/id; {commands}\n"
-        ));
-        Recipe { context, marker }
+        self.slow_recipe(0, commands)
     }
 
     /// A build that takes this many seconds and then runs these commands (`true`, `exit 7`).
     pub fn slow_recipe(&self, seconds: u32, commands: &str) -> Recipe {
-        let marker = self.marker(seconds, self.recipes.load(Ordering::Relaxed));
-        let recipe = self.recipe(&format!("sleep {marker}; {commands}"));
-        Recipe { marker, ..recipe }
+        let n = self.recipes.get();
+        self.recipes.set(n + 1);
+        // A number of seconds that no other process on this machine sleeps.
+        let marker = format!("{seconds}.00{}{:04}{n:03}", std::process::id(), self.number);
+        let context = self.context(&format!(
+            "FROM {}\nRUN cat /proc/sys/kernel/random/uuid >/id; sleep {marker}; {commands}\n",
+            self.base()
+        ));
+        Recipe { context, marker }
     }
 
-    // A number of seconds that no other process on this machine sleeps.
-    fn marker(&self, seconds: u32, recipe: usize) -> String {
-        format!("{seconds}.00{}{:04}{recipe:03}", std::process::id(), self.number)
+    /// A build that runs nothing, and takes as little time as the engine can.
+    pub fn quick_recipe(&self) -> Recipe {
+        let context = self.context("FROM scratch\nCOPY Dockerfile file /\n");
+        fs::write(context.join("file"), context.as_os_str().as_encoded_bytes()).unwrap();
+        Recipe { context, marker: String::new() }
     }
 
     /// A folder with this Dockerfile, and a file to copy.
@@ -366,11 +363,13 @@ impl Site {
         None
     }
 
-    /// How many images this test's builds have made, those without a name included.
+    /// How many images this test's builds have made from its base image, those that have lost
+    /// their name included.
     pub fn image_count(&self) -> usize {
         let filter = format!("label={}", self.label());
         let list = self.client.ask(["image", "ls", "-q", "--no-trunc", "--filter", &filter]);
-        let mut ids: Vec<_> = list.lines().collect();
+        let base = self.image_id(self.base());
+        let mut ids: Vec<_> = list.lines().filter(|id| Some(*id) != base.as_deref()).collect();
         ids.sort_unstable();
         ids.dedup();
         ids.len()
@@ -390,13 +389,8 @@ impl Site {
         self.f.wait_for("the build step's process", || self.engine_runs(recipe));
     }
 
-    /// Has an image removed with this site that does not bear its label.
-    pub fn remove_at_the_end(&self, image: &str) {
-        self.unlabelled.borrow_mut().push(image.to_owned());
-    }
-
     fn clean_engine(&self) {
-        for image in self.unlabelled.borrow().iter() {
+        for image in self.images.borrow().iter() {
             self.client.docker(["image", "rm", "--force", image]);
         }
         let filter = format!("label={}", self.label());
@@ -425,7 +419,6 @@ impl Drop for Site {
             send_signal(pid, "KILL");
         }
         self.clean_engine();
-        Base::release(&self.client);
     }
 }
 
