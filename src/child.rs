@@ -1,7 +1,8 @@
 //! COMMAND as a child: the descriptors and signals that it gets, its limits, its end.
 //!
 //! It is a child and not an `execve` in our place, because somebody has to verify, release and
-//! report afterwards. Everything that needs `unsafe` (what runs between fork and exec, and what
+//! report afterwards; and strictly a grandchild, because somebody has to hold the locks should we
+//! be killed (see [`keeper`]). Everything that needs `unsafe` (what runs between fork and exec, and what
 //! touches signal actions) is in this file.
 
 #![allow(unsafe_code)]
@@ -21,6 +22,7 @@ use nix::libc;
 use nix::sys::signal::Signal;
 use rustix::process::Pid;
 
+use self::keeper::{Kept, Line};
 use self::signals::{Arrived, Inherited, Signals};
 use crate::command::Command;
 use crate::exit::Exit;
@@ -68,31 +70,30 @@ impl Ended {
 /// # Errors
 /// It could not be started.
 pub fn run(job: &Job<'_>, signals: &Signals) -> io::Result<Ended> {
-    // What COMMAND leaves behind becomes our child, so that we can find and end it.
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     // Whoever started us may have had children before it became us by execve: not COMMAND's.
-    let mut spared = tree::children();
+    let spared = tree::children();
+    // Should the keeper be killed, what it has becomes ours.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let start = Instant::now();
-    let handle = spawn(job, signals.inherited())?;
-    let pid = handle.pids().first().copied().unwrap_or_default();
-    let keeper = keeper::start(pid);
-    spared.extend(keeper.as_ref().map(keeper::Keeper::pid));
-    let mut running = Running { job, pid, spared, interrupted: None, timed_out: false };
+    let kept = spawn(job, signals.inherited())?;
+    let mut running = Running { job, kept, spared, interrupted: None, timed_out: false };
+    // What came in before COMMAND was there has reached nobody else.
+    while let Some(arrived) = signals.next(Some(start), None) {
+        running.pass_on(Arrived { from_terminal: false, ..arrived });
+    }
 
     let mut limit = job.limit.and_then(|limit| start.checked_add(limit));
     let mut kill = None;
     let exit = loop {
-        if let Some(output) = handle.try_wait()? {
-            break Some(Exit::from(output.status));
+        if let Some(exit) = running.kept.exit()? {
+            break Some(exit);
         }
-        running.reap_orphans();
-        match signals.next(earlier(limit, kill)) {
-            Some(Arrived { signal: Signal::SIGCHLD, .. }) => {}
+        match signals.next(earlier(limit, kill), Some(running.kept.news())) {
             Some(arrived) => running.pass_on(arrived),
             None if has_passed(kill) => {
                 kill = None;
                 running.signal_all(Signal::SIGKILL);
-                if tree::send(pid, None) == Err(Errno::EPERM) {
+                if tree::send(running.kept.command, None) == Err(Errno::EPERM) {
                     // It runs as somebody else, and nobody knows for how long.
                     break None;
                 }
@@ -112,31 +113,25 @@ pub fn run(job: &Job<'_>, signals: &Signals) -> io::Result<Ended> {
     };
     let elapsed = start.elapsed();
     // A Ctrl-C that COMMAND died of is ours too, though we may hear of its death first.
-    while let Some(arrived) = signals.next(Some(Instant::now())) {
+    while let Some(arrived) = signals.next(Some(start), None) {
         running.note(arrived.signal);
     }
     let ended =
         !matches!(exit, Some(Exit::Code(_))) || running.interrupted.is_some() || running.timed_out;
     let left = if ended { running.end_what_is_left(signals) } else { Vec::new() };
-    if let Some(keeper) = keeper {
-        if exit.is_some() { keeper.end() } else { keeper.leave() }
+    let Running { kept, interrupted, timed_out, .. } = running;
+    let exit = exit.unwrap_or(Exit::Code(crate::exit::TIMEOUT));
+    if left.is_empty() {
+        kept.finish()
+    } else {
+        kept.leave()
     }
-    // What is beyond our reach may have closed its copy of the locks.
-    left.iter().filter_map(|&pid| keeper::start(pid)).for_each(keeper::Keeper::leave);
-    running.reap_orphans();
-    let Running { interrupted, timed_out, .. } = running;
-    Ok(Ended {
-        exit: exit.unwrap_or(Exit::Code(crate::exit::TIMEOUT)),
-        elapsed,
-        interrupted,
-        timed_out,
-        left,
-    })
+    Ok(Ended { exit, elapsed, interrupted, timed_out, left })
 }
 
 struct Running<'a> {
     job: &'a Job<'a>,
-    pid: u32,
+    kept: Kept,
     /// Children of ours that are not of COMMAND.
     spared: Vec<u32>,
     interrupted: Option<i32>,
@@ -149,14 +144,14 @@ impl Running<'_> {
     fn pass_on(&mut self, arrived: Arrived) {
         let Arrived { signal, from_terminal } = arrived;
         self.note(signal);
-        if from_terminal && tree::is_in_our_group(self.pid) {
+        if from_terminal && tree::is_in_our_group(self.kept.command) {
             return;
         }
-        match tree::send(self.pid, signal) {
+        match tree::send(self.kept.command, signal) {
             Ok(()) => tracing::debug!("passed {signal} on to COMMAND"),
             Err(error) => tracing::warn!(
                 "{signal} cannot be passed on to COMMAND (pid {}): {}",
-                self.pid,
+                self.kept.command,
                 error.desc()
             ),
         }
@@ -178,7 +173,7 @@ impl Running<'_> {
     }
 
     fn descendants(&self) -> Vec<u32> {
-        tree::descendants(&self.spared)
+        tree::descendants(self.kept.pid(), &self.spared)
     }
 
     /// Ends what is left of a COMMAND that was ended: its descendants may still build. Returns
@@ -189,7 +184,6 @@ impl Running<'_> {
         let mut kill = from_now(self.job.kill_after);
         let mut signal = Signal::SIGTERM;
         loop {
-            self.reap_orphans();
             let mut left = self.descendants();
             left.retain(|pid| !unreachable.contains(pid));
             if left.is_empty() {
@@ -204,10 +198,8 @@ impl Running<'_> {
             }
             tracing::debug!("sent {signal} to what COMMAND left behind: {left:?}");
             told.extend(left);
-            // SIGCHLD tells of the death of those at the top. A process that was forked meanwhile
-            // is found when we look again.
-            let again = from_now(Some(if signal == Signal::SIGKILL { SOON } else { LATER }));
-            match signals.next(earlier(kill, again)) {
+            // Who ends is told to its parent, not to us; and it may have forked meanwhile.
+            match signals.next(earlier(kill, from_now(Some(LOOK_AGAIN))), None) {
                 Some(arrived) if signals::is_terminating(arrived.signal) => {
                     // Somebody loses patience.
                     self.interrupted = Some(arrived.signal as i32);
@@ -221,17 +213,10 @@ impl Running<'_> {
             }
         }
     }
-
-    /// Takes the status of processes that became our children when their parents died.
-    fn reap_orphans(&self) {
-        tree::reap_all_but(self.pid);
-    }
 }
 
-/// How soon what is left is looked at again while it is being killed.
-const SOON: Duration = Duration::from_millis(20);
-/// The same while it has been asked to end.
-const LATER: Duration = Duration::from_secs(1);
+/// How soon what is left of COMMAND is looked at again while it is being ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 fn earlier(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     a.into_iter().chain(b).min()
@@ -245,32 +230,36 @@ fn has_passed(moment: Option<Instant>) -> bool {
     moment.is_some_and(|moment| moment <= Instant::now())
 }
 
-fn spawn(job: &Job<'_>, inherited: Inherited) -> io::Result<duct::Handle> {
+fn spawn(job: &Job<'_>, inherited: Inherited) -> io::Result<Kept> {
     let locks: Vec<OwnedFd> =
         job.locks.iter().map(|&lock| high_copy(lock)).collect::<io::Result<_>>()?;
     let numbers: Vec<RawFd> = locks.iter().map(AsRawFd::as_raw_fd).collect();
-    let parent = rustix::process::getpid();
+    let line = Line::new()?;
+    let keepers_side = line.keepers_side(&numbers);
     let mut expression = duct::cmd(job.command.program(), job.command.arguments()).unchecked();
     for (name, value) in &job.environment {
         expression = expression.env(name, value);
     }
-    expression
+    let keeper = expression
         .before_spawn(move |command| {
-            let numbers = numbers.clone();
+            let (numbers, keepers_side) = (numbers.clone(), keepers_side.clone());
             let between_fork_and_exec = move || {
+                let keeper = rustix::process::getpid();
+                keepers_side.split()?;
                 for &number in &numbers {
                     keep_across_exec(number)?;
                 }
-                die_with(parent)?;
+                die_with(keeper)?;
                 inherited.restore()
             };
-            // SAFETY: the closure only makes system calls (fcntl, prctl, getppid, sigaction,
-            // sigprocmask), which are async-signal-safe, and allocates nothing.
+            // SAFETY: the closure only makes system calls, which are async-signal-safe, and
+            // allocates nothing.
             unsafe { command.pre_exec(between_fork_and_exec) };
             Ok(())
         })
-        .start()
-    // The copies are closed here: COMMAND has its own.
+        .start()?;
+    // The copies are closed here: COMMAND and the keeper have their own.
+    Kept::new(keeper, line)
 }
 
 /// A copy of a lock's descriptor with a number that nobody else uses. make's jobserver, bash and
@@ -309,8 +298,8 @@ fn keep_across_exec(number: RawFd) -> io::Result<()> {
     }
 }
 
-/// Has this process sent SIGTERM when the thread that forked it ends, which is our main thread:
-/// docker's client then cancels the build. For use between fork and exec.
+/// Has this process sent SIGTERM when `parent` ends, should even that be killed. For use between
+/// fork and exec.
 fn die_with(parent: Pid) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
     match rustix::process::getppid() {

@@ -69,7 +69,8 @@ pub fn program(command: &Command) -> Result<()> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).map(|folder| folder.join(program)).collect()
     };
-    let has_folder = program.components().count() > 1 || program.has_root();
+    let has_folder = command.program().as_encoded_bytes().contains(&b'/')
+        || [".", ".."].iter().any(|it| command.program() == *it);
     let candidates = if has_folder { vec![program.to_owned()] } else { in_path() };
     // A folder in PATH of that name is not what anybody means; one that was named is.
     let there = candidates.iter().find(|path| path.exists() && (has_folder || !path.is_dir()));

@@ -1,71 +1,264 @@
-//! A process that does nothing but hold the locks until another one has ended.
+//! A process between buildlock and COMMAND that holds the locks for as long as anything of COMMAND
+//! runs, should buildlock be killed.
 //!
-//! COMMAND inherits the locks' descriptors, so that they stay held if buildlock is killed and the
-//! build goes on. sudo and others close descriptors that they do not know, and a setuid program
-//! gets no death signal: for those the keeper has copies of its own. It is in a session of its own,
-//! so that what is sent to the job's process group does not reach it.
+//! COMMAND inherits the locks' descriptors, but sudo and others close what they do not know, Python
+//! does so for its children, and a setuid program gets no death signal. The keeper has copies of
+//! its own, is COMMAND's parent, and adopts what COMMAND leaves behind (it is a subreaper), so the
+//! kernel tells it when the last of them has ended.
+//!
+//! It is forked and never executes another program: it makes system calls only, which is all that
+//! may be done between fork and exec. It has a session of its own, so that what is sent to the
+//! job's process group does not reach it.
 
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::libc;
 use rustix::pipe::PipeFlags;
-use rustix::process::{PidfdFlags, WaitOptions};
 
-/// A running keeper.
+use crate::exit::Exit;
+
+/// buildlock to keeper: COMMAND has been executed.
+const STARTED: u8 = b's';
+/// buildlock to keeper: everything is over, go.
+const DONE: u8 = b'd';
+/// How long a keeper whose COMMAND has ended waits to hear that it was executed, in milliseconds.
+/// Where it was not, buildlock waits for the keeper's end to learn of that.
+const STARTED_WITHIN: libc::c_int = 100;
+
+/// The pipes between buildlock and the keeper.
 #[derive(Debug)]
-pub(super) struct Keeper {
-    pid: rustix::process::Pid,
-    /// Closed by our end, in whatever way we end.
-    alive: OwnedFd,
+pub(super) struct Line {
+    to_keeper: (OwnedFd, OwnedFd),
+    from_keeper: (OwnedFd, OwnedFd),
 }
 
-/// Starts a keeper that holds all locks which this process has open, until both this process and
-/// `command` have ended. None where the kernel has no pidfd_open (before Linux 5.3): then the
-/// inherited descriptors alone have to do.
-pub(super) fn start(command: u32) -> Option<Keeper> {
-    let command = rustix::process::Pid::from_raw(command.cast_signed())?;
-    let watched = rustix::process::pidfd_open(command, PidfdFlags::empty()).ok()?;
-    let (until, alive) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).ok()?;
-    // SAFETY: other threads may exist, so the child may only make system calls: `keep` does so.
-    match unsafe { libc::fork() } {
-        0 => keep(until.as_raw_fd(), alive.as_raw_fd(), watched.as_raw_fd()),
-        pid => Some(Keeper { pid: rustix::process::Pid::from_raw(pid)?, alive }),
+impl Line {
+    pub(super) fn new() -> io::Result<Self> {
+        let to_keeper = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let from_keeper = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        Ok(Line { to_keeper, from_keeper })
+    }
+
+    /// The keeper's side, for use in the forked process, with the locks that it is to hold.
+    pub(super) fn keepers_side(&self, locks: &[RawFd]) -> KeepersSide {
+        let (orders, reports) = (self.to_keeper.0.as_raw_fd(), self.from_keeper.1.as_raw_fd());
+        let mut kept: Vec<RawFd> = locks.iter().copied().chain([orders, reports]).collect();
+        kept.sort_unstable();
+        KeepersSide { orders, reports, kept }
     }
 }
 
-/// What the keeper does, from fork to end.
-fn keep(until: RawFd, alive: RawFd, watched: RawFd) -> ! {
-    // SAFETY: plain system calls on descriptors that are ours since the fork, and a constant
-    // string that ends with NUL. Signals that could end us stay blocked, as they are when we fork.
-    unsafe {
-        libc::prctl(libc::PR_SET_NAME, c"buildlock-keep".as_ptr());
-        libc::setsid();
-        libc::close(alive);
-        for descriptor in [until, watched] {
-            let mut poll = libc::pollfd { fd: descriptor, events: libc::POLLIN, revents: 0 };
-            while libc::poll(&raw mut poll, 1, -1) < 0 && *libc::__errno_location() == libc::EINTR {
+/// A COMMAND that was started behind a keeper.
+#[derive(Debug)]
+pub(super) struct Kept {
+    keeper: duct::Handle,
+    orders: File,
+    reports: File,
+    /// COMMAND's process id.
+    pub(super) command: u32,
+}
+
+impl Kept {
+    /// After the keeper, and COMMAND behind it, were started.
+    pub(super) fn new(keeper: duct::Handle, line: Line) -> io::Result<Self> {
+        let mut orders = File::from(line.to_keeper.1);
+        let mut reports = File::from(line.from_keeper.0);
+        drop(line.from_keeper.1);
+        // Nothing can be done where the keeper has been killed already; its end tells.
+        _ = orders.write_all(&[STARTED]);
+        let mut pid = [0; size_of::<libc::pid_t>()];
+        reports.read_exact(&mut pid)?;
+        rustix::io::ioctl_fionbio(&reports, true)?;
+        Ok(Kept {
+            keeper,
+            orders,
+            reports,
+            command: libc::pid_t::from_ne_bytes(pid).cast_unsigned(),
+        })
+    }
+
+    /// The keeper's process id.
+    pub(super) fn pid(&self) -> u32 {
+        self.keeper.pids().first().copied().unwrap_or_default()
+    }
+
+    /// Readable as soon as there is something new about COMMAND.
+    pub(super) fn news(&self) -> BorrowedFd<'_> {
+        self.reports.as_fd()
+    }
+
+    /// How COMMAND ended, if it has.
+    pub(super) fn exit(&mut self) -> io::Result<Option<Exit>> {
+        let mut report = [0; 2 * size_of::<libc::c_int>()];
+        match self.reports.read(&mut report) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            Err(error) => Err(error),
+            Ok(read) if read == report.len() => {
+                let number = |at: usize| {
+                    let mut bytes = [0; size_of::<libc::c_int>()];
+                    bytes.copy_from_slice(&report[at..at + size_of::<libc::c_int>()]);
+                    libc::c_int::from_ne_bytes(bytes)
+                };
+                let (how, status) = (number(0), number(size_of::<libc::c_int>()));
+                let exited = how == libc::CLD_EXITED;
+                Ok(Some(if exited { Exit::Code(status as u8) } else { Exit::Signal(status) }))
+            }
+            // The keeper was killed. COMMAND got its death signal, and is our child now.
+            Ok(_) => Ok(Some(Exit::from(self.keeper.wait()?.status))),
+        }
+    }
+
+    /// Nothing of COMMAND is to be waited for any more: the keeper ends.
+    pub(super) fn finish(mut self) {
+        if self.orders.write_all(&[DONE]).is_ok() {
+            _ = self.keeper.wait();
+        }
+    }
+
+    /// The keeper holds the locks until everything of COMMAND has ended, also beyond our own end.
+    pub(super) fn leave(self) {
+        // Our end closes it, and that is the keeper's sign.
+        std::mem::forget(self.orders);
+    }
+}
+
+/// What the forked process knows.
+#[derive(Clone, Debug)]
+pub(super) struct KeepersSide {
+    orders: RawFd,
+    reports: RawFd,
+    /// All descriptors that the keeper needs, sorted.
+    kept: Vec<RawFd>,
+}
+
+impl KeepersSide {
+    /// Forks: returns in the child, which is to become COMMAND; the parent becomes the keeper. With
+    /// all signals blocked in both. For use between fork and exec.
+    ///
+    /// # Errors
+    /// There can be no more processes.
+    pub(super) fn split(&self) -> io::Result<()> {
+        // SAFETY: system calls only, on memory of this stack frame.
+        let forked = unsafe {
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+            libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
+            libc::fork()
+        };
+        match forked {
+            -1 => Err(io::Error::last_os_error()),
+            0 => Ok(()),
+            command => self.keep(command),
+        }
+    }
+
+    /// The keeper's life.
+    fn keep(&self, command: libc::pid_t) -> ! {
+        self.close_the_rest();
+        // SAFETY: system calls only, on memory of this stack frame and a constant string that ends
+        // with NUL.
+        unsafe {
+            libc::prctl(libc::PR_SET_NAME, c"buildlock-keep".as_ptr());
+            libc::setsid();
+            report(self.reports, &command.to_ne_bytes());
+            let mut child_ended: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut child_ended);
+            libc::sigaddset(&raw mut child_ended, libc::SIGCHLD);
+            let deaths = libc::signalfd(-1, &raw const child_ended, libc::SFD_NONBLOCK);
+
+            let mut ended = false;
+            let mut started = false;
+            loop {
+                ended = ended || self.reap(command);
+                let mut polled = [deaths, self.orders].map(|fd| libc::pollfd {
+                    fd,
+                    events: libc::POLLIN,
+                    revents: 0,
+                });
+                let patience = if ended && !started { STARTED_WITHIN } else { -1 };
+                if libc::poll(polled.as_mut_ptr(), 2, patience) == 0 {
+                    libc::_exit(1);
+                }
+                let mut told: libc::signalfd_siginfo = std::mem::zeroed();
+                libc::read(deaths, (&raw mut told).cast(), size_of_val(&told));
+                if polled[1].revents != 0 {
+                    let mut order = 0_u8;
+                    match libc::read(self.orders, (&raw mut order).cast(), 1) {
+                        1 if order == STARTED => started = true,
+                        1 => libc::_exit(0),
+                        // buildlock has ended.
+                        _ => break,
+                    }
+                }
+            }
+            if !ended {
+                // docker's client then cancels the build.
+                libc::kill(command, libc::SIGTERM);
+            }
+            // Until there is no child any more. What has no parent becomes ours.
+            while libc::waitpid(-1, std::ptr::null_mut(), 0) > 0
+                || *libc::__errno_location() == libc::EINTR
+            {}
+            libc::_exit(0)
+        }
+    }
+
+    /// Takes the statuses of ended children, up to COMMAND's, which is reported but left alone so
+    /// that its process id stays its own. Has COMMAND ended?
+    fn reap(&self, command: libc::pid_t) -> bool {
+        // SAFETY: system calls only, on memory of this stack frame.
+        unsafe {
+            loop {
+                let mut about: libc::siginfo_t = std::mem::zeroed();
+                let look = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+                if libc::waitid(libc::P_ALL, 0, &raw mut about, look) != 0 || about.si_pid() == 0 {
+                    return false;
+                }
+                if about.si_pid() == command {
+                    let how = [about.si_code.to_ne_bytes(), about.si_status().to_ne_bytes()];
+                    report(self.reports, how.as_flattened());
+                    return true;
+                }
+                libc::waitpid(about.si_pid(), std::ptr::null_mut(), libc::WNOHANG);
             }
         }
-        libc::_exit(0)
+    }
+
+    /// Closes all descriptors but those needed: pipes of others would stay open with us, and std
+    /// waits for the end of one to know that COMMAND was executed.
+    fn close_the_rest(&self) {
+        let mut first = 0;
+        for &kept in &self.kept {
+            close_from_to(first, kept - 1);
+            first = kept + 1;
+        }
+        close_from_to(first, RawFd::MAX);
     }
 }
 
-impl Keeper {
-    /// Its process id.
-    pub(super) fn pid(&self) -> u32 {
-        self.pid.as_raw_nonzero().get().cast_unsigned()
+/// Closes the descriptors from `first` to `last`, both included.
+fn close_from_to(first: RawFd, last: RawFd) {
+    /// What is closed one by one where the kernel cannot close many at once (before Linux 5.9).
+    const ONE_BY_ONE_MAX: RawFd = 4096;
+    if first > last {
+        return;
     }
+    // SAFETY: system calls only; the forked process uses none of these descriptors.
+    unsafe {
+        if libc::syscall(libc::SYS_close_range, first, last, 0) != 0 {
+            for descriptor in first..=last.min(ONE_BY_ONE_MAX) {
+                libc::close(descriptor);
+            }
+        }
+    }
+}
 
-    /// COMMAND has ended: so does the keeper.
-    pub(super) fn end(self) {
-        drop(self.alive);
-        // Its status may have been taken already.
-        _ = rustix::process::waitpid(Some(self.pid), WaitOptions::empty());
-    }
-
-    /// Leaves it to watch on when we have ended.
-    pub(super) fn leave(self) {
-        // The descriptor is closed by our end.
-        std::mem::forget(self.alive);
-    }
+/// Tells buildlock something. A few bytes go into a pipe whole or not at all (pipe(7)).
+fn report(reports: RawFd, bytes: &[u8]) {
+    // SAFETY: a system call that reads `bytes`.
+    unsafe { libc::write(reports, bytes.as_ptr().cast(), bytes.len()) };
 }

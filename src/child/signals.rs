@@ -13,7 +13,7 @@
 //! actions do: the kernel ends the process, and with it its locks.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
@@ -88,7 +88,6 @@ impl Signals {
     /// The system is out of descriptors.
     pub fn take_in() -> io::Result<Self> {
         let mut ours = SigSet::empty();
-        ours.add(Signal::SIGCHLD);
         let mask = SigSet::thread_get_mask()?;
         for signal in PASSED_ON {
             // A blocked signal is kept by the kernel even where its action is to ignore it.
@@ -107,11 +106,17 @@ impl Signals {
         self.inherited
     }
 
-    /// The next signal, or none by `until`. `None` waits without a bound.
-    pub(super) fn next(&self, until: Option<Instant>) -> Option<Arrived> {
+    /// The next signal; none by `until`, or when `news` can be read. Without either it waits as
+    /// long as it takes.
+    pub(super) fn next(
+        &self,
+        until: Option<Instant>,
+        news: Option<BorrowedFd<'_>>,
+    ) -> Option<Arrived> {
         loop {
-            if let Ok(Some(info)) = self.descriptor.read_signal() {
-                let signal = Signal::try_from(info.ssi_signo.cast_signed()).ok()?;
+            if let Ok(Some(info)) = self.descriptor.read_signal()
+                && let Ok(signal) = Signal::try_from(info.ssi_signo.cast_signed())
+            {
                 return Some(Arrived { signal, from_terminal: info.ssi_code == libc::SI_KERNEL });
             }
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
@@ -119,9 +124,14 @@ impl Signals {
                 return None;
             }
             let left = left.and_then(|left| Timespec::try_from(left).ok());
-            let mut polled = [PollFd::from_borrowed_fd(self.descriptor.as_fd(), PollFlags::IN)];
+            let signals = PollFd::from_borrowed_fd(self.descriptor.as_fd(), PollFlags::IN);
+            let news = news.map(|news| PollFd::from_borrowed_fd(news, PollFlags::IN));
+            let mut polled: Vec<PollFd<'_>> = [Some(signals), news].into_iter().flatten().collect();
             // EINTR, or time passed: either way we look again.
-            _ = rustix::event::poll(&mut polled, left.as_ref());
+            let polled_well = rustix::event::poll(&mut polled, left.as_ref()).is_ok();
+            if polled_well && polled.get(1).is_some_and(|news| !news.revents().is_empty()) {
+                return None;
+            }
         }
     }
 
@@ -142,24 +152,17 @@ impl Signals {
             drop(signal_done);
         })?;
         loop {
-            if let Ok(Some(info)) = self.descriptor.read_signal()
-                && let Ok(signal) = Signal::try_from(info.ssi_signo.cast_signed())
-                && is_terminating(signal)
-            {
-                return Ok(Err(signal));
-            }
-            match receiver.try_recv() {
-                Ok(result) => return Ok(Ok(result)),
-                Err(mpsc::TryRecvError::Disconnected) => {
-                    return Err(io::Error::other("the thread that looked is gone"));
+            match self.next(None, Some(done.as_fd())) {
+                Some(arrived) if is_terminating(arrived.signal) => return Ok(Err(arrived.signal)),
+                // There is nobody to pass it on to any more.
+                Some(_) => {}
+                None => {
+                    let result = receiver
+                        .recv()
+                        .map_err(|_| io::Error::other("the thread that looked is gone"));
+                    return result.map(Ok);
                 }
-                Err(mpsc::TryRecvError::Empty) => {}
             }
-            let mut polled = [
-                PollFd::from_borrowed_fd(self.descriptor.as_fd(), PollFlags::IN),
-                PollFd::new(&done, PollFlags::IN),
-            ];
-            _ = rustix::event::poll(&mut polled, None);
         }
     }
 }

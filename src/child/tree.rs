@@ -2,7 +2,6 @@
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
 fn pid_of(pid: u32) -> Pid {
@@ -33,16 +32,18 @@ pub(super) fn children() -> Vec<u32> {
     children_of(std::process::id())
 }
 
-/// All living descendants of this process but those by way of `spared`.
-pub(super) fn descendants(spared: &[u32]) -> Vec<u32> {
+/// All living descendants of this process but `keeper` itself and those by way of `spared`.
+pub(super) fn descendants(keeper: u32, spared: &[u32]) -> Vec<u32> {
     let mut found = Vec::new();
     let mut ask = children();
     while let Some(pid) = ask.pop() {
         if spared.contains(&pid) || found.contains(&pid) || is_zombie(pid) {
             continue;
         }
-        found.push(pid);
         ask.extend(children_of(pid));
+        if pid != keeper {
+            found.push(pid);
+        }
     }
     found
 }
@@ -77,21 +78,7 @@ fn stat_field(pid: u32, field: usize) -> Option<String> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(field).map(str::to_owned)
 }
 
-/// Has it ended, so that only its status is left? A zombie has no children: they are ours by then.
+/// Has it ended, so that only its status is left? A zombie has no children: others have them then.
 fn is_zombie(pid: u32) -> bool {
     stat_field(pid, 0).is_none_or(|state| matches!(state.as_str(), "Z" | "X"))
-}
-
-/// Takes the statuses of ended children that nobody waits for, so that a build which leaves many
-/// behind does not fill the process table. Somebody waits for `command`.
-pub(super) fn reap_all_but(command: u32) {
-    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-    while let Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) = waitid(Id::All, look)
-    {
-        if pid == pid_of(command)
-            || waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG).is_err()
-        {
-            return;
-        }
-    }
 }

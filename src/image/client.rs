@@ -30,7 +30,10 @@ pub(super) fn inspect(client: &Client, name: &str) -> Result<Answer, Unanswered>
     match said.status {
         // nerdctl 2.0.0 to 2.0.2 end with 0 although there is no such image.
         Some(0) if first.is_some() => Ok(Answer::Present(first.and_then(platform))),
-        Some(0) if client.engine == Engine::Docker && images.is_none() => Ok(Answer::Present(None)),
+        // A script in docker's name may only give a status.
+        Some(0) if client.engine == Engine::Docker && said.stdout.is_empty() => {
+            Ok(Answer::Present(None))
+        }
         Some(_) if says_no_such_image(&String::from_utf8_lossy(&said.stderr)) => {
             Ok(Answer::Missing)
         }
