@@ -77,9 +77,13 @@ impl Deadline {
     }
 }
 
-/// `duration` for people: whole seconds, «0s» below one.
+/// `duration` for people: to the nearest second, or millisecond below one.
 pub fn for_people(duration: Duration) -> humantime::FormattedDuration {
-    humantime::format_duration(Duration::from_secs(duration.as_secs()))
+    let milliseconds = (duration.as_secs_f64() * 1e3).round() as u64;
+    humantime::format_duration(match milliseconds {
+        0..1000 => Duration::from_millis(milliseconds),
+        _ => Duration::from_secs(duration.as_secs_f64().round() as u64),
+    })
 }
 
 #[cfg(test)]
@@ -115,6 +119,21 @@ mod tests {
     fn what_is_no_duration_is_refused() {
         for text in ["", " ", "-1", "-1s", "1x", "abc", "1.2.3", ".", "nan", "inf", "1e3", "NONE"] {
             assert!(parse_limit(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn people_read_durations_rounded() {
+        for (seconds, expected) in [
+            (0.0, "0s"),
+            (0.23, "230ms"),
+            (0.9999, "1s"),
+            (2.99, "3s"),
+            (123.4, "2m 3s"),
+            (3600.0, "1h"),
+        ] {
+            let shown = for_people(Duration::from_secs_f64(seconds)).to_string();
+            assert_eq!(shown, expected, "{seconds}");
         }
     }
 

@@ -107,8 +107,9 @@ impl Holder {
     /// How long it has held the lock, by the wall clock.
     pub fn held_for(&self) -> Option<Duration> {
         let since = humantime::parse_rfc3339(self.since.as_deref()?).ok()?;
-        // A clock that was set back makes it zero.
-        Some(SystemTime::now().duration_since(since).unwrap_or_default())
+        // A clock that was set back makes it zero. The record has whole seconds.
+        let held_for = SystemTime::now().duration_since(since).unwrap_or_default();
+        Some(Duration::from_secs(held_for.as_secs()))
     }
 }
 
