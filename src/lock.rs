@@ -174,7 +174,7 @@ pub trait Held: Send {
     /// What it is for.
     fn subject(&self) -> &Subject;
 
-    /// Says who holds it and what for. For people only, so a failure is no error.
+    /// Says who holds it, what for and since now. For people only, so a failure is no error.
     fn record(&self, holder: &Holder);
 
     /// What the last build under it ended with, if that was a failure.

@@ -175,7 +175,8 @@ fn timeout_is_logged_with_its_holder() {
 
     let timeout = event(&events, "timeout");
     assert_eq!(timeout["tag"], "env:abc");
-    assert!(timeout["waited_s"].as_f64().unwrap() >= 0.3, "{timeout}");
+    // The limit counts from a little before this lock was found to be taken.
+    assert!(timeout["waited_s"].as_f64().unwrap() >= 0.1, "{timeout}");
     assert_holder(&timeout, builder.pid());
 }
 

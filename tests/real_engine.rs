@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 
 use common::{Finished, Running, is_alive, sha256};
 use engine::{
-    Recipe, Site, all_output, count, descendants, events, for_each_client, program_name, skip,
-    with_a_client,
+    Recipe, Site, all_output, count, descendants, events, for_each_builder, for_each_client, pause,
+    program_name, skip, with_a_client,
 };
 use relay::Relay;
 
@@ -45,7 +45,7 @@ fn builds_once_among(site: &Site, processes: usize) {
 
 #[test]
 fn two_and_eight_processes_on_one_missing_tag_build_it_once() {
-    for_each_client(|site| {
+    for_each_builder(|site| {
         builds_once_among(site, 2);
         builds_once_among(site, 8);
     });
@@ -53,12 +53,12 @@ fn two_and_eight_processes_on_one_missing_tag_build_it_once() {
 
 #[test]
 fn sixty_four_processes_on_one_missing_tag_build_it_once() {
-    for_each_client(|site| builds_once_among(site, 64));
+    for_each_builder(|site| builds_once_among(site, 64));
 }
 
 #[test]
 fn eight_tags_are_built_in_parallel() {
-    for_each_client(|site| {
+    for_each_builder(|site| {
         let tags: Vec<_> = (0..8).map(|n| site.tag(&format!("parallel-{n}"))).collect();
         // A recipe each: BuildKit makes one image of builds that are the same.
         let start = |tag: &String| site.docker_build(tag, &site.slow_recipe(2, "true")).start();
@@ -81,7 +81,7 @@ fn eight_tags_are_built_in_parallel() {
 
 #[test]
 fn waiter_skips_build_once_image_exists() {
-    for_each_client(|site| {
+    for_each_builder(|site| {
         let tag = site.tag("skip");
         let (recipe, broken) = (site.slow_recipe(2, "true"), site.recipe("exit 9"));
         let first = site.docker_build(&tag, &recipe).start();
@@ -109,7 +109,7 @@ fn waiter_skips_build_once_image_exists() {
 
 #[test]
 fn stdout_is_the_clients_alone() {
-    for_each_client(|site| {
+    for_each_builder(|site| {
         let tag = site.tag("stdout");
         let recipe = site.quick_recipe();
         let mut words = site.build_words(&tag, &recipe);
@@ -144,7 +144,7 @@ fn status_of_failing_client(site: &Site) -> i32 {
 
 #[test]
 fn failed_build_ends_with_the_clients_status_and_the_next_waiter_builds() {
-    for_each_client(|site| {
+    for_each_builder(|site| {
         let status = status_of_failing_client(site);
         let (first, second, tag) = first_fails_while_second_waits(site, &[]);
         first.assert_code(status).assert_stderr("\"failed\"");
@@ -155,7 +155,7 @@ fn failed_build_ends_with_the_clients_status_and_the_next_waiter_builds() {
 
 #[test]
 fn waiter_shares_the_failed_builds_status_when_told_so() {
-    for_each_client(|site| {
+    for_each_builder(|site| {
         let status = status_of_failing_client(site);
         let options = ["--on-failure", "share"];
         let (first, second, tag) = first_fails_while_second_waits(site, &options);
@@ -167,7 +167,7 @@ fn waiter_shares_the_failed_builds_status_when_told_so() {
 
 #[test]
 fn forced_builds_of_an_existing_image_run_one_at_a_time() {
-    for_each_client(|site| {
+    for_each_builder(|site| {
         let tag = site.tag("force");
         site.docker_build(&tag, &site.recipe("true")).run().assert_code(0);
         let before = site.image_id(&tag).unwrap();
@@ -179,6 +179,7 @@ fn forced_builds_of_an_existing_image_run_one_at_a_time() {
         let mut seen = [false, false];
         site.f.wait_for("both forced builds", || {
             let now = recipes.each_ref().map(|recipe| site.engine_runs(recipe));
+            pause();
             assert_ne!(now, [true, true], "both at once\n{}", site.f.scene());
             seen = [seen[0] || now[0], seen[1] || now[1]];
             running.iter_mut().all(|run| run.has_ended())
@@ -196,7 +197,7 @@ fn forced_builds_of_an_existing_image_run_one_at_a_time() {
 
 #[test]
 fn success_without_the_image_asked_for_is_an_error() {
-    for_each_client(|site| {
+    for_each_builder(|site| {
         let (wanted, other) = (site.tag("wanted"), site.tag("other"));
         let words = site.build_words(&other, &site.quick_recipe());
         let run = site.buildlock(["-t", &wanted, "--"]).args(words).run();
@@ -219,7 +220,7 @@ fn output_to_a_folder_is_refused_before_anything_is_built() {
 
 #[test]
 fn output_to_a_folder_behind_a_shell_is_found_out_afterwards() {
-    for_each_client(|site| {
+    for_each_builder(|site| {
         if !site.client.buildkit {
             return;
         }
@@ -271,6 +272,7 @@ fn next_build_waits_for_the_end_of_one_that_gets(site: &Site, signal: &str, word
             seen = true;
             assert!(!site.engine_runs(&recipe), "the engine ran both\n{}", site.f.scene());
         }
+        pause();
         second.has_ended()
     });
     let second = second.wait();
@@ -313,40 +315,40 @@ const QUIET: BuildWords = BuildWords {
         words.insert(2, "--quiet".to_owned());
         words
     },
-    seconds: 3,
+    seconds: 2,
     may_succeed: true,
 };
 
 #[test]
 fn build_is_over_after_sigterm_when_the_next_one_starts() {
-    for_each_client(|site| next_build_waits_for_the_end_of_one_that_gets(site, "TERM", &PLAIN));
+    for_each_builder(|site| next_build_waits_for_the_end_of_one_that_gets(site, "TERM", &PLAIN));
 }
 
 #[test]
 fn build_is_over_after_sigint_when_the_next_one_starts() {
-    for_each_client(|site| next_build_waits_for_the_end_of_one_that_gets(site, "INT", &PLAIN));
+    for_each_builder(|site| next_build_waits_for_the_end_of_one_that_gets(site, "INT", &PLAIN));
 }
 
 #[test]
 fn build_in_a_shell_is_over_after_sigterm_when_the_next_one_starts() {
-    for_each_client(|site| {
+    for_each_builder(|site| {
         next_build_waits_for_the_end_of_one_that_gets(site, "TERM", &IN_A_SHELL);
     });
 }
 
 #[test]
 fn build_is_over_after_sigkill_of_buildlock_when_the_next_one_starts() {
-    for_each_client(|site| next_build_waits_for_the_end_of_one_that_gets(site, "KILL", &PLAIN));
+    for_each_builder(|site| next_build_waits_for_the_end_of_one_that_gets(site, "KILL", &PLAIN));
 }
 
 #[test]
 fn quiet_build_is_over_after_sigkill_of_buildlock_when_the_next_one_starts() {
-    for_each_client(|site| next_build_waits_for_the_end_of_one_that_gets(site, "KILL", &QUIET));
+    for_each_builder(|site| next_build_waits_for_the_end_of_one_that_gets(site, "KILL", &QUIET));
 }
 
 #[test]
 fn nested_calls_through_make_build_once() {
-    for_each_client(|site| {
+    for_each_builder(|site| {
         let tag = site.tag("nested");
         let recipe = site.slow_recipe(1, "true");
         let buildlock = assert_cmd::cargo::cargo_bin!("buildlock").display().to_string();
@@ -527,7 +529,7 @@ fn tag_that_is_the_start_of_another_images_id_is_built() {
 
 #[test]
 fn image_of_another_platform_does_not_count() {
-    for_each_client(|site| {
+    for_each_builder(|site| {
         let tag = site.tag("platform");
         let context = site.quick_recipe().context;
         let words = |platform: &str| {

@@ -255,8 +255,18 @@ fn answers_that_are_no_answers_do_not_count_as_missing() {
 
 #[test]
 fn success_of_the_client_with_nonsense_for_output_does_not_count_as_present() {
-    assert_not_missing(0, "", "");
     assert_not_missing(0, "<html><h1>It works!</h1></html>", "");
+    assert_not_missing(0, "[]", "");
+}
+
+#[test]
+fn home_made_client_may_answer_with_its_status_alone() {
+    let f = Fixture::new();
+    f.steer("STANDIN_LOOK_STATUS=0");
+
+    f.docker_build("env:abc").run().assert_code(0);
+
+    assert_eq!(f.build_events(), []);
 }
 
 #[test]

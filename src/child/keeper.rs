@@ -198,6 +198,8 @@ impl KeepersSide {
             if !ended {
                 // docker's client then cancels the build.
                 libc::kill(command, libc::SIGTERM);
+                // A stopped process takes no other signal.
+                libc::kill(command, libc::SIGCONT);
             }
             // Until there is no child any more. What has no parent becomes ours.
             while libc::waitpid(-1, std::ptr::null_mut(), 0) > 0

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
 // std's File has methods of the same names since Rust 1.89: fs2's are called by the trait's name.
@@ -339,6 +339,7 @@ impl Held for HeldFile {
         let record = Holder {
             tag: self.subject.tag().map(str::to_owned),
             name: self.subject.name().map(str::to_owned),
+            since: Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
             ..holder.clone()
         };
         self.recorded.set(true);

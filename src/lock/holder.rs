@@ -49,7 +49,7 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// A record about this process.
+    /// A record about this process, but for the lock and the time.
     pub fn ourselves(command: String, build: String) -> Self {
         Holder {
             pid: std::process::id(),
@@ -58,7 +58,7 @@ impl Holder {
             tag: None,
             name: None,
             command: Some(command),
-            since: Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
+            since: None,
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             build: Some(build),
             gone: false,

@@ -22,7 +22,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{OsStr, OsString};
-use std::fmt::{Debug, Write as _};
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
@@ -679,24 +679,42 @@ pub struct KernelLock {
 }
 
 /// Who holds this file or waits for it, as the kernel tells it; nobody if it is not there.
+///
+/// The kernel hands the table out a page at a time: while locks elsewhere come and go, a line may
+/// be missing or come twice. So it is read until two readings agree.
 pub fn kernel_locks(file: &Path) -> Vec<KernelLock> {
+    let mut last = kernel_locks_once(file);
+    for _ in 0..100 {
+        let again = kernel_locks_once(file);
+        if again == last {
+            break;
+        }
+        last = again;
+    }
+    last
+}
+
+fn kernel_locks_once(file: &Path) -> Vec<KernelLock> {
     let Ok(metadata) = fs::metadata(file) else { return Vec::new() };
     let device = metadata.dev();
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     let name = format!("{major:02x}:{minor:02x}:{}", metadata.ino());
     let table = fs::read_to_string("/proc/locks").unwrap();
     let lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    lines
-        .filter_map(|mut words| {
-            let waiting = words[1] == "->";
-            if waiting {
-                words.remove(1);
-            }
-            let [_, "FLOCK", _, kind, pid, place, ..] = words[..] else { return None };
-            let pid = pid.parse().ok()?;
-            (place == name).then_some(KernelLock { pid, exclusive: kind == "WRITE", waiting })
-        })
-        .collect()
+    let mut locks = Vec::new();
+    for mut words in lines {
+        let waiting = words[1] == "->";
+        if waiting {
+            words.remove(1);
+        }
+        let [_, "FLOCK", _, kind, pid, place, ..] = words[..] else { continue };
+        let Ok(pid) = pid.parse() else { continue };
+        let lock = KernelLock { pid, exclusive: kind == "WRITE", waiting };
+        if place == name && !locks.contains(&lock) {
+            locks.push(lock);
+        }
+    }
+    locks
 }
 
 /// Is there such a process, and no mere zombie?
@@ -748,10 +766,4 @@ pub fn sha256(text: &str) -> String {
 /// The stand-in engine's script.
 pub fn stand_in() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stand-in/docker")
-}
-
-/// Fails with what there is to see unless this holds.
-#[track_caller]
-pub fn assert_scene(f: &Fixture, holds: bool, what: impl Debug) {
-    assert!(holds, "{what:?}\n{}", f.scene());
 }

@@ -1,6 +1,6 @@
 //! Docker as it is on this machine, for the tests that build for real.
 //!
-//! [`for_each_client`] runs a test once with every client in PATH and every builder of it that can
+//! [`for_each_builder`] runs a test once with every client in PATH and every builder of it that can
 //! be shown to work, each time on a [`Site`] of its own: a [`Fixture`] (folder, lock folder,
 //! processes) plus names for images that nobody else has, all of them removed afterwards.
 #![allow(dead_code, unreachable_pub)]
@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -73,8 +74,22 @@ impl Client {
 /// Runs a test once with each client and builder that works, side by side.
 ///
 /// Where there is none it says so in one line, and fails if that is asked for.
+pub fn for_each_builder(test: impl Fn(&Site) + Sync) {
+    if let Some(clients) = clients() {
+        with_all(clients, test);
+    }
+}
+
+/// The same once with each client, for what has nothing to do with the builder.
 pub fn for_each_client(test: impl Fn(&Site) + Sync) {
-    let Some(clients) = clients() else { return };
+    if let Some(clients) = clients() {
+        let mut one_each = clients.to_vec();
+        one_each.dedup_by(|a, b| a.program == b.program);
+        with_all(&one_each, test);
+    }
+}
+
+fn with_all(clients: &[Client], test: impl Fn(&Site) + Sync) {
     std::thread::scope(|scope| {
         let runs = clients.iter().map(|client| {
             let test = &test;
@@ -386,29 +401,37 @@ impl Site {
 
     /// Waits until the engine runs this recipe's build step.
     pub fn wait_for_step(&self, recipe: &Recipe) {
-        self.f.wait_for("the build step's process", || self.engine_runs(recipe));
+        self.f.wait_for("the build step's process", || {
+            let runs = self.engine_runs(recipe);
+            pause();
+            runs
+        });
     }
 
     fn clean_engine(&self) {
-        for image in self.images.borrow().iter() {
-            self.client.docker(["image", "rm", "--force", image]);
+        let remove = |kind: &[&str], names: &[String]| {
+            if !names.is_empty() {
+                self.client.docker(kind.iter().copied().chain(names.iter().map(String::as_str)));
+            }
+        };
+        remove(&["image", "rm", "--force"], &self.images.borrow());
+        if self.base.get().is_none() {
+            return;
         }
         let filter = format!("label={}", self.label());
+        let list = |kind: &[&str]| -> Vec<String> {
+            let output = self.client.docker(kind.iter().chain(&["--filter", &filter]));
+            String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+        };
         // More than once: a cancelled build may still be on its way, and children go first.
         for _ in 0..20 {
-            let containers = self.client.docker(["ps", "-aq", "--filter", &filter]);
-            let containers = String::from_utf8_lossy(&containers.stdout).into_owned();
-            for id in containers.lines() {
-                self.client.docker(["rm", "--force", "--volumes", id]);
-            }
-            let images = self.client.docker(["image", "ls", "-aq", "--filter", &filter]);
-            let images = String::from_utf8_lossy(&images.stdout).into_owned();
+            let containers = list(&["ps", "-aq"]);
+            let images = list(&["image", "ls", "-aq"]);
             if containers.is_empty() && images.is_empty() {
                 break;
             }
-            for id in images.lines() {
-                self.client.docker(["image", "rm", "--force", id]);
-            }
+            remove(&["rm", "--force", "--volumes"], &containers);
+            remove(&["image", "rm", "--force"], &images);
         }
     }
 }
@@ -420,6 +443,11 @@ impl Drop for Site {
         }
         self.clean_engine();
     }
+}
+
+/// Between two looks at all processes of the machine, which cost the builds their time.
+pub fn pause() {
+    std::thread::sleep(Duration::from_millis(20));
 }
 
 /// The processes there are.
