@@ -15,6 +15,7 @@ for name in ${!BUILDLOCK_@}; do unset "$name"; done
 work=$(mktemp -d)
 export BUILDLOCK_DIR=$work/locks
 real=''
+kind=Image
 pids=()
 
 clean_up() {
@@ -54,19 +55,21 @@ if command -v docker >/dev/null && docker version --format '{{.Server.Version}}'
     else
         # Nothing to run in an image, nothing to pull: layers that have to be written.
         printf 'FROM scratch\nLABEL %s=1\n' "$mark" >"$work/context/Dockerfile"
-        for n in 1 2 3 4 5 6; do
+        for n in 1 2 3 4; do
             head -c 64M /dev/urandom >"$work/context/$n"
             echo "COPY $n /$n" >>"$work/context/Dockerfile"
         done
     fi
 else
     echo "No Docker Engine answers here: this is the stand-in of the tests, and no image is built."
+    kind="The stand-in's image"
     mkdir "$work/bin" "$work/images"
     ln -s "$here/stand-in/docker" "$work/bin/docker"
     export PATH=$work/bin:$PATH STANDIN=$work STANDIN_SLEEP=3
 fi
 
-command=(docker build --network none -t "$tag" "$work/context")
+cd "$work/context"
+command=(docker build --network none -t "$tag" .)
 echo "Eight times at once: buildlock -- ${command[*]}"
 echo
 SECONDS=0
@@ -93,7 +96,7 @@ said() { grep -lF "buildlock: $tag: $1" "$work"/out.* | wc -l; }
 builds=$(said 'building: ')
 waits=$(said 'waiting for ')
 image=$(docker image inspect --format '{{.Id}}' "$tag" 2>/dev/null) || image=''
-echo "$builds built, $waits waited, $failed failed, in $took s. Image: ${image:-none}"
+echo "$builds built, $waits waited, $failed failed, in $took s. $kind: ${image:-none}"
 if [ "$builds" -ne 1 ] || [ "$waits" -ne $((calls - 1)) ] || [ "$failed" -ne 0 ] || [ -z "$image" ]; then
     echo "That is not one build and $((calls - 1)) waits. What was written:" >&2
     tail -n +1 "$work"/out.* >&2

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use common::{Fixture, is_alive};
@@ -137,6 +138,23 @@ fn zero_of_a_command_that_was_ended_by_the_limit_is_not_believed() {
 
     assert!(f.path("child.pid").exists(), "it never ran\n{finished}");
     finished.assert_code(124);
+}
+
+#[test]
+fn zero_of_a_command_that_was_told_to_end_is_not_believed() {
+    for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
+        let f = Fixture::new();
+        f.make_image("env:abc");
+        let script = format!("trap 'exit 0' {name}; echo $$ >../pid; while :; do sleep 0.05; done");
+        let build = f.buildlock(["-f", "-t", "env:abc", "--", "sh", "-c", &script]).start();
+        f.wait_for_file("pid");
+
+        build.signal(name);
+
+        let finished = build.wait();
+        let status = finished.status.code().or(finished.status.signal().map(|n| 128 + n));
+        assert!(status == Some(125) || status == Some(128 + number), "SIG{name}: {finished}");
+    }
 }
 
 #[test]

@@ -251,6 +251,26 @@ fn one_waiter_ends_with_the_status_of_the_failed_build_when_it_shares_it() {
 }
 
 #[test]
+fn waiter_for_one_of_several_tags_shares_the_status_of_their_build() {
+    for tag in ["env:a", "env:b"] {
+        let f = Fixture::new();
+        f.steer("STANDIN_BUILD_STATUS=3");
+        f.hold_builds();
+        let both = ["--", "docker", "build", "-t", "env:a", "-t", "env:b", "."];
+        let first = f.buildlock(both).start();
+        f.wait_for_builds(2);
+        let waiter = f.docker_build(tag).env("BUILDLOCK_ON_FAILURE", "share").start();
+        f.wait_for_waiters(&f.lock_file(tag), 1);
+
+        f.release_builds();
+
+        first.wait().assert_code(3);
+        waiter.wait().assert_code(3);
+        assert_eq!(f.build_count(tag), 1, "{}", f.scene());
+    }
+}
+
+#[test]
 fn waiters_that_share_skip_when_the_build_succeeds() {
     let f = Fixture::new();
     let contenders = start_contenders(&f, 4, &["--on-failure", "share"]);

@@ -41,7 +41,7 @@ pub(super) fn local_socket(client: &Client) -> Option<PathBuf> {
             _ => {}
         }
     }
-    let config = config.or_else(|| Some(PathBuf::from(client.variable("HOME")?).join(".docker")));
+    let config = config.or_else(|| Some(home(client)?.join(".docker")));
     let text = |name| client.variable(name).map(|value| value.to_string_lossy().into_owned());
 
     // The order is that of docker's client.
@@ -63,6 +63,12 @@ pub(super) fn local_socket(client: &Client) -> Option<PathBuf> {
         "" | "unix://" => Some(DEFAULT_SOCKET.into()),
         host => host.strip_prefix("unix://").map(PathBuf::from),
     }
+}
+
+/// The user's home, as docker's client finds it.
+fn home(client: &Client) -> Option<PathBuf> {
+    let of_user = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok()?.map(|user| user.dir);
+    client.variable("HOME").map(PathBuf::from).or_else(of_user)
 }
 
 /// The context that docker's configuration names: `Some(None)` where it names none, `None` where
