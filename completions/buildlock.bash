@@ -263,7 +263,7 @@ _buildlock() {
             return 0
             ;;
         buildlock__subcmd__man)
-            opts="-q -v -h --lock-dir --quiet --verbose --log-format --color --help"
+            opts="-q -v -h --lock-dir --quiet --verbose --log-format --color --help status path prune completions man"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

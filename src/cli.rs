@@ -183,7 +183,7 @@ pub enum Sub {
     /// Print a manual page
     Man {
         /// The subcommand whose page to print; without one, buildlock(1)
-        #[arg(value_name = "SUBCOMMAND")]
+        #[arg(value_name = "SUBCOMMAND", value_parser = ["status", "path", "prune", "completions", "man"])]
         page: Option<String>,
     },
 }

@@ -23,6 +23,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use nix::sys::signal::Signal;
 
 use crate::cli::{Cli, Sub};
 use crate::exit::Exit;
@@ -44,6 +45,9 @@ fn main() -> ExitCode {
         return ExitCode::from(cli::usage_status());
     }
     let exit = call(cli).unwrap_or_else(|error| {
+        if is_broken_pipe(&error) {
+            return Exit::Signal(Signal::SIGPIPE as i32);
+        }
         log::error(&error);
         exit::of(&error)
     });
@@ -79,4 +83,11 @@ fn call(cli: Cli) -> Result<Exit> {
         Sub::Man { page } => generate::man(page.as_deref(), &mut out)?,
     }
     Ok(Exit::SUCCESS)
+}
+
+/// `buildlock status | head -1`: nobody reads on, which is no error. Only a subcommand that prints
+/// its result writes to stdout.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    kind == Some(std::io::ErrorKind::BrokenPipe)
 }

@@ -14,8 +14,7 @@ use crate::lock::file::HeldLock;
 /// Nobody takes the output.
 pub fn print(held: &[HeldLock], json: bool, out: &mut impl Write) -> Result<()> {
     if json {
-        serde_json::to_writer_pretty(&mut *out, held)?;
-        writeln!(out)?;
+        writeln!(out, "{}", serde_json::to_string_pretty(held)?)?;
     } else {
         table(held, out)?;
     }

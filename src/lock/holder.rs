@@ -5,8 +5,8 @@
 //! believed only where it speaks of that process.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::Stat;
@@ -219,7 +219,7 @@ pub(super) fn ancestors() -> Vec<u32> {
         .collect()
 }
 
-/// What two readings in a row agree on, or the last of several. The kernel hands its list of locks
+/// What two readings in a row agree on, or the last of several: the kernel hands its list of locks
 /// out in pieces of a page, so while other locks come and go a line may be missing or come twice.
 fn agreed<T: PartialEq>(mut read: impl FnMut() -> T) -> T {
     const READINGS_MAX: usize = 8;
@@ -251,14 +251,27 @@ struct KernelLock {
 }
 
 impl KernelLocks {
-    /// Reads it. Empty where there is no such list.
+    /// What at least two of three readings show. Empty where there is no such list.
     pub fn read() -> Self {
-        agreed(Self::read_once)
+        let readings = [Self::read_once(), Self::read_once(), Self::read_once()];
+        let mut all: Vec<KernelLock> =
+            readings.into_iter().flat_map(|reading| reading.locks).collect();
+        all.sort_unstable();
+        let twice = all.chunk_by(|a, b| a == b).filter(|same| same.len() > 1);
+        KernelLocks { locks: twice.map(|same| same[0]).collect() }
     }
 
     /// Reads it as it comes: a line may be missing.
     pub(super) fn read_once() -> Self {
-        let text = std::fs::read(Path::new("/proc/locks")).unwrap_or_default();
+        /// More than the kernel gives at once, so that it tears the list as seldom as it can.
+        const AT_ONCE: usize = 64 * 1024;
+        let mut text = Vec::new();
+        let mut piece = vec![0; AT_ONCE];
+        if let Ok(mut list) = File::open("/proc/locks") {
+            while let Ok(read @ 1..) = list.read(&mut piece) {
+                text.extend_from_slice(&piece[..read]);
+            }
+        }
         Self::parse(&String::from_utf8_lossy(&text))
     }
 
