@@ -269,21 +269,26 @@ pub struct Recorder<'f> {
     python: &'static str,
 }
 
+/// It takes signals one by one: a handler would count two that come close together as one.
 const RECORDER: &str = r#"
-import os, signal, sys
+import os, signal, sys, threading
 notes = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-def note(number, frame):
-    os.write(notes, (signal.Signals(number).name[3:] + "\n").encode())
-for name in "INT TERM HUP QUIT USR1 USR2 WINCH".split():
-    number = getattr(signal, "SIG" + name)
-    if signal.getsignal(number) != signal.SIG_IGN:
-        signal.signal(number, note)
+def end():
+    gate = os.open(sys.argv[2], os.O_RDONLY)
+    while True:
+        word = os.read(gate, 1)
+        if word != b"\n":
+            os._exit(int(word))
+names = "INT TERM HUP QUIT USR1 USR2 WINCH".split()
+numbers = [getattr(signal, "SIG" + name) for name in names]
+# Those that are ignored stay so: blocked, they would arrive all the same.
+numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+threading.Thread(target=end).start()
 os.write(notes, ("pid %d\n" % os.getpid()).encode())
-gate = os.open(sys.argv[2], os.O_RDONLY)
 while True:
-    word = os.read(gate, 1)
-    if word != b"\n":
-        sys.exit(int(word))
+    number = signal.sigwaitinfo(numbers).si_signo
+    os.write(notes, (signal.Signals(number).name[3:] + "\n").encode())
 "#;
 
 impl<'f> Recorder<'f> {
