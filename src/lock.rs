@@ -162,6 +162,9 @@ pub trait Store: Send + Sync {
     /// Who holds the lock exclusively, as far as that can be known for certain.
     fn holder(&self, key: &Key) -> Option<Holder>;
 
+    /// What the last build under the lock ended with, if that was a failure.
+    fn last_failure(&self, key: &Key) -> Option<FailedBuild>;
+
     /// What ancestors of this process hold in this store.
     fn held_by_ancestors(&self) -> Vec<Subject>;
 
@@ -264,7 +267,7 @@ fn take_or_descend(
         if settled()? {
             return Ok(Some(Turn::Settled));
         }
-        if let Some(status) = wait.shared(failure, patience.share_failure) {
+        if let Some(status) = wait.shared(failure.as_ref(), patience.share_failure) {
             return Ok(Some(Turn::Failed(status)));
         }
         if let Some(held) = store.try_acquire(key)? {
@@ -280,7 +283,7 @@ fn take_or_descend(
         Waited::TimedOut => return Ok(Some(Turn::TimedOut)),
     };
     let failure = held.last_failure();
-    let Some(status) = wait.shared(failure.clone(), patience.share_failure) else {
+    let Some(status) = wait.shared(failure.as_ref(), patience.share_failure) else {
         return Ok(Some(wait.won(held)));
     };
     let settled = patience.settled.as_mut().map_or(Ok(false), |settled| settled());
@@ -321,6 +324,8 @@ struct Wait<'a> {
     start: Instant,
     /// Who had the lock when we last asked.
     holder: Option<Holder>,
+    /// The result that stood there when we began to wait: of a build that we did not wait for.
+    failed_before: Option<FailedBuild>,
     /// Whether nothing has been waited for yet, so that the holder is the one of a moment ago.
     is_first: bool,
     /// When the next message is due, counted from the start.
@@ -343,8 +348,16 @@ impl<'a> Wait<'a> {
         deadline: Deadline,
         holder: Option<Holder>,
     ) -> Self {
-        let next_message = Duration::ZERO;
-        Wait { store, key, deadline, start: Instant::now(), holder, is_first: true, next_message }
+        Wait {
+            store,
+            key,
+            deadline,
+            start: Instant::now(),
+            holder,
+            failed_before: store.last_failure(key),
+            is_first: true,
+            next_message: Duration::ZERO,
+        }
     }
 
     /// Runs `operation`, which blocks, on a thread of its own, and says meanwhile who is waited
@@ -426,11 +439,10 @@ impl<'a> Wait<'a> {
         }
     }
 
-    /// The status to end with, if the build that we saw when we began to wait is the one that
-    /// failed. Statuses from 124 on have meanings of their own, and are not shared.
-    fn shared(&self, failure: Option<FailedBuild>, share: bool) -> Option<u8> {
-        let saw = self.holder.as_ref()?.build.as_ref()?;
-        let failure = failure.filter(|failure| share && failure.build == *saw)?;
+    /// The status to end with, if a build failed while we waited for it: its result was not there
+    /// when we began to wait. Statuses from 124 on have meanings of their own, and are not shared.
+    fn shared(&self, failure: Option<&FailedBuild>, share: bool) -> Option<u8> {
+        let failure = failure.filter(|_| share && failure != self.failed_before.as_ref())?;
         (1..=123).contains(&failure.status).then_some(failure.status)
     }
 

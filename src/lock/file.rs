@@ -247,6 +247,10 @@ impl Store for FileStore {
         Holder::of(&lock.file)
     }
 
+    fn last_failure(&self, key: &Key) -> Option<FailedBuild> {
+        self.open_file(key).ok()?.last_failure()
+    }
+
     fn held_by_ancestors(&self) -> Vec<Subject> {
         let ancestors = holder::ancestors();
         let locks = KernelLocks::read_once();
