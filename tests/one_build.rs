@@ -18,6 +18,15 @@ fn start_contenders<'f>(f: &'f Fixture, n: usize, args: &[&str]) -> Vec<Running<
     contenders
 }
 
+/// The same, but the others come when the first one builds.
+fn start_waiters<'f>(f: &'f Fixture, n: usize, args: &[&str]) -> Vec<Running<'f>> {
+    let mut contenders = start_contenders(f, 1, args);
+    let build = ["-t", "env:abc", "--", "docker", "build", "-t", "env:abc", "."];
+    contenders.extend((1..n).map(|_| f.buildlock(args.iter().chain(&build)).start()));
+    f.wait_for_waiters(&f.lock_file("env:abc"), n - 1);
+    contenders
+}
+
 /// The exit statuses, in order of size.
 fn statuses(contenders: Vec<Running<'_>>) -> Vec<i32> {
     let mut codes: Vec<i32> = contenders
@@ -228,7 +237,7 @@ fn each_waiter_builds_in_turn_while_builds_fail() {
 fn waiters_end_with_the_status_of_the_failed_build_when_they_share_it() {
     let f = Fixture::new();
     f.steer("STANDIN_BUILD_STATUS=3");
-    let contenders = start_contenders(&f, 6, &["--on-failure", "share"]);
+    let contenders = start_waiters(&f, 6, &["--on-failure", "share"]);
 
     f.release_builds();
 
@@ -241,7 +250,7 @@ fn one_waiter_ends_with_the_status_of_the_failed_build_when_it_shares_it() {
     for status in [1, 42, 123] {
         let f = Fixture::new();
         f.steer(&format!("STANDIN_BUILD_STATUS={status}"));
-        let contenders = start_contenders(&f, 2, &["--on-failure=share"]);
+        let contenders = start_waiters(&f, 2, &["--on-failure=share"]);
 
         f.release_builds();
 
