@@ -64,16 +64,32 @@ impl Ended {
     }
 }
 
+/// Why COMMAND did not run.
+#[derive(Debug)]
+pub enum NotRun {
+    /// It could not be executed.
+    Execute(io::Error),
+    /// There were no descriptors or processes to be had for it.
+    Prepare(io::Error),
+}
+
+impl From<io::Error> for NotRun {
+    fn from(error: io::Error) -> Self {
+        NotRun::Prepare(error)
+    }
+}
+
 /// Runs COMMAND to its end, and what is left of it too if it was ended. Signals that arrive
 /// meanwhile are passed on.
 ///
 /// # Errors
 /// It could not be started.
-pub fn run(job: &Job<'_>, signals: &Signals) -> io::Result<Ended> {
+pub fn run(job: &Job<'_>, signals: &Signals) -> Result<Ended, NotRun> {
     // Whoever started us may have had children before it became us by execve: not COMMAND's.
     let spared = tree::children();
     // Should the keeper be killed, what it has becomes ours.
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(io::Error::from)?;
     let start = Instant::now();
     let kept = spawn(job, signals.inherited())?;
     let mut running = Running { job, kept, spared, interrupted: None, timed_out: false };
@@ -230,7 +246,7 @@ fn has_passed(moment: Option<Instant>) -> bool {
     moment.is_some_and(|moment| moment <= Instant::now())
 }
 
-fn spawn(job: &Job<'_>, inherited: Inherited) -> io::Result<Kept> {
+fn spawn(job: &Job<'_>, inherited: Inherited) -> Result<Kept, NotRun> {
     let locks: Vec<OwnedFd> =
         job.locks.iter().map(|&lock| high_copy(lock)).collect::<io::Result<_>>()?;
     let numbers: Vec<RawFd> = locks.iter().map(AsRawFd::as_raw_fd).collect();
@@ -257,9 +273,14 @@ fn spawn(job: &Job<'_>, inherited: Inherited) -> io::Result<Kept> {
             unsafe { command.pre_exec(between_fork_and_exec) };
             Ok(())
         })
-        .start()?;
+        .start()
+        .map_err(|error| match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
+            // fork(2) failed, or the keeper's.
+            Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE => NotRun::Prepare(error),
+            _ => NotRun::Execute(error),
+        })?;
     // The copies are closed here: COMMAND and the keeper have their own.
-    Kept::new(keeper, line)
+    Ok(Kept::new(keeper, line)?)
 }
 
 /// A copy of a lock's descriptor with a number that nobody else uses. make's jobserver, bash and

@@ -227,16 +227,17 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("log_format", "BUILDLOCK_LOG_FORMAT"),
 ];
 
-/// The grammar with what the environment says. A variable that is set to nothing counts as unset,
-/// as CI systems leave them.
-fn grammar() -> clap::Command {
-    let set = |variable| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
-    ENVIRONMENT.iter().filter(|(_, variable)| set(variable)).fold(
-        Cli::command(),
-        |grammar, (option, variable)| {
-            grammar.mut_arg(option, |arg| arg.env(variable).hide_env(true))
-        },
-    )
+/// Those of them that every subcommand knows.
+const COMMON: &[&str] = &["lock_dir", "log_format"];
+
+/// The grammar with what the environment says of the options that `counts` is true of. A variable
+/// that is set to nothing counts as unset, as CI systems leave them.
+fn grammar(counts: impl Fn(&str) -> bool) -> clap::Command {
+    let set = |variable: &str| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
+    let of_use = |(option, variable): &&(&str, &str)| counts(option) && set(variable);
+    ENVIRONMENT.iter().filter(of_use).fold(Cli::command(), |grammar, (option, variable)| {
+        grammar.mut_arg(option, |arg| arg.env(variable).hide_env(true))
+    })
 }
 
 /// The command line of this process.
@@ -246,7 +247,14 @@ fn grammar() -> clap::Command {
 pub fn parse() -> Result<Cli, clap::Error> {
     let words: Vec<OsString> = std::env::args_os().collect();
     let explain = |error| explain_missing_dashes(name_variable(error), &words);
-    let matches = grammar().try_get_matches_from(&words).map_err(explain)?;
+    let matches = grammar(|_| true)
+        .try_get_matches_from(&words)
+        .or_else(|error| match names_subcommand() {
+            // What a variable says of building is nothing to them.
+            true => grammar(|option| COMMON.contains(&option)).try_get_matches_from(&words),
+            false => Err(error),
+        })
+        .map_err(explain)?;
     refuse_job_beside_subcommand(&matches)?;
     Cli::from_arg_matches(&matches)
 }
@@ -254,9 +262,12 @@ pub fn parse() -> Result<Cli, clap::Error> {
 /// Exit status for a wrong command line: 125 for the main job, as `timeout`, `env` and
 /// `docker run` have it; 2 for the other subcommands.
 pub fn usage_status() -> u8 {
+    if names_subcommand() { exit::SUBCOMMAND_USAGE } else { exit::FAILURE }
+}
+
+fn names_subcommand() -> bool {
     let matches = Cli::command().ignore_errors(true).try_get_matches();
-    let named = matches.is_ok_and(|matches| matches.subcommand_name().is_some());
-    if named { exit::SUBCOMMAND_USAGE } else { exit::FAILURE }
+    matches.is_ok_and(|matches| matches.subcommand_name().is_some())
 }
 
 /// `buildlock -t a status`: the tag would be for nothing.

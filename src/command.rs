@@ -404,28 +404,33 @@ impl Flags {
     }
 }
 
-fn understand(argv: &[OsString]) -> Option<(Client, Option<Build>)> {
-    // Options and names are ASCII; what is not UTF-8 can only be a value, and those that matter
-    // here are not.
-    let lossy: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
-    let words: Vec<&str> = lossy.iter().map(AsRef::as_ref).collect();
+/// What stands in front of the program that COMMAND is about.
+#[derive(Debug, Default)]
+struct Front {
+    /// Where that program stands.
+    program: usize,
+    /// Words that a look-up has to go through.
+    kept: Vec<OsString>,
+    behind_others: bool,
+    environment: Vec<(OsString, OsString)>,
+}
 
+/// Reads sudo, env, nice, … in front of a program. None where that cannot be done: `env -S` splits
+/// a string by rules of its own.
+fn read_front(argv: &[OsString], words: &[&str]) -> Option<Front> {
+    let mut front = Front::default();
     let mut at = 0;
-    let mut in_front = Vec::new();
-    let mut behind_others = false;
-    let mut environment = Vec::new();
     while let Some(wrapper) = words.get(at).and_then(|word| wrapper(word)) {
         let start = at;
         at += 1;
-        let mut changes_environment = false;
+        let mut has_options = false;
         while let Some(word) = words.get(at).filter(|word| word.starts_with('-')) {
             if *word == "--" {
                 at += 1;
                 break;
             }
-            changes_environment = true;
-            if wrapper.matters == Matters::Environment && read_names_a_string(word) {
-                // env -S splits a string by rules of its own.
+            has_options = true;
+            if wrapper.matters == Matters::Environment && names_a_string(word) {
                 return None;
             }
             // nice -10, and a lone dash, which env reads as -i.
@@ -434,20 +439,29 @@ fn understand(argv: &[OsString]) -> Option<(Client, Option<Build>)> {
         at += wrapper.operands;
         while wrapper.assignments && words.get(at).is_some_and(|word| is_assignment(word)) {
             if let Some((name, value)) = words[at].split_once('=') {
-                environment.push((name.into(), value.into()));
+                front.environment.push((name.into(), value.into()));
             }
             at += 1;
         }
-        let matters = match wrapper.matters {
+        front.behind_others |= match wrapper.matters {
             Matters::No => false,
             Matters::Always => true,
-            Matters::Environment => changes_environment,
+            Matters::Environment => has_options,
         };
-        behind_others |= matters;
         if wrapper.matters != Matters::No {
-            in_front.extend_from_slice(argv.get(start..at)?);
+            front.kept.extend_from_slice(argv.get(start..at)?);
         }
     }
+    front.program = at;
+    Some(front)
+}
+
+fn understand(argv: &[OsString]) -> Option<(Client, Option<Build>)> {
+    // Options and names are ASCII; what is not UTF-8 can only be a value, and those that matter
+    // here are not.
+    let lossy: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
+    let words: Vec<&str> = lossy.iter().map(AsRef::as_ref).collect();
+    let Front { program: mut at, kept, behind_others, environment } = read_front(argv, &words)?;
 
     let program = argv.get(at)?;
     let name = Path::new(program).file_name()?.to_str()?;
@@ -464,7 +478,7 @@ fn understand(argv: &[OsString]) -> Option<(Client, Option<Build>)> {
         engine,
         program: if standalone { "docker".into() } else { program.clone() },
         globals,
-        in_front,
+        in_front: kept,
         behind_others,
         environment,
     };
@@ -503,7 +517,7 @@ fn wrapper(word: &str) -> Option<&'static Wrapper> {
 }
 
 /// `env -S 'A=1 docker build'`, also as `-vS…` and `--split-string=…`.
-fn read_names_a_string(word: &str) -> bool {
+fn names_a_string(word: &str) -> bool {
     word.starts_with("--split-string")
         || (!word.starts_with("--") && word.contains('S') && !word.contains(['u', 'C']))
 }
@@ -575,25 +589,20 @@ pub fn describe(argv: &[OsString]) -> String {
     const LONGEST: usize = 4096;
     let mut words: Vec<String> = Vec::with_capacity(argv.len());
     let mut expected = None;
-    let mut before_program = true;
-    for (at, word) in argv.iter().map(|word| word.to_string_lossy()).enumerate() {
-        let hidden = match expected.take() {
-            Some(kind) => hide(kind, &word),
-            None => {
-                let flag = secret_flag(&word);
-                match flag {
-                    Some((kind, None)) => {
-                        expected = Some(kind);
-                        word.to_string()
-                    }
-                    Some((kind, Some((name, value)))) => format!("{name}={}", hide(kind, value)),
-                    None if before_program && at > 0 && is_assignment(&word) => hide_value(&word),
-                    None => hide_in_text(&word),
-                }
+    let lossy: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
+    let views: Vec<&str> = lossy.iter().map(AsRef::as_ref).collect();
+    let program = read_front(argv, &views).map_or(argv.len(), |front| front.program);
+    for (at, word) in lossy.iter().enumerate() {
+        let hidden = match (expected.take(), secret_flag(word)) {
+            (Some(kind), _) => hide(kind, word),
+            (None, Some((kind, None))) => {
+                expected = Some(kind);
+                word.to_string()
             }
+            (None, Some((kind, Some((name, value))))) => format!("{name}={}", hide(kind, value)),
+            (None, None) if at < program && is_assignment(word) => hide_value(word),
+            (None, None) => hide_in_text(word),
         };
-        before_program &=
-            at == 0 || word.starts_with('-') || is_assignment(&word) || wrapper(&word).is_some();
         let clean: String = hidden.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         words.push(
             shlex::try_quote(&clean).map_or_else(|_| clean.clone(), |quoted| quoted.into_owned()),
@@ -654,7 +663,20 @@ fn hide_in_text(word: &str) -> String {
     for flag in ["--build-arg", "build-arg:", "--secret", "--creds", "--password"] {
         text = hide_behind(flag, &text);
     }
-    hide_user_in_urls(&text)
+    hide_user_in_urls(&hide_secret_fields(&text))
+}
+
+/// Of `type=s3,secret_access_key=…` and its like, what is secret by its name.
+fn hide_secret_fields(text: &str) -> String {
+    let is_secret = |name: &str| ["secret", "token", "password"].iter().any(|it| name.contains(it));
+    let field = |part: &str| match part.split_once('=') {
+        Some((name, _)) if is_secret(&name.to_ascii_lowercase()) => format!("{name}=…"),
+        _ => part.to_owned(),
+    };
+    match text.contains(',') && !text.contains(char::is_whitespace) {
+        true => text.split(',').map(field).collect::<Vec<_>>().join(","),
+        false => text.to_owned(),
+    }
 }
 
 /// Cuts the shell word behind each `flag` in a script; up to its first `=` where the flag is one
@@ -850,6 +872,14 @@ mod tests {
             ("podman build --creds u:s3cret .", "podman build --creds … ."),
             ("env TOKEN=s3cret docker build .", "env 'TOKEN=…' docker build ."),
             ("sudo -n TOKEN=s3cret docker build .", "sudo -n 'TOKEN=…' docker build ."),
+            ("sudo -u root TOKEN=s3cret make", "sudo -u root TOKEN=… make"),
+            ("timeout 60 env -u A TOKEN=s3cret make", "timeout 60 env -u A TOKEN=… make"),
+            ("nice -n 5 env TOKEN=s3cret make x=1", "nice -n 5 env TOKEN=… make x=1"),
+            ("env -S TOKEN=s3cret make", "env -S TOKEN=… make"),
+            (
+                "docker build --cache-to type=s3,bucket=b,secret_access_key=s3cret .",
+                "docker build --cache-to type=s3,bucket=b,secret_access_key=… .",
+            ),
             ("docker build https://u:s3cret@h/r.git", "docker build 'https://…@h/r.git'"),
             ("docker build ssh://git@h/r.git", "docker build ssh://git@h/r.git"),
             (

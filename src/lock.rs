@@ -159,7 +159,7 @@ pub trait Store: Send + Sync {
     /// The store cannot be used.
     fn acquire(&self, key: &Key, deadline: Deadline) -> Result<Box<dyn Held>>;
 
-    /// Who holds the lock exclusively, as far as that can be known for certain.
+    /// Who holds the lock, as far as that can be known for certain.
     fn holder(&self, key: &Key) -> Option<Holder>;
 
     /// What the last build under the lock ended with, if that was a failure.
@@ -293,7 +293,7 @@ fn take_or_descend(
 }
 
 fn is_held_by_ancestor(holder: Option<&Holder>) -> bool {
-    holder.is_some_and(Holder::is_our_ancestor)
+    holder.is_some_and(|holder| holder.is_our_ancestor)
 }
 
 fn try_for_a_moment(store: &Arc<dyn Store>, key: &Key) -> Result<Turn> {

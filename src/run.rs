@@ -191,7 +191,7 @@ impl Job {
             limit: self.build_timeout,
             kill_after: self.kill_after,
         };
-        child::run(&job, signals).map_err(|error| validate::cannot_run(&self.command, &error))
+        child::run(&job, signals).map_err(|why| validate::cannot_run(&self.command, why))
     }
 
     /// 6. What COMMAND's end is worth: a 0 must have made every image.
@@ -277,6 +277,6 @@ fn is_forced_by_ancestor(tags: &[Tag], store: &dyn Store) -> bool {
     let Ok(forced) = std::env::var(FORCED) else { return false };
     tags.iter().filter(|tag| forced.split(' ').any(|it| it == tag.as_str())).any(|tag| {
         let holder = store.holder(&Key::new(tag.into()));
-        holder.is_some_and(|holder| holder.is_our_ancestor())
+        holder.is_some_and(|holder| holder.is_our_ancestor)
     })
 }

@@ -1,10 +1,12 @@
 //! What can be wrong with a job, and be known before anybody waits; and, afterwards, the likely
 //! causes of what went wrong.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 
+use crate::child::NotRun;
 use crate::command::{Build, Command, Engine};
 use crate::exit::{self, Failure};
 use crate::image::Missing;
@@ -61,12 +63,14 @@ fn said<T>(named: &[(&str, T)]) -> String {
 /// With the status that a shell would give.
 pub fn program(command: &Command) -> Result<()> {
     let program = Path::new(command.program());
-    if which::which(program).is_ok() {
+    // What execvp(3) falls back to.
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+    let here = std::env::current_dir().unwrap_or_default();
+    if which::which_in(program, Some(&path), here).is_ok() {
         return Ok(());
     }
     let shown = program.display();
     let in_path = || -> Vec<PathBuf> {
-        let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).map(|folder| folder.join(program)).collect()
     };
     let has_folder = command.program().as_encoded_bytes().contains(&b'/')
@@ -89,10 +93,11 @@ pub fn program(command: &Command) -> Result<()> {
 }
 
 /// Why COMMAND did not start.
-pub fn cannot_run(command: &Command, error: &std::io::Error) -> anyhow::Error {
-    let status = match error.kind() {
-        std::io::ErrorKind::NotFound => exit::NOT_FOUND,
-        _ => exit::CANNOT_EXECUTE,
+pub fn cannot_run(command: &Command, why: NotRun) -> anyhow::Error {
+    let (status, error) = match why {
+        NotRun::Prepare(error) => (exit::FAILURE, error),
+        NotRun::Execute(error) if error.kind() == ErrorKind::NotFound => (exit::NOT_FOUND, error),
+        NotRun::Execute(error) => (exit::CANNOT_EXECUTE, error),
     };
     Failure::new(status, format!("COMMAND cannot be run: {}: {error}", command.program().display()))
         .into()

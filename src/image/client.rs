@@ -135,10 +135,14 @@ fn wait(handle: duct::Handle, limit: Duration) -> std::io::Result<Option<ExitSta
     let handle = Arc::new(handle);
     let (sender, receiver) = mpsc::sync_channel(1);
     let waited_for = Arc::clone(&handle);
-    std::thread::Builder::new().name("client".into()).spawn(move || {
+    let waiter = std::thread::Builder::new().name("client".into()).spawn(move || {
         // Nobody may be there any more to take the result.
         _ = sender.send(waited_for.wait().map(|output| output.status));
-    })?;
+    });
+    if let Err(error) = waiter {
+        _ = handle.kill();
+        return Err(error);
+    }
     match receiver.recv_timeout(limit) {
         Ok(status) => status.map(Some),
         Err(_) => {

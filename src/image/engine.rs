@@ -5,8 +5,7 @@
 //! docker's client finds it (<https://docs.docker.com/engine/manage-resources/contexts/>).
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -192,11 +191,7 @@ struct Response {
 
 fn get(socket: &Path, path: &str) -> std::io::Result<Response> {
     let deadline = Instant::now() + ANSWER_WITHIN;
-    let mut stream = match socket.to_str().and_then(|name| name.strip_prefix('@')) {
-        Some(name) => UnixStream::connect_addr(&SocketAddr::from_abstract_name(name)?)?,
-        None => UnixStream::connect(socket)?,
-    };
-    stream.set_write_timeout(Some(ANSWER_WITHIN))?;
+    let mut stream = connect(socket)?;
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: docker\r\nUser-Agent: buildlock/{}\r\n\
          Accept: application/json\r\nConnection: close\r\n\r\n",
@@ -227,6 +222,26 @@ fn get(socket: &Path, path: &str) -> std::io::Result<Response> {
             return Err(invalid("its answer has no end"));
         }
     }
+}
+
+/// Connects within the time that an answer may take: where nobody accepts and the queue is full,
+/// connect(2) waits, for as long as the socket's limit for sending says.
+fn connect(socket: &Path) -> std::io::Result<UnixStream> {
+    use rustix::net::sockopt::{Timeout, set_socket_timeout};
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+    let address = match socket.as_os_str().as_encoded_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddrUnix::new_abstract_name(name)?,
+        None => SocketAddrUnix::new(socket)?,
+    };
+    let stream = rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    set_socket_timeout(&stream, Timeout::Send, Some(ANSWER_WITHIN))?;
+    rustix::net::connect(&stream, &address)?;
+    Ok(stream.into())
 }
 
 fn invalid(why: &str) -> std::io::Error {

@@ -103,7 +103,7 @@ impl FileStore {
         let locks = KernelLocks::read();
         let mut held = Vec::new();
         self.each_file(&locks.inodes_held(), |path, file, stat| {
-            if let Some(pid) = locks.exclusive_holder(stat, file) {
+            if let Some(pid) = locks.holder(stat, file) {
                 let holder = Holder::with_pid(pid, holder::read_record(file));
                 held.push(HeldLock {
                     tag: holder.tag.clone(),
@@ -189,6 +189,12 @@ impl FileStore {
                     format!("cannot create the lock file {} (see --lock-dir)", path.display())
                 })?,
                 Err(NotALock::Unlinked) => {}
+                Err(NotALock::Failed(error)) => {
+                    bail!(
+                        "the lock file {} cannot be opened: {error} (see --lock-dir)",
+                        path.display()
+                    )
+                }
                 Err(NotALock::Because(why)) => bail!(
                     "{} is not usable as a lock file: {why}; remove it, or choose another folder with --lock-dir",
                     path.display()
@@ -257,7 +263,7 @@ impl Store for FileStore {
         let mut subjects = Vec::new();
         // The folder is read only if an ancestor holds any lock at all.
         let read = self.each_file(&locks.inodes_held_by(&ancestors), |_, file, stat| {
-            let holder = locks.exclusive_holder(stat, file).filter(|pid| ancestors.contains(pid));
+            let holder = locks.holder(stat, file).filter(|pid| ancestors.contains(pid));
             let record =
                 holder.and_then(|pid| holder::read_record(file).filter(|record| record.pid == pid));
             subjects.extend(record.and_then(|record| match (record.tag, record.name) {
@@ -375,6 +381,8 @@ impl Held for HeldFile {
             Err(NotALock::Because(why)) => {
                 Some(format!("{path} was replaced while it was held: {why}"))
             }
+            // For want of descriptors, say.
+            Err(NotALock::Failed(_)) => None,
         }
     }
 
@@ -406,6 +414,8 @@ enum NotALock {
     Unlinked,
     /// It is something else.
     Because(String),
+    /// It cannot be opened, for a reason that may not be its own.
+    Failed(Errno),
 }
 
 fn open_existing(folder: &OwnedFd, name: &OsStr) -> Result<File, NotALock> {
@@ -423,9 +433,9 @@ fn open_existing(folder: &OwnedFd, name: &OsStr) -> Result<File, NotALock> {
         Err(Errno::LOOP) => return Err(NotALock::Because("it is a symbolic link".into())),
         Err(Errno::ISDIR) => return Err(NotALock::Because("it is a folder".into())),
         Err(Errno::NXIO) => return Err(NotALock::Because("it is a socket or a device".into())),
-        Err(error) => return Err(NotALock::Because(error.to_string())),
+        Err(error) => return Err(NotALock::Failed(error)),
     };
-    let stat = rustix::fs::fstat(&file).map_err(|error| NotALock::Because(error.to_string()))?;
+    let stat = rustix::fs::fstat(&file).map_err(NotALock::Failed)?;
     match (FileType::from_raw_mode(stat.st_mode), stat.st_nlink) {
         (FileType::RegularFile, 0) => Err(NotALock::Unlinked),
         (FileType::RegularFile, 1) => Ok(file),

@@ -46,6 +46,10 @@ pub struct Holder {
     /// Whether the process has ended, so that something it left behind holds the lock.
     #[serde(skip_deserializing, skip_serializing_if = "std::ops::Not::not")]
     pub gone: bool,
+    /// Whether it is this process's parent, or a parent of that, and so on; or one of these holds
+    /// the lock since it has ended.
+    #[serde(skip)]
+    pub is_our_ancestor: bool,
 }
 
 impl Holder {
@@ -61,7 +65,7 @@ impl Holder {
             since: None,
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             build: Some(build),
-            gone: false,
+            ..Holder::default()
         }
     }
 
@@ -69,8 +73,14 @@ impl Holder {
     /// that process, else what `/proc` says of it.
     pub(super) fn of(file: &File) -> Option<Self> {
         let stat = rustix::fs::fstat(file).ok()?;
-        let pid = agreed(|| KernelLocks::read_once().exclusive_holder(&stat, file))?;
-        Some(Self::with_pid(pid, read_record(file)))
+        let pid = agreed(|| KernelLocks::read_once().holder(&stat, file))?;
+        let holder = Self::with_pid(pid, read_record(file));
+        let ancestors = ancestors();
+        // Where the process that took it has ended, an ancestor may have its descriptor.
+        let is_our_ancestor = ancestors.contains(&pid)
+            || holder.gone
+                && ancestors.iter().any(|&ancestor| has_locked(ancestor, pid, stat.st_ino));
+        Some(Holder { is_our_ancestor, ..holder })
     }
 
     /// What is known of the process `pid` that holds a lock, given the lock's record.
@@ -97,11 +107,6 @@ impl Holder {
             command: command.filter(|command| !command.is_empty()),
             ..Holder::default()
         }
-    }
-
-    /// Is it this process's parent, or a parent of that, and so on?
-    pub fn is_our_ancestor(&self) -> bool {
-        ancestors().contains(&self.pid)
     }
 
     /// How long it has held the lock, by the wall clock.
@@ -219,6 +224,20 @@ pub(super) fn ancestors() -> Vec<u32> {
         .collect()
 }
 
+/// Has `process` an open descriptor with the lock that `taker` took on the inode? The kernel lists
+/// locks there too (proc_pid_fdinfo(5)), for those who may look.
+fn has_locked(process: u32, taker: u32, inode: u64) -> bool {
+    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{process}/fdinfo")) else {
+        return false;
+    };
+    descriptors.flatten().any(|descriptor| {
+        let text = std::fs::read_to_string(descriptor.path()).unwrap_or_default();
+        let mut locks =
+            text.lines().filter_map(|line| KernelLock::parse(line.strip_prefix("lock:")?));
+        locks.any(|lock| lock.pid == taker && lock.inode == inode)
+    })
+}
+
 /// What two readings in a row agree on, or the last of several: the kernel hands its list of locks
 /// out in pieces of a page, so while other locks come and go a line may be missing or come twice.
 fn agreed<T: PartialEq>(mut read: impl FnMut() -> T) -> T {
@@ -242,9 +261,10 @@ pub struct KernelLocks {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct KernelLock {
-    exclusive: bool,
     /// Somebody who waits, not somebody who holds.
     waiting: bool,
+    /// Shared locks sort behind exclusive ones.
+    shared: bool,
     pid: u32,
     device: (u32, u32),
     inode: u64,
@@ -297,9 +317,9 @@ impl KernelLocks {
         self.locks.iter().filter(same_inode).filter(move |lock| devices_differ || same_device(lock))
     }
 
-    /// The process that took the exclusive lock on the file.
-    pub fn exclusive_holder(&self, stat: &Stat, file: &File) -> Option<u32> {
-        self.on(stat, file).find(|lock| lock.exclusive && !lock.waiting).map(|lock| lock.pid)
+    /// The process that took the lock on the file; of several that share it, any.
+    pub fn holder(&self, stat: &Stat, file: &File) -> Option<u32> {
+        self.on(stat, file).find(|lock| !lock.waiting).map(|lock| lock.pid)
     }
 
     /// How many wait for the lock on the file.
@@ -307,16 +327,15 @@ impl KernelLocks {
         self.on(stat, file).filter(|lock| lock.waiting).count()
     }
 
-    /// Inodes on which one of `pids` has an exclusive lock.
+    /// Inodes that one of `pids` has locked.
     pub fn inodes_held_by(&self, pids: &[u32]) -> Vec<u64> {
-        let held = |lock: &&KernelLock| lock.exclusive && !lock.waiting && pids.contains(&lock.pid);
+        let held = |lock: &&KernelLock| !lock.waiting && pids.contains(&lock.pid);
         self.locks.iter().filter(held).map(|lock| lock.inode).collect()
     }
 
-    /// Inodes on which anybody has an exclusive lock.
+    /// Inodes that anybody has locked.
     pub fn inodes_held(&self) -> Vec<u64> {
-        let held = |lock: &&KernelLock| lock.exclusive && !lock.waiting;
-        self.locks.iter().filter(held).map(|lock| lock.inode).collect()
+        self.locks.iter().filter(|lock| !lock.waiting).map(|lock| lock.inode).collect()
     }
 }
 
@@ -328,13 +347,13 @@ impl KernelLock {
         if words.next()? != "FLOCK" {
             return None;
         }
-        let exclusive = words.nth(1)? == "WRITE";
+        let shared = words.nth(1)? != "WRITE";
         let pid = words.next()?.parse().ok()?;
         let mut place = words.next()?.split(':');
         let mut hex = || u32::from_str_radix(place.next()?, 16).ok();
         let device = (hex()?, hex()?);
         let inode = place.next()?.parse().ok()?;
-        Some(KernelLock { exclusive, waiting, pid, device, inode })
+        Some(KernelLock { waiting, shared, pid, device, inode })
     }
 }
 
@@ -364,9 +383,9 @@ nonsense
     #[test]
     fn the_kernels_list_of_locks_is_read() {
         let locks = KernelLocks::parse(LIST).locks;
-        let lock = |exclusive, waiting, pid, device, inode| KernelLock {
-            exclusive,
+        let lock = |waiting, shared, pid, device, inode| KernelLock {
             waiting,
+            shared,
             pid,
             device,
             inode,
@@ -374,10 +393,10 @@ nonsense
         assert_eq!(
             locks,
             [
-                lock(false, false, 4245, (0, 0x1a), 9),
-                lock(false, true, 4244, (0xfe, 0), 131_090),
-                lock(true, false, 4242, (0xfe, 0), 131_090),
-                lock(true, true, 4243, (0xfe, 0), 131_090),
+                lock(false, false, 4242, (0xfe, 0), 131_090),
+                lock(false, true, 4245, (0, 0x1a), 9),
+                lock(true, false, 4243, (0xfe, 0), 131_090),
+                lock(true, true, 4244, (0xfe, 0), 131_090),
             ]
         );
     }
