@@ -519,3 +519,13 @@ fn log_format_comes_from_the_environment_and_flags_win() {
     assert!(run(&[]).assert_code(0).stderr.starts_with('{'));
     assert!(run(&["--log-format", "text"]).assert_code(0).stderr.starts_with("buildlock: "));
 }
+
+#[test]
+fn variable_for_building_is_nothing_to_other_subcommands() {
+    let f = Fixture::new();
+    for name in ["BUILDLOCK_TIMEOUT", "BUILDLOCK_ENGINE", "BUILDLOCK_ON_FAILURE"] {
+        f.buildlock(["status"]).env(name, "nonsense").run().assert_code(0);
+        f.buildlock(["path", "env:abc"]).env(name, "nonsense").run().assert_code(0);
+    }
+    f.buildlock(["status"]).env("BUILDLOCK_LOG_FORMAT", "nonsense").run().assert_code(2);
+}

@@ -331,3 +331,24 @@ fn signal_while_building_ends_the_build_and_buildlock() {
         assert_eq!(f.processes(), [], "{}", f.scene());
     }
 }
+
+#[test]
+fn command_is_found_without_path_where_execvp_finds_it() {
+    let f = Fixture::new();
+    // Without PATH there is no stand-in either: what is looked for comes after COMMAND was found.
+    let call = f.buildlock(["-t", "env:abc", "--", "sh", "-c", "exit 4"]);
+    let finished = call.env_remove("PATH").env("DOCKER_HOST", "unix:///nowhere").run();
+    finished.assert_code(125).assert_stderr("no engine answers at /nowhere");
+}
+
+#[test]
+fn too_few_descriptors_are_a_failure_of_buildlock_itself() {
+    let f = Fixture::new();
+    for limit in [5, 12] {
+        let script = format!("ulimit -n {limit}; exec \"$@\"");
+        let path = f.install_buildlock();
+        let call = f.program("sh").args(["-c", &script, "sh"]).arg(path);
+        let finished = call.args(["-t", "env:abc", "--", "true"]).run();
+        finished.assert_code(125).assert_no_stderr("remove it");
+    }
+}

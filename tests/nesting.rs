@@ -436,3 +436,37 @@ fn lock_file_is_not_taken_for_the_jobserver_that_make_closed() {
     let after = fs::read_to_string(f.lock_file("env:a")).unwrap();
     assert!(!after.contains('+'), "a job token was written into the lock file: {after:?}");
 }
+
+#[test]
+fn nested_call_does_not_wait_for_an_outer_one_that_was_killed() {
+    let f = fixture();
+    let gate = f.path("go");
+    // COMMAND outlives its death signal, and only then calls buildlock for the tag again.
+    let script = format!(
+        "trap '' TERM; echo up >{}; while [ ! -e {} ]; do sleep 0.02; done; \
+         buildlock -t env:a -- docker build -t env:a . ; echo $? >{}",
+        f.path("up").display(),
+        gate.display(),
+        f.path("status").display(),
+    );
+    let killed = outer(&f, &script).start();
+    f.wait_for_file("up");
+    killed.signal("KILL");
+    killed.wait().assert_signal(9);
+    fs::write(&gate, "").unwrap();
+    f.wait_for("the nested call ends", || {
+        fs::read_to_string(f.path("status")).is_ok_and(|status| status == "0\n")
+    });
+    assert_eq!(f.build_count("env:a"), 1);
+    f.wait_for("the lock is free", || is_free(&f.lock_file("env:a")));
+}
+
+#[test]
+fn call_in_a_script_that_took_the_lock_itself_does_not_wait_for_the_script() {
+    let f = fixture();
+    // The process that took the lock, flock(1), has ended; the shell has its descriptor.
+    let script = "exec 9<\"$(buildlock path env:a)\" && flock 9 && \
+                  buildlock -w 5s -t env:a -- docker build -t env:a .";
+    f.program("sh").args(["-c", script]).run().assert_code(0);
+    assert_eq!(f.build_count("env:a"), 1);
+}

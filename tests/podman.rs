@@ -12,7 +12,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use common::{Finished, Fixture, Invocation, Running};
-use engine::{all_output, count, make_root_folder, skip, static_busybox};
+use engine::{all_output, count, root_archive, skip, static_busybox};
 
 const BASE: &str = "localhost/buildlock-test-base:1";
 
@@ -59,12 +59,8 @@ impl Podman {
     /// An empty storage with the base image.
     fn new() -> Result<Self, String> {
         let podman = Self { f: Fixture::new() };
-        let root = podman.f.path("root-folder");
-        make_root_folder(&root);
         let archive = podman.f.path("root.tar");
-        let tar =
-            Command::new("tar").arg("-C").arg(root).arg("-cf").arg(&archive).arg(".").status();
-        assert!(tar.unwrap().success());
+        fs::write(&archive, root_archive()).unwrap();
         let output = podman.ask(["import", archive.to_str().unwrap(), BASE]);
         if output.status.success() { Ok(podman) } else { Err(format!("{output:?}")) }
     }
@@ -90,8 +86,9 @@ impl Podman {
 
     /// What the test itself asks of podman.
     fn ask<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Output {
-        let mut podman = Command::new("podman");
-        podman.args(&self.flags()[1..]).args(args).stdin(Stdio::null()).output().unwrap()
+        let mut podman = Command::new("timeout");
+        podman.args(["--kill-after", "5", "60"]).args(self.flags()).args(args);
+        podman.stdin(Stdio::null()).output().unwrap()
     }
 
     fn has(&self, name: &str) -> bool {

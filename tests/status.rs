@@ -415,3 +415,16 @@ fn prune_beside_many_builds_lets_no_two_run_together() {
     assert_eq!(f.build_count(TAG), 36);
     f.assert_no_overlap();
 }
+
+#[test]
+fn status_shows_a_lock_that_is_shared_by_others() {
+    let f = Fixture::new();
+    let file = f.lock_file("env:abc");
+    let _held = f.hold_lock_shared(&file);
+    let shown = f.buildlock(["status"]).run();
+    shown.assert_code(0);
+    assert!(
+        String::from_utf8_lossy(&shown.stdout).contains(&file.display().to_string()),
+        "{shown}"
+    );
+}

@@ -44,9 +44,10 @@ impl Client {
         if self.buildkit { "1" } else { "0" }
     }
 
-    /// The client, for what a test itself asks of the engine.
+    /// The client, for what a test itself asks of the engine; in bounded time, for engines hang.
     pub fn docker<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Output {
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new("timeout");
+        command.args(["--kill-after", "5", "60"]).arg(&self.program);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("DOCKER_") {
                 command.env_remove(name);
@@ -143,7 +144,15 @@ fn clients() -> Option<&'static [Client]> {
         let all = programs.into_iter().flat_map(|program| {
             [false, true].map(|buildkit| Client { program: program.clone(), buildkit })
         });
-        let working: Vec<_> = all.filter(can_build).collect();
+        let all: Vec<_> = all.collect();
+        let works: Vec<_> = std::thread::scope(|scope| {
+            let probes = all.iter().map(|client| scope.spawn(|| can_build(client)));
+            let probes: Vec<_> = probes.collect();
+            probes.into_iter().map(|probe| probe.join().unwrap()).collect()
+        });
+        let working =
+            all.into_iter().zip(works).filter_map(|(client, works)| works.then_some(client));
+        let working: Vec<_> = working.collect();
         if working.is_empty() { Err("no engine answers with a build") } else { Ok(working) }
     });
     match found {
@@ -199,7 +208,7 @@ pub fn static_busybox() -> Option<PathBuf> {
 }
 
 /// A root folder for images: busybox under the names of its applets.
-pub fn make_root_folder(folder: &Path) {
+fn make_root_folder(folder: &Path) {
     let busybox = static_busybox().expect("looked for before");
     let bin = folder.join("bin");
     fs::create_dir_all(&bin).unwrap();
@@ -216,7 +225,7 @@ pub fn make_root_folder(folder: &Path) {
 /// The archive of a root folder.
 ///
 /// The same bytes each time: the engine then keeps one layer of it, not one a test.
-fn root_archive() -> &'static [u8] {
+pub fn root_archive() -> &'static [u8] {
     static ARCHIVE: OnceLock<Vec<u8>> = OnceLock::new();
     ARCHIVE.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
