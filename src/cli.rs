@@ -22,6 +22,7 @@ use crate::reference::Tag;
     name = "buildlock",
     version,
     max_term_width = 100,
+    args_override_self = true,
     override_usage = "buildlock [OPTIONS] [-t TAG]... -- COMMAND [ARG]...\n       buildlock <SUBCOMMAND>",
     after_help = "See 'buildlock --help' for exit statuses and examples.",
     after_long_help = concat!(
@@ -266,8 +267,17 @@ pub fn usage_status() -> u8 {
 }
 
 fn names_subcommand() -> bool {
-    let matches = Cli::command().ignore_errors(true).try_get_matches();
-    matches.is_ok_and(|matches| matches.subcommand_name().is_some())
+    what_is_right().is_some_and(|matches| matches.subcommand_name().is_some())
+}
+
+/// What can be understood of a wrong command line.
+fn what_is_right() -> Option<ArgMatches> {
+    grammar(|option| COMMON.contains(&option)).ignore_errors(true).try_get_matches().ok()
+}
+
+/// How to report a wrong command line, as far as that can be understood.
+pub fn how_to_report() -> Option<CommonArgs> {
+    CommonArgs::from_arg_matches(&what_is_right()?).ok()
 }
 
 /// `buildlock -t a status`: the tag would be for nothing.
@@ -310,7 +320,8 @@ fn name_variable(error: clap::Error) -> clap::Error {
 fn explain_missing_dashes(error: clap::Error, words: &[OsString]) -> clap::Error {
     let kinds = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand];
     let unexpected =
-        matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand);
+        matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand)
+            && !names_subcommand();
     let said = kinds.iter().find_map(|&kind| error.get(kind)).map(ToString::to_string);
     match said {
         Some(said)

@@ -4,7 +4,7 @@
 //! the wrappers in front of them would read them.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
@@ -297,8 +297,6 @@ pub struct Build {
     pub side_outputs: Vec<String>,
     /// A flag that makes it build nothing (`--check`, `--call=outline`).
     pub builds_nothing: Option<String>,
-    /// Called as `buildx build`.
-    pub buildx: bool,
 }
 
 impl Command {
@@ -340,6 +338,30 @@ impl Client {
             values.push((opt.name.to_owned(), opt.value.unwrap_or_default().to_owned()));
         });
         values
+    }
+}
+
+impl Client {
+    /// An environment variable as the client will see it; one that is set to nothing is none.
+    pub fn variable(&self, name: &str) -> Option<OsString> {
+        let given = self.environment.iter().rev().find(|(given, _)| given == name);
+        given
+            .map(|(_, value)| value.clone())
+            .or_else(|| std::env::var_os(name))
+            .filter(|value| !value.is_empty())
+    }
+
+    /// The folder of docker's configuration, as its client finds it.
+    pub fn configuration(&self) -> Option<PathBuf> {
+        let flag = self.global_flags().into_iter().rev().find(|(name, _)| name == "config");
+        let of_user =
+            || nix::unistd::User::from_uid(nix::unistd::getuid()).ok()?.map(|user| user.dir);
+        flag.map(|(_, folder)| PathBuf::from(folder))
+            .or_else(|| self.variable("DOCKER_CONFIG").map(PathBuf::from))
+            .or_else(|| {
+                let home = self.variable("HOME").map(PathBuf::from).or_else(of_user)?;
+                Some(home.join(".docker"))
+            })
     }
 }
 
@@ -483,8 +505,8 @@ fn understand(argv: &[OsString]) -> Option<(Client, Option<Build>)> {
         environment,
     };
 
-    build.buildx = standalone || words.get(at) == Some(&"buildx");
-    if build.buildx {
+    let buildx = standalone || words.get(at) == Some(&"buildx");
+    if buildx {
         at += usize::from(!standalone);
         at = skip_options(
             &words,
@@ -501,13 +523,17 @@ fn understand(argv: &[OsString]) -> Option<(Client, Option<Build>)> {
     }
     let is_build = match words.get(at) {
         Some(&"build") => true,
-        Some(&"b") => build.buildx,
+        Some(&"b") => buildx,
         _ => false,
     };
     if !is_build {
         return Some((client, None));
     }
     read_build(&words[at + 1..], &mut build);
+    let also = build.load || engine == Engine::Podman;
+    build
+        .side_outputs
+        .extend(build.outputs.iter().filter(|_| also).map(|output| format!("-o {output}")));
     Some((client, Some(build)))
 }
 
@@ -853,7 +879,6 @@ mod tests {
                     "the image id that -q prints".into()
                 ],
                 builds_nothing: Some("--check".into()),
-                buildx: true,
             })
         );
     }

@@ -14,6 +14,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::sys::signal::SigSet;
 use serde::{Deserialize, Serialize};
 
 pub use self::holder::Holder;
@@ -130,7 +131,8 @@ pub struct FailedBuild {
 
 /// A place where locks are taken.
 ///
-/// The operations that wait do so as long as it takes; they run on a thread of their own, and who
+/// A new one has to bring [`try_acquire`](Store::try_acquire), the two that wait and
+/// [`last_failure`](Store::last_failure); the rest helps people. The operations that wait do so as long as it takes; they run on a thread of their own, and who
 /// has no time left abandons them.
 pub trait Store: Send + Sync {
     /// Finds out whether the lock can be taken at all, without taking it.
@@ -371,8 +373,12 @@ impl<'a> Wait<'a> {
         std::thread::Builder::new()
             .name("waiter".into())
             .stack_size(WAITER_STACK)
-            // Nobody may be there any more to take the result.
-            .spawn(move || _ = sender.send(operation(&*store, &key, deadline)))
+            .spawn(move || {
+                // Signals are the main thread's. It can only fail for bad arguments.
+                _ = SigSet::all().thread_block();
+                // Nobody may be there any more to take the result.
+                _ = sender.send(operation(&*store, &key, deadline));
+            })
             .context("cannot start a thread to wait for a lock")?;
 
         let before = self.holder.clone();

@@ -32,8 +32,13 @@ pub fn start(options: &CommonArgs) -> Result<(), String> {
     let filter = match (options.quiet, options.verbose, std::env::var("BUILDLOCK_LOG")) {
         (true, ..) => Targets::new().with_default(LevelFilter::WARN),
         (_, true, _) => Targets::new().with_default(LevelFilter::DEBUG),
-        (_, _, Ok(text)) if !text.trim().is_empty() => Targets::from_str(&text)
-            .map_err(|error| format!("BUILDLOCK_LOG='{text}' is no log filter: {error}"))?,
+        (_, _, Ok(text)) if !text.trim().is_empty() => {
+            let targets = Targets::from_str(&text)
+                .map_err(|error| format!("BUILDLOCK_LOG='{text}' is no log filter: {error}"))?;
+            // A filter that names targets only, or a level that is misspelt, silences no errors.
+            let level = targets.default_level().unwrap_or(LevelFilter::WARN);
+            targets.with_default(level)
+        }
         _ => Targets::new().with_default(LevelFilter::INFO),
     };
     let style = match options.log_format {
@@ -229,6 +234,23 @@ pub fn released(subject: &Subject) {
         name = subject.name(),
         "{subject}: released"
     );
+}
+
+/// The command line is wrong: in clap's words and colours, or as one line for machines.
+pub fn usage(error: &clap::Error, options: Option<CommonArgs>) {
+    match options {
+        Some(options) if options.log_format == LogFormat::Json => {
+            // A bad filter is one wrong thing too many to report.
+            _ = start(&options);
+            let text = error.to_string();
+            tracing::error!("{}", text.trim_start_matches("error: ").trim_end());
+        }
+        Some(options) if options.color == ColorChoice::Never => {
+            // Nobody may be there to read it.
+            _ = write!(std::io::stderr(), "{error}");
+        }
+        _ => _ = error.print(),
+    }
 }
 
 /// buildlock itself failed; the last line that it says.

@@ -14,6 +14,7 @@ mod generate;
 mod image;
 mod lock;
 mod log;
+mod proc;
 mod reference;
 mod run;
 mod status;
@@ -31,13 +32,17 @@ use crate::lock::file::FileStore;
 use crate::lock::{Key, Subject};
 
 fn main() -> ExitCode {
-    child::signals::expect_children();
+    child::signals::prepare();
     let cli = match cli::parse() {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(error) if error.use_stderr() => {
+            log::usage(&error, cli::how_to_report());
+            return ExitCode::from(cli::usage_status());
+        }
+        Err(help) => {
             // Nobody may be there to read it.
-            _ = error.print();
-            return ExitCode::from(if error.use_stderr() { cli::usage_status() } else { 0 });
+            _ = help.print();
+            return ExitCode::SUCCESS;
         }
     };
     if let Err(error) = log::start(&cli.common) {

@@ -90,9 +90,7 @@ impl Job {
         let command = Command::new(args.command);
         let mut tags = validate::tags(args.tags, &command)?;
         validate::program(&command)?;
-        if let Some(build) = command.build() {
-            validate::ends_with_an_image(build)?;
-        }
+        validate::ends_with_an_image(&command)?;
         tags.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         tags.dedup();
         let mut named_locks = args.locks;
@@ -270,7 +268,9 @@ fn release(locks: Vec<Box<dyn Held>>, failure: Option<&FailedBuild>) {
 const FORCED: &str = "BUILDLOCK_FORCED_TAGS";
 
 fn forced_by_us(tags: &[Tag]) -> OsString {
-    tags.iter().map(Tag::as_str).collect::<Vec<_>>().join(" ").into()
+    let outer = std::env::var(FORCED).unwrap_or_default();
+    let ours = tags.iter().map(Tag::as_str);
+    outer.split_whitespace().chain(ours).collect::<Vec<_>>().join(" ").into()
 }
 
 fn is_forced_by_ancestor(tags: &[Tag], store: &dyn Store) -> bool {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow, bail};
 
 use crate::child::NotRun;
-use crate::command::{Build, Command, Engine};
+use crate::command::{Build, Client, Command, Engine};
 use crate::exit::{self, Failure};
 use crate::image::Missing;
 use crate::reference::Tag;
@@ -103,15 +103,17 @@ pub fn cannot_run(command: &Command, why: NotRun) -> anyhow::Error {
         .into()
 }
 
-/// Does this build end with an image on the engine, as far as its words tell?
+/// Does COMMAND end with an image on the engine, as far as its words tell?
 ///
 /// # Errors
 /// It certainly does not. Where that is only likely, a warning says so.
-pub fn ends_with_an_image(build: &Build) -> Result<()> {
+pub fn ends_with_an_image(command: &Command) -> Result<()> {
+    let (Some(build), Some(client)) = (command.build(), command.client()) else { return Ok(()) };
     if let Some(flag) = &build.builds_nothing {
         bail!("COMMAND builds no image: {flag}");
     }
-    if build.load {
+    // podman makes its image in any case; -o writes it elsewhere too.
+    if build.load || client.engine == Engine::Podman {
         return Ok(());
     }
     let elsewhere = |output: &&String| goes_elsewhere(output);
@@ -127,14 +129,14 @@ pub fn ends_with_an_image(build: &Build) -> Result<()> {
         }
         (None, _) => {}
     }
-    match container_builder(build) {
+    match container_builder(build, client) {
         Some(builder) if build.outputs.is_empty() => bail!(
             "COMMAND makes no image on the engine: the builder '{builder}' keeps what it builds to itself; add --load"
         ),
         Some(builder) => tracing::warn!(
             "COMMAND's builder '{builder}' may keep what it builds to itself; see --load"
         ),
-        None if build.push && build.outputs.is_empty() && build.buildx => tracing::warn!(
+        None if build.push && build.outputs.is_empty() => tracing::warn!(
             "COMMAND has --push and no --load: with a container builder no image will be on the engine"
         ),
         None => {}
@@ -159,7 +161,7 @@ fn goes_elsewhere(output: &str) -> bool {
 
 /// The builder that COMMAND chooses, if that is known to be one in a container, which does not
 /// give its images to the engine.
-fn container_builder(build: &Build) -> Option<String> {
+fn container_builder(build: &Build, client: &Client) -> Option<String> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Instance {
@@ -173,17 +175,10 @@ fn container_builder(build: &Build) -> Option<String> {
         #[serde(default)]
         driver_opts: Option<std::collections::BTreeMap<String, String>>,
     }
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    let chosen = variable("BUILDX_BUILDER").and_then(|name| name.into_string().ok());
+    let chosen = client.variable("BUILDX_BUILDER").and_then(|name| name.into_string().ok());
     let builder = build.builder.clone().or(chosen)?;
-    let config = variable("BUILDX_CONFIG").map(PathBuf::from).or_else(|| {
-        let docker = variable("DOCKER_CONFIG").map(PathBuf::from);
-        Some(
-            docker
-                .or_else(|| Some(PathBuf::from(variable("HOME")?).join(".docker")))?
-                .join("buildx"),
-        )
-    })?;
+    let config = client.variable("BUILDX_CONFIG").map(PathBuf::from);
+    let config = config.or_else(|| Some(client.configuration()?.join("buildx")))?;
     let name = Path::new(&builder).file_name()?;
     let text = std::fs::read(config.join("instances").join(name)).ok()?;
     let instance: Instance = serde_json::from_slice(&text).ok()?;

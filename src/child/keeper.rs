@@ -106,8 +106,14 @@ impl Kept {
                 let exited = how == libc::CLD_EXITED;
                 Ok(Some(if exited { Exit::Code(status as u8) } else { Exit::Signal(status) }))
             }
-            // The keeper was killed. COMMAND got its death signal, and is our child now.
-            Ok(_) => Ok(Some(Exit::from(self.keeper.wait()?.status))),
+            // COMMAND gets its death signal, and is our child now.
+            Ok(_) => {
+                let exit = Exit::from(self.keeper.wait()?.status);
+                tracing::error!(
+                    "buildlock-keep, the process behind which COMMAND runs, ended by {exit}"
+                );
+                Ok(Some(exit))
+            }
         }
     }
 

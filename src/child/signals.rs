@@ -19,7 +19,7 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use nix::libc;
-use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, raise, sigprocmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -67,11 +67,25 @@ impl Inherited {
     }
 }
 
-/// Undoes an inherited «ignore» of SIGCHLD, which would make wait() lose the status of children.
-/// Before the first child.
-pub fn expect_children() {
-    // It can only fail for a signal that does not exist.
+/// Makes the actions that were inherited fit to work with. Before the first child.
+pub fn prepare() {
+    // An «ignore» of SIGCHLD would make wait() lose the status of children. It can only fail for a
+    // signal that does not exist, as below.
     _ = set_action(Signal::SIGCHLD, SigHandler::SigDfl);
+    // The kernel spares process 1, in a container too, the default actions that end a process.
+    if std::process::id() == 1 {
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
+            if !is_ignored(signal) {
+                _ = set_action(signal, SigHandler::Handler(end_at_once));
+            }
+        }
+    }
+}
+
+/// Ends process 1 as the default action would end another.
+extern "C" fn end_at_once(signal: libc::c_int) {
+    // SAFETY: _exit is async-signal-safe.
+    unsafe { libc::_exit(128 + signal) }
 }
 
 /// While this exists, signals arrive here and nowhere else.
@@ -177,23 +191,26 @@ impl Drop for Signals {
 /// Ends this process by `signal`, as `timeout(1)` does, so that a shell loop or make around it
 /// sees that it was a signal and stops. Without a core dump: whatever went wrong was not here.
 pub fn end_by(signal: i32) -> ! {
-    if let Ok(signal) = Signal::try_from(signal) {
-        let no_core = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
-        _ = rustix::process::setrlimit(rustix::process::Resource::Core, no_core);
-        // Where a program takes the cores, the limit does not stop it (core(5)).
-        _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
-        _ = set_action(signal, SigHandler::SigDfl);
-        let mut just_it = SigSet::empty();
-        just_it.add(signal);
-        _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&just_it), None);
-        _ = raise(signal);
+    let no_core = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    _ = rustix::process::setrlimit(rustix::process::Resource::Core, no_core);
+    // Where a program takes the cores, the limit does not stop it (core(5)).
+    _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+    // SAFETY: system calls on memory of this stack frame; the default action runs no code of ours.
+    // By number: nix has no names for real-time signals.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        let mut just_it: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut just_it);
+        libc::sigaddset(&raw mut just_it, signal);
+        libc::sigprocmask(libc::SIG_UNBLOCK, &raw const just_it, std::ptr::null_mut());
+        libc::raise(signal);
     }
-    // It is one that does not end a process.
+    // It is one that does not end a process, or not process 1.
     std::process::exit(128 + signal)
 }
 
 fn set_action(signal: Signal, action: SigHandler) -> nix::Result<()> {
-    // SAFETY: only SIG_DFL and SIG_IGN are set here, which run no code of ours.
+    // SAFETY: SIG_DFL and SIG_IGN run no code of ours, and the one handler is async-signal-safe.
     unsafe { nix::sys::signal::signal(signal, action) }.map(drop)
 }
 

@@ -4,6 +4,8 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
+use crate::proc::{PARENT, STATE, stat_field};
+
 fn pid_of(pid: u32) -> Pid {
     // The kernel's process ids fit: the largest is 2^22 (proc_sys_kernel(5)).
     Pid::from_raw(pid.cast_signed())
@@ -67,18 +69,11 @@ fn children_of(pid: u32) -> Vec<u32> {
 fn children_by_search(parent: u32) -> Vec<u32> {
     let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|&pid| stat_field(pid, 1).and_then(|field| field.parse().ok()) == Some(parent))
+    pids.filter(|&pid| stat_field(pid, PARENT).and_then(|field| field.parse().ok()) == Some(parent))
         .collect()
-}
-
-/// A field of `/proc/PID/stat`, counted from the one behind the program's name.
-fn stat_field(pid: u32, field: usize) -> Option<String> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name stands in parentheses, and may hold anything.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(field).map(str::to_owned)
 }
 
 /// Has it ended, so that only its status is left? A zombie has no children: others have them then.
 fn is_zombie(pid: u32) -> bool {
-    stat_field(pid, 0).is_none_or(|state| matches!(state.as_str(), "Z" | "X"))
+    stat_field(pid, STATE).is_none_or(|state| matches!(state.as_str(), "Z" | "X"))
 }

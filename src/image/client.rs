@@ -63,7 +63,9 @@ pub(super) fn podman(
 fn only_remarks(stderr: &[u8]) -> bool {
     let text = String::from_utf8_lossy(stderr);
     let remark = |line: &str| {
-        ["WARN[", "time=", "Emulate Docker CLI"].iter().any(|start| line.starts_with(start))
+        line.starts_with("WARN[")
+            || line.starts_with("Emulate Docker CLI")
+            || line.starts_with("time=") && line.contains("level=warning")
     };
     text.lines().map(str::trim).filter(|line| !line.is_empty()).all(remark)
 }
@@ -175,15 +177,6 @@ impl Client {
             behind_others: false,
             environment: Vec::new(),
         }
-    }
-
-    /// An environment variable as the client will see it; one that is set to nothing is none.
-    pub(super) fn variable(&self, name: &str) -> Option<OsString> {
-        let given = self.environment.iter().rev().find(|(given, _)| given == name);
-        given
-            .map(|(_, value)| value.clone())
-            .or_else(|| std::env::var_os(name))
-            .filter(|value| !value.is_empty())
     }
 
     fn words(&self, arguments: &[&str]) -> (OsString, Vec<OsString>) {

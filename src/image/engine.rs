@@ -29,18 +29,16 @@ const HEADERS_MAX: usize = 100;
 pub(super) fn local_socket(client: &Client) -> Option<PathBuf> {
     let mut host = None;
     let mut context = None;
-    let mut config = client.variable("DOCKER_CONFIG").map(PathBuf::from);
     for (name, value) in client.global_flags() {
         match name.as_str() {
             "H" | "host" => host = Some(value),
             "c" | "context" => context = Some(value),
-            "config" => config = Some(value.into()),
             // --tls and its like speak of TCP.
             name if name.starts_with("tls") => return None,
             _ => {}
         }
     }
-    let config = config.or_else(|| Some(home(client)?.join(".docker")));
+    let config = client.configuration();
     let text = |name| client.variable(name).map(|value| value.to_string_lossy().into_owned());
 
     // The order is that of docker's client.
@@ -62,12 +60,6 @@ pub(super) fn local_socket(client: &Client) -> Option<PathBuf> {
         "" | "unix://" => Some(DEFAULT_SOCKET.into()),
         host => host.strip_prefix("unix://").map(PathBuf::from),
     }
-}
-
-/// The user's home, as docker's client finds it.
-fn home(client: &Client) -> Option<PathBuf> {
-    let of_user = || nix::unistd::User::from_uid(nix::unistd::getuid()).ok()?.map(|user| user.dir);
-    client.variable("HOME").map(PathBuf::from).or_else(of_user)
 }
 
 /// The context that docker's configuration names: `Some(None)` where it names none, `None` where

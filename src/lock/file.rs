@@ -5,9 +5,10 @@
 
 use std::cell::Cell;
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -522,7 +523,7 @@ fn open_folder(parent: impl AsFd, name: &OsStr, path: &Path) -> Result<OwnedFd> 
         return Ok(folder);
     }
     if let Some(above) = path.parent() {
-        std::fs::create_dir_all(above).with_context(|| {
+        create_folders_above(above).with_context(|| {
             format!(
                 "cannot create {}, the folder of the lock folder (see --lock-dir)",
                 above.display()
@@ -531,6 +532,20 @@ fn open_folder(parent: impl AsFd, name: &OsStr, path: &Path) -> Result<OwnedFd> 
     }
     create_folder(parent.as_fd(), Path::new(name)).map_err(|error| folder_error(path, error))?;
     find_folder(&parent, name, path)?.ok_or_else(|| folder_error(path, Errno::NOENT))
+}
+
+/// Creates the folders above the lock folder that are missing, for all to pass whatever the umask.
+fn create_folders_above(path: &Path) -> std::io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    path.parent().map_or(Ok(()), create_folders_above)?;
+    match std::fs::create_dir(path) {
+        Ok(()) => std::fs::set_permissions(path, Permissions::from_mode(0o755)),
+        // Somebody else was faster, and has his reasons for its mode.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn create_folder(parent: BorrowedFd<'_>, name: &Path) -> Result<(), Errno> {

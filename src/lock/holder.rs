@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::FailedBuild;
 use crate::duration::for_people;
+use crate::proc;
 
 /// Largest record that is read, in bytes.
 const RECORD_MAX: usize = 64 * 1024;
@@ -211,9 +212,7 @@ pub(super) fn write_line(file: &File, line: Option<&impl Serialize>) -> std::io:
 
 /// The parent of `pid`, if it can be seen.
 fn parent(pid: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in parentheses, and may hold anything.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    proc::stat_field(pid, proc::PARENT)?.parse().ok()
 }
 
 /// This process's chain of parents, nearest first.
