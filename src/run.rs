@@ -144,10 +144,17 @@ impl Job {
         subjects.iter().try_for_each(|subject| self.store.check(&Key::new(subject.clone())))?;
         let mut ours: Vec<Box<dyn Held>> = Vec::new();
         for subject in subjects {
+            let is_image = subject.tag().is_some();
+            if !is_image && self.is_present()? {
+                // Nothing to wait for any more.
+                release(ours, None);
+                return Ok(Locked::Present);
+            }
             let mut settled = || self.is_present();
             let patience = Patience {
                 deadline,
-                share_failure: self.share_failure,
+                // Who has a named lock builds something else.
+                share_failure: self.share_failure && is_image,
                 settled: (!self.force).then_some(&mut settled),
             };
             let without = match lock::take(&self.store, subject, patience) {

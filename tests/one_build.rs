@@ -520,3 +520,19 @@ fn name_and_tag_of_the_same_text_are_different_locks() {
 
     assert!(f.lock_file("env:abc").exists() && f.named_lock_file("env:abc").exists());
 }
+
+#[test]
+fn failure_of_another_image_under_the_same_named_lock_is_not_shared() {
+    let f = Fixture::new();
+    f.hold_builds();
+    let share = ["--on-failure", "share", "--lock", "disk", "--"];
+    let script = "docker build -t env:a . ; exit 7";
+    let failing = f.buildlock(["-t", "env:a"]).args(share).args(["sh", "-c", script]).start();
+    f.wait_for_builds(1);
+    let other = f.buildlock(share).args(["docker", "build", "-t", "env:b", "."]).start();
+    f.wait_for_waiters(&f.named_lock_file("disk"), 1);
+    f.release_builds();
+    failing.wait().assert_code(7);
+    other.wait().assert_code(0);
+    assert_eq!(f.build_count("env:b"), 1);
+}
