@@ -529,3 +529,25 @@ fn variable_for_building_is_nothing_to_other_subcommands() {
     }
     f.buildlock(["status"]).env("BUILDLOCK_LOG_FORMAT", "nonsense").run().assert_code(2);
 }
+
+#[test]
+fn of_an_option_that_is_given_twice_the_last_counts() {
+    let f = Fixture::new();
+    f.make_image("env:abc");
+    f.docker_build("env:abc").run().assert_code(0);
+    let options = ["--timeout", "1h", "--timeout", "0s", "-E", "3", "-E", "75"];
+    let _held = f.hold_lock(&f.lock_file("env:new"));
+    let build = ["--", "docker", "build", "-t", "env:new", "."];
+    f.buildlock(options.iter().chain(&build)).run().assert_code(75);
+}
+
+#[test]
+fn podman_makes_its_image_whatever_its_output_says() {
+    let f = Fixture::new();
+    f.install_engine("podman");
+    let build = ["--", "podman", "build", "-o", "out", "-t", "env:abc", "."];
+    f.buildlock(build).run().assert_code(0);
+    let skip = f.buildlock(build).run();
+    skip.assert_code(0).assert_stderr("does not write -o out");
+    assert_eq!(f.build_count("localhost/env:abc").max(f.build_count("env:abc")), 1);
+}

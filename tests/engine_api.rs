@@ -462,6 +462,28 @@ fn engine_that_never_answers_or_stops_in_the_middle_is_an_error_in_bounded_time(
                 assert!(!engine.requests().is_empty(), "the engine was not asked\n{run}");
             });
         }
+        scope.spawn(|| {
+            let f = fixture();
+            // A queue of one that is full: connect(2) itself waits.
+            let full = "import os, socket, sys, time\n\
+                        s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(0)\n\
+                        c = socket.socket(socket.AF_UNIX); c.connect(sys.argv[1])\n\
+                        open(sys.argv[2], 'w').write('full\\n')\n\
+                        time.sleep(120)";
+            let paths = [socket(&f), f.path("full")];
+            let _engine = f.program("python3").args(["-c", full]).args(&paths).start();
+            f.wait_for_file("full");
+            let endpoint = format!("unix://{}", socket(&f).display());
+            let call = f.buildlock(["-t", TAG, "--", "sh", "-c", "echo built >>built"]);
+            let mut run = call.env("DOCKER_HOST", endpoint).start();
+            let start = Instant::now();
+            while !run.has_ended() {
+                assert!(start.elapsed() < SILENCE, "still connecting\n{}", f.scene());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            run.wait().assert_code(125).assert_stderr("did not answer within");
+            assert!(!f.work_dir().join("built").exists());
+        });
     });
 }
 

@@ -678,3 +678,20 @@ fn json_and_quiet_have_no_live_line_on_a_terminal() {
     let text = String::from_utf8_lossy(&quiet.assert_code(124).stdout).replace('\r', "");
     assert_eq!(text.lines().count(), 1, "{text:?}");
 }
+
+#[test]
+fn misspelt_level_in_the_filter_silences_no_error() {
+    let f = Fixture::new();
+    let finished = f.buildlock(["-t", "env:abc", "--", "nope"]).env("BUILDLOCK_LOG", "wran").run();
+    finished.assert_code(127).assert_stderr("was not found: nope");
+}
+
+#[test]
+fn wrong_usage_is_a_line_of_json_where_that_was_asked_for() {
+    let f = Fixture::new();
+    let finished = f.buildlock(["--log-format", "json", "-w", "soon", "-t", "env:abc"]).run();
+    finished.assert_code(125);
+    let line: serde_json::Value = serde_json::from_str(&finished.stderr).unwrap();
+    assert_eq!((&line["level"], &line["event"]), (&"ERROR".into(), &"error".into()), "{line}");
+    assert!(line["message"].as_str().unwrap().contains("invalid value 'soon'"), "{line}");
+}

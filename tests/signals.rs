@@ -712,3 +712,28 @@ fn what_cannot_be_ended_keeps_the_lock_and_is_said() {
     second.wait().assert_code(0);
     assert_eq!(f.build_count(TAG), 1);
 }
+
+#[test]
+fn process_1_of_a_container_can_be_interrupted_while_it_waits() {
+    if !is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let f = Fixture::new();
+    let _held = f.hold_lock(&f.lock_file("env:abc"));
+    let unshared = f.program("unshare").args(["--fork", "--pid", "--mount-proc"]);
+    let command = ["-w", "none", "-t", "env:abc", "--", "true"];
+    let call = unshared.arg(buildlock_path()).args(command).start();
+    f.wait_for_waiters(&f.lock_file("env:abc"), 1);
+    let children = format!("/proc/{0}/task/{0}/children", call.pid());
+    let first: u32 = fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    send_signal(first, "TERM");
+    // unshare(1) has no signal to end by: it sees an exit status.
+    call.wait().assert_code(143);
+}
+
+#[test]
+fn real_time_signal_that_command_died_of_ends_buildlock_too() {
+    let f = Fixture::new();
+    f.buildlock(["-t", "env:abc", "--", "sh", "-c", "kill -40 $$"]).run().assert_signal(40);
+}
