@@ -206,13 +206,16 @@ impl Running<'_> {
                 unreachable.retain(|&pid| tree::exists(pid));
                 return unreachable;
             }
+            let new = left.iter().filter(|pid| !told.contains(pid)).count();
+            if new > 0 {
+                tracing::debug!("sending {signal} to what COMMAND left behind: {left:?}");
+            }
             for &pid in left.iter().filter(|pid| signal == Signal::SIGKILL || !told.contains(pid)) {
                 match tree::send(pid, signal) {
                     Err(Errno::EPERM) => unreachable.push(pid),
                     _ => _ = tree::send(pid, Signal::SIGCONT),
                 }
             }
-            tracing::debug!("sent {signal} to what COMMAND left behind: {left:?}");
             told.extend(left);
             // Who ends is told to its parent, not to us; and it may have forked meanwhile.
             match signals.next(earlier(kill, from_now(Some(LOOK_AGAIN))), None) {

@@ -339,9 +339,7 @@ impl Client {
         });
         values
     }
-}
 
-impl Client {
     /// An environment variable as the client will see it; one that is set to nothing is none.
     pub fn variable(&self, name: &str) -> Option<OsString> {
         let given = self.environment.iter().rev().find(|(given, _)| given == name);
@@ -530,10 +528,6 @@ fn understand(argv: &[OsString]) -> Option<(Client, Option<Build>)> {
         return Some((client, None));
     }
     read_build(&words[at + 1..], &mut build);
-    let also = build.load || engine == Engine::Podman;
-    build
-        .side_outputs
-        .extend(build.outputs.iter().filter(|_| also).map(|output| format!("-o {output}")));
     Some((client, Some(build)))
 }
 
@@ -590,7 +584,12 @@ fn note(build: &mut Build, opt: &Opt<'_>) {
     let on = !matches!(opt.value, Some("false" | "0" | "f" | "F" | "FALSE" | "False"));
     match opt.name {
         "t" | "tag" => build.tags.push(value()),
-        "o" | "output" => build.outputs.push(value()),
+        "o" | "output" => {
+            if goes_elsewhere(&value()) {
+                build.side_outputs.push(format!("-o {}", value()));
+            }
+            build.outputs.push(value());
+        }
         "load" => build.load = on,
         "push" => build.push = on,
         "builder" => build.builder = Some(value()),
@@ -604,6 +603,21 @@ fn note(build: &mut Build, opt: &Opt<'_>) {
             build.builds_nothing = Some(format!("--call={}", value()));
         }
         _ => {}
+    }
+}
+
+/// Does `-o VALUE` write to a file or folder (`-o DIR`, `-o -`, `type=local`, `type=tar`,
+/// `type=oci`, `type=docker,dest=FILE`)? See <https://docs.docker.com/build/exporters/>.
+pub fn goes_elsewhere(output: &str) -> bool {
+    let field = |name: &str| {
+        output.split(',').find_map(|part| part.trim().strip_prefix(name)?.strip_prefix('='))
+    };
+    match field("type") {
+        Some("local" | "tar" | "oci" | "cacheonly") => true,
+        Some("docker") => field("dest").is_some(),
+        Some(_) => false,
+        // Short for type=local,dest=VALUE, or type=tar,dest=-.
+        None => !output.contains('='),
     }
 }
 
@@ -874,6 +888,7 @@ mod tests {
                 builder: Some("b".into()),
                 platforms: vec!["linux/amd64".into(), "linux/arm64".into()],
                 side_outputs: vec![
+                    "-o type=local,dest=out".into(),
                     "--iidfile id".into(),
                     "--metadata-file m".into(),
                     "the image id that -q prints".into()
@@ -881,6 +896,24 @@ mod tests {
                 builds_nothing: Some("--check".into()),
             })
         );
+    }
+
+    #[test]
+    fn outputs_that_make_no_image_are_known() {
+        for output in [
+            "out",
+            "-",
+            "type=local,dest=out",
+            "type=tar,dest=x.tar",
+            "type=oci,dest=x",
+            "dest=x,type=docker",
+            "type=cacheonly",
+        ] {
+            assert!(goes_elsewhere(output), "{output}");
+        }
+        for output in ["type=docker", "type=image", "type=image,push=true", "type=registry"] {
+            assert!(!goes_elsewhere(output), "{output}");
+        }
     }
 
     #[test]

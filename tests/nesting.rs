@@ -439,6 +439,15 @@ fn lock_file_is_not_taken_for_the_jobserver_that_make_closed() {
 
 #[test]
 fn nested_call_does_not_wait_for_an_outer_one_that_was_killed() {
+    nested_call_goes_on_after_its_outer_one_was_killed(true);
+}
+
+#[test]
+fn nested_call_does_not_wait_for_an_outer_one_that_was_killed_and_is_a_zombie() {
+    nested_call_goes_on_after_its_outer_one_was_killed(false);
+}
+
+fn nested_call_goes_on_after_its_outer_one_was_killed(reap: bool) {
     let f = fixture();
     let gate = f.path("go");
     // COMMAND outlives its death signal, and only then calls buildlock for the tag again.
@@ -452,13 +461,20 @@ fn nested_call_does_not_wait_for_an_outer_one_that_was_killed() {
     let killed = outer(&f, &script).start();
     f.wait_for_file("up");
     killed.signal("KILL");
-    killed.wait().assert_signal(9);
+    // Once with the killed call's status taken, once while it is a zombie.
+    let zombie = if reap {
+        killed.wait().assert_signal(9);
+        None
+    } else {
+        Some(killed)
+    };
     fs::write(&gate, "").unwrap();
     f.wait_for("the nested call ends", || {
         fs::read_to_string(f.path("status")).is_ok_and(|status| status == "0\n")
     });
     assert_eq!(f.build_count("env:a"), 1);
     f.wait_for("the lock is free", || is_free(&f.lock_file("env:a")));
+    drop(zombie);
 }
 
 #[test]

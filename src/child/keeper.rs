@@ -185,8 +185,10 @@ impl KeepersSide {
                     events: libc::POLLIN,
                     revents: 0,
                 });
-                let patience = if ended && !started { STARTED_WITHIN } else { -1 };
-                if libc::poll(polled.as_mut_ptr(), 2, patience) == 0 {
+                // Without a descriptor for deaths (the system is out of them) we look for them.
+                let unsure = (ended && !started) || deaths < 0;
+                let patience = if unsure { STARTED_WITHIN } else { -1 };
+                if libc::poll(polled.as_mut_ptr(), 2, patience) == 0 && ended && !started {
                     libc::_exit(1);
                 }
                 let mut told: libc::signalfd_siginfo = std::mem::zeroed();

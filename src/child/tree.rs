@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpgid, getpgrp};
 
-use crate::proc::{PARENT, STATE, stat_field};
+use crate::proc::{PARENT, is_zombie, stat_field};
 
 fn pid_of(pid: u32) -> Pid {
     // The kernel's process ids fit: the largest is 2^22 (proc_sys_kernel(5)).
@@ -71,9 +71,4 @@ fn children_by_search(parent: u32) -> Vec<u32> {
     let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|&pid| stat_field(pid, PARENT).and_then(|field| field.parse().ok()) == Some(parent))
         .collect()
-}
-
-/// Has it ended, so that only its status is left? A zombie has no children: others have them then.
-fn is_zombie(pid: u32) -> bool {
-    stat_field(pid, STATE).is_none_or(|state| matches!(state.as_str(), "Z" | "X"))
 }

@@ -86,7 +86,9 @@ impl Holder {
 
     /// What is known of the process `pid` that holds a lock, given the lock's record.
     pub(super) fn with_pid(pid: u32, record: Option<Holder>) -> Self {
-        let gone = rustix::process::test_kill_process(pid_of(pid)) == Err(rustix::io::Errno::SRCH);
+        // A zombie is a process to kill(2), but it holds nothing any more.
+        let gone = proc::is_zombie(pid)
+            || rustix::process::test_kill_process(pid_of(pid)) == Err(rustix::io::Errno::SRCH);
         match record.filter(|record| record.pid == pid) {
             Some(record) => Holder { gone, ..record },
             None => Holder { pid, gone, ..Self::from_proc(pid) },
