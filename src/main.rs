@@ -2,34 +2,16 @@
 //!
 //! Parse, start logging, call, turn the result into an exit status; nothing else.
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("buildlock needs Linux: it relies on /proc, signalfd(2) and PR_SET_PDEATHSIG");
-
-mod child;
-mod cli;
-mod command;
-mod duration;
-mod exit;
-mod generate;
-mod image;
-mod lock;
-mod log;
-mod proc;
-mod reference;
-mod run;
-mod status;
-mod validate;
-
 use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use buildlock::cli::{self, Cli, Sub};
+use buildlock::exit::{self, Exit};
+use buildlock::lock::file::FileStore;
+use buildlock::lock::{Key, Subject};
+use buildlock::{child, generate, log, run, status};
 use nix::sys::signal::Signal;
-
-use crate::cli::{Cli, Sub};
-use crate::exit::Exit;
-use crate::lock::file::FileStore;
-use crate::lock::{Key, Subject};
 
 fn main() -> ExitCode {
     child::signals::prepare();

@@ -1,0 +1,21 @@
+//! The parts of the program `buildlock`, for `main.rs` and for the fuzz targets.
+//!
+//! Nothing in here is an interface for others: what they may rely on is the program.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("buildlock needs Linux: it relies on /proc, signalfd(2) and PR_SET_PDEATHSIG");
+
+pub mod child;
+pub mod cli;
+pub mod command;
+pub mod duration;
+pub mod exit;
+pub mod generate;
+pub mod image;
+pub mod lock;
+pub mod log;
+pub mod proc;
+pub mod reference;
+pub mod run;
+pub mod status;
+pub mod validate;
