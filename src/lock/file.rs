@@ -10,13 +10,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
 // std's File has methods of the same names since Rust 1.89: fs2's are called by the trait's name.
 use fs2::FileExt as Flock;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::{Errno, retry_on_intr};
 use serde::Serialize;
 
 use super::holder::{self, Holder, KernelLocks};
@@ -32,10 +33,12 @@ const FILE_MODE: u32 = 0o666;
 const VANISHED_MAX: usize = 1000;
 
 /// Lock files in one folder.
+///
+/// It keeps no descriptor of the folder: whoever comes later goes by its path, so that is what
+/// counts, also where somebody has put another folder in its place meanwhile.
 #[derive(Debug)]
 pub struct FileStore {
     path: PathBuf,
-    folder: OwnedFd,
 }
 
 /// What is known of a lock that somebody holds.
@@ -60,9 +63,8 @@ impl FileStore {
     /// It is no folder, or a symbolic link, or cannot be opened or created.
     pub fn open(path: &Path) -> Result<Self> {
         let path = real_path(path)?;
-        let folder = open_folder(rustix::fs::CWD, path.as_os_str(), &path)?;
-        warn_of_owner(&folder, &path);
-        Ok(FileStore { path, folder })
+        warn_of_owner(&open_lock_folder(&path)?, &path);
+        Ok(FileStore { path })
     }
 
     /// Opens the lock folder if there is one.
@@ -71,8 +73,8 @@ impl FileStore {
     /// It is no folder, or a symbolic link, or cannot be opened.
     pub fn find(path: &Path) -> Result<Option<Self>> {
         let path = real_path(path)?;
-        let folder = find_folder(rustix::fs::CWD, path.as_os_str(), &path)?;
-        Ok(folder.map(|folder| FileStore { path, folder }))
+        let found = find_folder(rustix::fs::CWD, path.as_os_str(), &path)?.is_some();
+        Ok(found.then_some(FileStore { path }))
     }
 
     /// Makes sure that locks for `subject` can be taken: what is wrong with the folder is to be
@@ -133,7 +135,7 @@ impl FileStore {
                 // Who waits has the file open, finds after locking it that it is no longer the
                 // one of that name, and opens anew.
                 if Flock::try_lock_exclusive(&file).is_ok()
-                    && names(&folder_fd, &entry.name, &file)
+                    && is_named(&file, &folder_fd, &entry.name)
                     && rustix::fs::unlinkat(&folder_fd, &*entry.name, AtFlags::empty()).is_ok()
                 {
                     removed += 1;
@@ -168,27 +170,50 @@ impl FileStore {
         Ok(())
     }
 
+    /// The folder for a lock, which is created if there is none.
     fn folder_of(&self, key: &Key) -> Result<OwnedFd> {
         let name = key.folder();
-        open_folder(&self.folder, OsStr::new(name), &self.path.join(name))
+        let path = self.path.join(name);
+        for _ in 0..VANISHED_MAX {
+            let parent = open_lock_folder(&self.path)?;
+            if let Some(folder) = open_or_create(&parent, OsStr::new(name), &path)? {
+                return Ok(folder);
+            }
+        }
+        Err(folder_error(&path, Errno::NOENT))
     }
 
     fn existing_folder(&self, name: &str) -> Result<Option<OwnedFd>> {
-        find_folder(&self.folder, OsStr::new(name), &self.path.join(name))
+        match find_folder(rustix::fs::CWD, self.path.as_os_str(), &self.path)? {
+            Some(parent) => find_folder(&parent, OsStr::new(name), &self.path.join(name)),
+            None => Ok(None),
+        }
     }
 
     /// Opens the lock file and makes sure that it is one. Nothing is written before that.
     fn open_file(&self, key: &Key) -> Result<LockFile> {
-        let folder = self.folder_of(key)?;
         let relative = key.relative_path();
-        let name = relative.file_name().unwrap_or_default().to_owned();
+        let name = relative.file_name().unwrap_or_default();
         let path = self.path.join(&relative);
         for _ in 0..VANISHED_MAX {
-            match open_existing(&folder, &name) {
-                Ok(file) => return Ok(LockFile { file, folder, name, path }),
-                Err(NotALock::Missing) => create_file(&folder, &name).with_context(|| {
-                    format!("cannot create the lock file {} (see --lock-dir)", path.display())
-                })?,
+            // Anew each time: the folder, too, may be gone, or another.
+            let folder = self.folder_of(key)?;
+            match open_existing(&folder, name) {
+                Ok(file) => return Ok(LockFile { file, path }),
+                Err(NotALock::Missing) => match create_file(&folder, name) {
+                    Ok(()) => {}
+                    Err(Errno::NOENT) => {
+                        tracing::debug!("{}: its folder has just been removed", path.display());
+                    }
+                    Err(error) => {
+                        return Err(error).with_context(|| {
+                            format!(
+                                "cannot create the lock file {} (see --lock-dir)",
+                                path.display()
+                            )
+                        });
+                    }
+                },
                 Err(NotALock::Unlinked) => {}
                 Err(NotALock::Failed(error)) => {
                     bail!(
@@ -286,15 +311,31 @@ impl Store for FileStore {
 /// An open lock file.
 struct LockFile {
     file: File,
-    folder: OwnedFd,
-    name: std::ffi::OsString,
     path: PathBuf,
 }
 
 impl LockFile {
-    /// Is it still the file of its name? One that was unlinked excludes nobody who comes later.
+    /// Is it still the file of its name? One that was unlinked, or whose folder was moved away,
+    /// excludes nobody who comes later.
     fn is_in_place(&self) -> bool {
-        names(&self.folder, &self.name, &self.file)
+        self.place().is_ok_and(|(folder, name)| is_named(&self.file, &folder, name))
+    }
+
+    /// Opens whatever lock file has its name now.
+    fn open_anew(&self) -> Result<File, NotALock> {
+        let (folder, name) = self.place()?;
+        open_existing(&folder, name)
+    }
+
+    /// The folder where its path leads now, and its name there.
+    fn place(&self) -> Result<(OwnedFd, &OsStr), NotALock> {
+        let mut folders = self.path.ancestors().skip(1);
+        let missing = || NotALock::Missing;
+        let folder = folders.next().ok_or_else(missing)?;
+        let parent = folders.next().ok_or_else(missing)?;
+        let parent = open_directory(rustix::fs::CWD, parent.as_os_str())?;
+        let folder = open_directory(&parent, folder.file_name().unwrap_or_default())?;
+        Ok((folder, self.path.file_name().unwrap_or_default()))
     }
 
     fn last_failure(&self) -> Option<FailedBuild> {
@@ -365,13 +406,10 @@ impl Held for HeldFile {
 
     fn lost(&self) -> Option<String> {
         let path = self.lock.path.display();
-        match open_existing(&self.lock.folder, &self.lock.name) {
-            Ok(anew) if !self.lock.is_in_place() => {
-                drop(anew);
-                Some(format!(
-                    "{path} was removed and made anew while it was held; is something cleaning that folder?"
-                ))
-            }
+        match self.lock.open_anew() {
+            Ok(_) if !self.lock.is_in_place() => Some(format!(
+                "{path} was removed and made anew while it was held; is something cleaning that folder?"
+            )),
             // Ours is exclusive: a shared one beside it means that ours is gone.
             Ok(anew) => Flock::try_lock_shared(&anew)
                 .is_ok()
@@ -419,18 +457,32 @@ enum NotALock {
     Failed(Errno),
 }
 
+impl From<Errno> for NotALock {
+    /// What opening one of its folders may end with.
+    fn from(error: Errno) -> Self {
+        match error {
+            Errno::NOENT => NotALock::Missing,
+            Errno::STALE => NotALock::Unlinked,
+            Errno::LOOP | Errno::NOTDIR => NotALock::Because("its folder is none any more".into()),
+            error => NotALock::Failed(error),
+        }
+    }
+}
+
 fn open_existing(folder: &OwnedFd, name: &OsStr) -> Result<File, NotALock> {
     // A planted FIFO or terminal must neither hang us nor become ours.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let open = |access| rustix::fs::openat(folder, name, flags | access, Mode::empty());
     // One that may only be read can be locked as well; then nobody learns who holds it.
-    let opened = match open(OFlags::RDWR) {
-        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => open(OFlags::RDONLY),
+    let opened = match retry_on_intr(|| open(OFlags::RDWR)) {
+        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => retry_on_intr(|| open(OFlags::RDONLY)),
         opened => opened,
     };
     let file = match opened {
         Ok(file) => File::from(file),
         Err(Errno::NOENT) => return Err(NotALock::Missing),
+        // A network file system's word for a file that somebody has unlinked.
+        Err(Errno::STALE) => return Err(NotALock::Unlinked),
         Err(Errno::LOOP) => return Err(NotALock::Because("it is a symbolic link".into())),
         Err(Errno::ISDIR) => return Err(NotALock::Because("it is a folder".into())),
         Err(Errno::NXIO) => return Err(NotALock::Because("it is a socket or a device".into())),
@@ -449,7 +501,7 @@ fn open_existing(folder: &OwnedFd, name: &OsStr) -> Result<File, NotALock> {
 }
 
 /// Does `name` in `folder` name this very file?
-fn names(folder: &OwnedFd, name: &OsStr, file: &File) -> bool {
+fn is_named(file: &File, folder: &OwnedFd, name: &OsStr) -> bool {
     let there = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
     let ours = rustix::fs::fstat(file);
     matches!((there, ours), (Ok(there), Ok(ours))
@@ -477,25 +529,33 @@ fn create_file(folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
         // Not every file system has nameless files, and not everybody has /proc.
         Err(_) => {}
     }
-    let temporary = temporary_name();
+    // No temporary name: who is killed here leaves nothing behind.
     let create = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-    let file = rustix::fs::openat(folder, &*temporary, create, Mode::RUSR | Mode::WUSR)?;
-    let placed = rustix::fs::fchmod(&file, mode).and_then(|()| {
-        rustix::fs::renameat_with(folder, &*temporary, folder, name, RenameFlags::NOREPLACE)
-    });
-    match placed {
-        Ok(()) => return Ok(()),
-        Err(_) => rustix::fs::unlinkat(folder, &*temporary, AtFlags::empty())?,
-    }
-    match placed {
+    match whatever_the_umask(|| rustix::fs::openat(folder, name, create, mode)) {
+        Ok(file) => unless_without_modes(rustix::fs::fchmod(file, mode)),
         Err(Errno::EXIST) => Ok(()),
-        // NFS knows no such renaming: there, the mode comes a moment after the name.
-        Err(Errno::INVAL | Errno::NOSYS) => match rustix::fs::openat(folder, name, create, mode) {
-            Ok(file) => rustix::fs::fchmod(file, mode),
-            Err(Errno::EXIST) => Ok(()),
-            Err(error) => Err(error),
-        },
-        other => other,
+        Err(error) => Err(error),
+    }
+}
+
+/// Creates something with the mode that it is to have from its first moment on: what is changed
+/// afterwards, somebody else may have met before.
+fn whatever_the_umask<T>(create: impl FnOnce() -> T) -> T {
+    // The mask is the process's, and another thread may create something as well.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let mask = rustix::process::umask(Mode::empty());
+    let created = create();
+    rustix::process::umask(mask);
+    created
+}
+
+/// A folder's default ACL takes bits away from what is made there, whatever the umask, so the mode
+/// is set once more. A file system that keeps no modes (vfat, SMB) gives all its files one.
+fn unless_without_modes(changed: Result<(), Errno>) -> Result<(), Errno> {
+    match changed {
+        Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
+        changed => changed,
     }
 }
 
@@ -507,22 +567,28 @@ fn real_path(path: &Path) -> Result<PathBuf> {
     Ok(absolute.components().collect())
 }
 
+/// Opens a folder that is there, without following a symbolic link.
+fn open_directory(parent: impl AsFd, name: impl AsRef<Path>) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    retry_on_intr(|| rustix::fs::openat(&parent, name.as_ref(), flags, Mode::empty()))
+}
+
 /// Opens a folder if there is one.
 fn find_folder(parent: impl AsFd, name: &OsStr, path: &Path) -> Result<Option<OwnedFd>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match rustix::fs::openat(&parent, name, flags, Mode::empty()) {
+    match open_directory(parent, name) {
         Ok(folder) => Ok(Some(folder)),
         Err(Errno::NOENT) => Ok(None),
         Err(error) => Err(folder_error(path, error)),
     }
 }
 
-/// Opens a folder, or creates it with its mode if there is none.
-fn open_folder(parent: impl AsFd, name: &OsStr, path: &Path) -> Result<OwnedFd> {
-    if let Some(folder) = find_folder(&parent, name, path)? {
-        return Ok(folder);
-    }
-    if let Some(above) = path.parent() {
+/// Opens the lock folder, and creates it, with what is missing above it, if there is none.
+fn open_lock_folder(path: &Path) -> Result<OwnedFd> {
+    for _ in 0..VANISHED_MAX {
+        if let Some(folder) = open_or_create(rustix::fs::CWD, path.as_os_str(), path)? {
+            return Ok(folder);
+        }
+        let above = path.parent().unwrap_or(path);
         create_folders_above(above).with_context(|| {
             format!(
                 "cannot create {}, the folder of the lock folder (see --lock-dir)",
@@ -530,8 +596,20 @@ fn open_folder(parent: impl AsFd, name: &OsStr, path: &Path) -> Result<OwnedFd> 
             )
         })?;
     }
-    create_folder(parent.as_fd(), Path::new(name)).map_err(|error| folder_error(path, error))?;
-    find_folder(&parent, name, path)?.ok_or_else(|| folder_error(path, Errno::NOENT))
+    Err(folder_error(path, Errno::NOENT))
+}
+
+/// Opens a folder, or creates it with its mode if there is none. None if it cannot be there, or has
+/// just been removed: `parent` is missing.
+fn open_or_create(parent: impl AsFd, name: &OsStr, path: &Path) -> Result<Option<OwnedFd>> {
+    if let Some(folder) = find_folder(&parent, name, path)? {
+        return Ok(Some(folder));
+    }
+    match create_folder(parent.as_fd(), Path::new(name)) {
+        Ok(()) => find_folder(&parent, name, path),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(folder_error(path, error)),
+    }
 }
 
 /// Creates the folders above the lock folder that are missing, for all to pass whatever the umask.
@@ -550,35 +628,15 @@ fn create_folders_above(path: &Path) -> std::io::Result<()> {
 
 fn create_folder(parent: BorrowedFd<'_>, name: &Path) -> Result<(), Errno> {
     let mode = Mode::from_raw_mode(FOLDER_MODE);
-    let temporary = name.with_file_name(temporary_name());
-    rustix::fs::mkdirat(parent, &temporary, Mode::RWXU)?;
-    let placed = chmod_folder(parent, &temporary, mode).and_then(|()| {
-        rustix::fs::renameat_with(parent, &temporary, parent, name, RenameFlags::NOREPLACE)
-    });
-    match placed {
-        Ok(()) => return Ok(()),
-        Err(_) => rustix::fs::unlinkat(parent, &temporary, AtFlags::REMOVEDIR)?,
-    }
-    match placed {
+    match whatever_the_umask(|| rustix::fs::mkdirat(parent, name, mode)) {
+        Ok(()) => unless_without_modes(chmod_folder(parent, name, mode)),
         Err(Errno::EXIST) => Ok(()),
-        // As with files.
-        Err(Errno::INVAL | Errno::NOSYS) => match rustix::fs::mkdirat(parent, name, mode) {
-            Ok(()) => chmod_folder(parent, name, mode),
-            Err(Errno::EXIST) => Ok(()),
-            Err(error) => Err(error),
-        },
-        other => other,
+        Err(error) => Err(error),
     }
 }
 
 fn chmod_folder(parent: BorrowedFd<'_>, name: &Path, mode: Mode) -> Result<(), Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::empty())
-        .and_then(|folder| rustix::fs::fchmod(folder, mode))
-}
-
-fn temporary_name() -> String {
-    format!(".buildlock-{:016x}", fastrand::u64(..))
+    open_directory(parent, name).and_then(|folder| rustix::fs::fchmod(folder, mode))
 }
 
 fn folder_error(path: &Path, error: Errno) -> anyhow::Error {
