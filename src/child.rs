@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::Signal;
-use rustix::process::Pid;
+use rustix::process::{Pid, Resource, Rlimit};
 
 use self::keeper::{Kept, Line};
 use self::signals::{Arrived, Inherited, Signals};
@@ -40,6 +40,26 @@ pub struct Job<'a> {
     pub limit: Option<Duration>,
     /// From SIGTERM to SIGKILL, for what is ended.
     pub kill_after: Option<Duration>,
+    /// The limit on open files that it gets: the one that we were started with.
+    pub open_files: Rlimit,
+}
+
+/// Makes room for as many open files as `locks` locks need, as far as the hard limit allows, and
+/// returns the limit that was there.
+pub fn make_room(locks: usize) -> Rlimit {
+    /// What else is open: the standard streams, pipes, the engine, a folder being read.
+    const OTHERS: u64 = 32;
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    // Each one, and the copy that COMMAND inherits.
+    let needed = 2 * locks as u64 + OTHERS;
+    if limit.current.is_some_and(|current| current < needed) {
+        let wanted = HIGH as u64 + needed;
+        let current = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+        let raised = Rlimit { current: Some(current), ..limit };
+        // Where that is not allowed, opening one too many will say so.
+        _ = rustix::process::setrlimit(Resource::Nofile, raised);
+    }
+    limit
 }
 
 /// How COMMAND ended.
@@ -255,6 +275,7 @@ fn spawn(job: &Job<'_>, inherited: Inherited) -> Result<Kept, NotRun> {
     let numbers: Vec<RawFd> = locks.iter().map(AsRawFd::as_raw_fd).collect();
     let line = Line::new()?;
     let keepers_side = line.keepers_side(&numbers);
+    let open_files = job.open_files;
     let mut expression = duct::cmd(job.command.program(), job.command.arguments()).unchecked();
     for (name, value) in &job.environment {
         expression = expression.env(name, value);
@@ -268,6 +289,8 @@ fn spawn(job: &Job<'_>, inherited: Inherited) -> Result<Kept, NotRun> {
                 for &number in &numbers {
                     keep_across_exec(number)?;
                 }
+                // What is open stays open.
+                rustix::process::setrlimit(Resource::Nofile, open_files)?;
                 die_with(keeper)?;
                 inherited.restore()
             };
@@ -286,15 +309,17 @@ fn spawn(job: &Job<'_>, inherited: Inherited) -> Result<Kept, NotRun> {
     Ok(Kept::new(keeper, line)?)
 }
 
+/// Where the copies' numbers start: below the usual soft limit of 1,024 open files, and above what
+/// anybody uses.
+const HIGH: RawFd = 1000;
+
 /// A copy of a lock's descriptor with a number that nobody else uses. make's jobserver, bash and
 /// many scripts have low numbers in fixed use (`MAKEFLAGS` names 3 and 4), and would read a lock
 /// file in their place, or write into it.
 fn high_copy(lock: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    /// Below the usual soft limit of 1,024 open files, and above what anybody uses.
-    const HIGH: RawFd = 1000;
     /// Above what shell scripts can name in all shells.
     const LOWEST: RawFd = 10;
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = rustix::process::getrlimit(Resource::Nofile).current;
     let just_below =
         limit.and_then(|limit| RawFd::try_from(limit).ok()).map_or(HIGH, |limit| limit - 8);
     let mut failed = io::ErrorKind::Other.into();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
+use rustix::process::Rlimit;
 
 use crate::child::{self, Ended, signals::Signals};
 use crate::cli::{BuildArgs, CommonArgs, OnFailure};
@@ -68,6 +69,8 @@ struct Job {
     conflict_exit_code: u8,
     share_failure: bool,
     force: bool,
+    /// The limit on open files that COMMAND gets.
+    open_files: Rlimit,
     /// This build's random id.
     id: String,
 }
@@ -97,6 +100,7 @@ impl Job {
         named_locks.sort();
         named_locks.dedup();
 
+        let open_files = child::make_room(tags.len() + named_locks.len());
         let store = FileStore::open(&common.lock_dir)?;
         store.prepare(&Subject::from(&tags[0]))?;
         if let Some(name) = named_locks.first() {
@@ -116,6 +120,7 @@ impl Job {
             kill_after: args.kill_after.unless_zero(),
             conflict_exit_code: args.conflict_exit_code,
             share_failure: args.on_failure == OnFailure::Share,
+            open_files,
             id: format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
         })
     }
@@ -195,6 +200,7 @@ impl Job {
             locks: locks.iter().filter_map(|lock| lock.descriptor()).collect(),
             limit: self.build_timeout,
             kill_after: self.kill_after,
+            open_files: self.open_files,
         };
         child::run(&job, signals).map_err(|why| validate::cannot_run(&self.command, why))
     }
