@@ -144,7 +144,7 @@ pub trait Store: Send + Sync {
     /// Takes the lock exclusively, or says at once that it is busy.
     ///
     /// # Errors
-    /// The store cannot be used.
+    /// The store cannot be used; [`Passing`] if that may be different in a moment.
     fn try_acquire(&self, key: &Key) -> Result<Option<Box<dyn Held>>>;
 
     /// Waits until nobody holds the lock exclusively, together with everybody else who does, and
@@ -196,6 +196,18 @@ pub trait Held: Send {
     fn release(self: Box<Self>, failure: Option<&FailedBuild>);
 }
 
+/// Why a lock could not be taken just now, where trying again is worth while.
+#[derive(Debug)]
+pub struct Passing(pub String);
+
+impl std::fmt::Display for Passing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Passing {}
+
 /// How a wait for one lock went.
 pub enum Turn {
     /// The lock is ours.
@@ -244,7 +256,7 @@ fn take_or_descend(
     key: &Key,
     patience: &mut Patience<'_>,
 ) -> Result<Option<Turn>> {
-    if let Some(held) = store.try_acquire(key)? {
+    if let Some(held) = unless_passing(store.try_acquire(key))? {
         log::acquired(held.subject(), Duration::ZERO);
         return Ok(Some(Turn::Held(held)));
     }
@@ -272,7 +284,7 @@ fn take_or_descend(
         if let Some(status) = wait.shared(failure.as_ref(), patience.share_failure) {
             return Ok(Some(Turn::Failed(status)));
         }
-        if let Some(held) = store.try_acquire(key)? {
+        if let Some(held) = unless_passing(store.try_acquire(key))? {
             return Ok(Some(wait.won(held)));
         }
     }
@@ -294,17 +306,30 @@ fn take_or_descend(
     Ok(Some(if settled? { Turn::Settled } else { Turn::Failed(status) }))
 }
 
+/// Who can wait takes a failure that may pass for a busy lock.
+fn unless_passing(tried: Result<Option<Box<dyn Held>>>) -> Result<Option<Box<dyn Held>>> {
+    match tried {
+        Err(error) if error.is::<Passing>() => Ok(None),
+        tried => tried,
+    }
+}
+
 fn is_held_by_ancestor(holder: Option<&Holder>) -> bool {
     holder.is_some_and(|holder| holder.is_our_ancestor)
 }
 
 fn try_for_a_moment(store: &Arc<dyn Store>, key: &Key) -> Result<Turn> {
     let start = Instant::now();
-    while start.elapsed() < NO_WAIT_GRACE {
+    loop {
         std::thread::sleep(Duration::from_millis(fastrand::u64(2..8)));
-        if let Some(held) = store.try_acquire(key)? {
+        let tried = store.try_acquire(key);
+        let is_last = start.elapsed() >= NO_WAIT_GRACE;
+        if let Some(held) = if is_last { tried? } else { unless_passing(tried)? } {
             log::acquired(held.subject(), start.elapsed());
             return Ok(Turn::Held(held));
+        }
+        if is_last {
+            break;
         }
     }
     log::timeout(key.subject(), store.holder(key).as_ref(), start.elapsed());

@@ -21,7 +21,7 @@ use rustix::io::{Errno, retry_on_intr};
 use serde::Serialize;
 
 use super::holder::{self, Holder, KernelLocks};
-use super::{FailedBuild, Held, IMAGE_LOCKS, Key, NAMED_LOCKS, Store, Subject};
+use super::{FailedBuild, Held, IMAGE_LOCKS, Key, NAMED_LOCKS, Passing, Store, Subject};
 use crate::duration::Deadline;
 
 /// Everybody may create and lock files in it, nobody remove another's.
@@ -246,7 +246,10 @@ impl Store for FileStore {
                 Ok(()) if lock.is_in_place() => return Ok(Some(lock.held(key))),
                 // Somebody unlinked it before we had it: it excludes nobody.
                 Ok(()) => {}
-                Err(error) if would_block(&error) || passes(&error) => return Ok(None),
+                Err(error) if would_block(&error) => return Ok(None),
+                Err(error) if passes(&error) => {
+                    return Err(Passing(lock.cannot(&error).to_string()).into());
+                }
                 Err(error) => return Err(lock.cannot(&error)),
             }
         }
@@ -350,20 +353,27 @@ impl LockFile {
         })
     }
 
-    /// Takes a blocking lock, again and again where that fails for a cause that passes.
+    /// Takes a blocking lock, again and again where that fails for a cause that passes, up to
+    /// shortly before the deadline: so that a lasting cause is what is said at the end.
     fn block(&self, deadline: Deadline, lock: impl Fn(&File) -> std::io::Result<()>) -> Result<()> {
-        let mut pause = Duration::from_millis(10);
+        const FIRST_PAUSE: Duration = Duration::from_millis(10);
+        const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+        const SHORTLY: Duration = Duration::from_millis(30);
+        let mut pause = FIRST_PAUSE;
         loop {
-            match lock(&self.file) {
+            let error = match lock(&self.file) {
                 Ok(()) => return Ok(()),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) if passes(&error) && !deadline.has_passed() => {
-                    tracing::warn!("{}: {error}; trying again", self.path.display());
-                    std::thread::sleep(pause.mul_f64(0.5 + fastrand::f64()));
-                    pause = (pause * 2).min(Duration::from_secs(10));
-                }
-                Err(error) => return Err(self.cannot(&error)),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            let left = deadline.left().map(|left| left.saturating_sub(SHORTLY));
+            if !passes(&error) || left.is_some_and(|left| left.is_zero()) {
+                return Err(self.cannot(&error));
             }
+            tracing::warn!("{}: {error}; trying again", self.path.display());
+            let jittered = pause.mul_f64(0.5 + fastrand::f64());
+            std::thread::sleep(left.map_or(jittered, |left| left.min(jittered)));
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
