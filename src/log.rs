@@ -9,6 +9,7 @@ use std::io::{IsTerminal, Write as _};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -79,6 +80,7 @@ impl LiveLine {
     /// Shows who is waited for, and for how long.
     pub fn show(&mut self, subject: &Subject, holder: Option<&Holder>, waited: Duration) {
         let waiting = Waiting { subject, holder };
+        SHOWN.store(true, Ordering::Relaxed);
         self.0.set_message(one_line(&format!("[{}] {waiting}", for_people(waited))));
         self.0.tick();
     }
@@ -87,7 +89,15 @@ impl LiveLine {
 impl Drop for LiveLine {
     fn drop(&mut self) {
         self.0.finish_and_clear();
+        SHOWN.store(false, Ordering::Relaxed);
     }
+}
+
+static SHOWN: AtomicBool = AtomicBool::new(false);
+
+/// Is there a live line on the terminal that somebody who ends the process is to wipe?
+pub fn live_line_is_shown() -> bool {
+    SHOWN.load(Ordering::Relaxed)
 }
 
 fn is_capable_terminal() -> bool {

@@ -9,8 +9,8 @@
 //! - USR1, USR2 are meant for COMMAND (dd, nginx, …): passed on.
 //! - TSTP, CONT, TTIN, TTOU are left alone: the terminal stops and continues the whole group.
 //!
-//! While looking and waiting there is nothing to pass on and nothing to clean up, so the default
-//! actions do: the kernel ends the process, and with it its locks.
+//! While looking and waiting there is nothing to pass on: INT, TERM, HUP and QUIT end the process
+//! at once, by that signal, and the kernel its locks.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -72,20 +72,33 @@ pub fn prepare() {
     // An «ignore» of SIGCHLD would make wait() lose the status of children. It can only fail for a
     // signal that does not exist, as below.
     _ = set_action(Signal::SIGCHLD, SigHandler::SigDfl);
-    // The kernel spares process 1, in a container too, the default actions that end a process.
-    if std::process::id() == 1 {
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT] {
-            if !is_ignored(signal) {
-                _ = set_action(signal, SigHandler::Handler(end_at_once));
-            }
+    for signal in PASSED_ON.into_iter().filter(|&signal| is_terminating(signal)) {
+        if !is_ignored(signal) {
+            _ = set_action(signal, SigHandler::Handler(end_at_once));
         }
     }
 }
 
-/// Ends process 1 as the default action would end another.
+/// Ends the process as the default action would, but without a core dump (QUIT), without leaving
+/// half a line on the terminal, and also as process 1, which the kernel spares those actions.
 extern "C" fn end_at_once(signal: libc::c_int) {
-    // SAFETY: _exit is async-signal-safe.
-    unsafe { libc::_exit(128 + signal) }
+    if crate::log::live_line_is_shown() {
+        wipe_line();
+    }
+    end_by(signal)
+}
+
+/// Clears the line of the terminal that the cursor is on, unless that would have to wait.
+fn wipe_line() {
+    /// To the first column, and erase to the end (ECMA-48, EL).
+    const WIPE: &[u8] = b"\r\x1b[K";
+    let mut terminal = libc::pollfd { fd: libc::STDERR_FILENO, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: async-signal-safe calls on memory of this stack frame and a constant.
+    unsafe {
+        if libc::poll(&raw mut terminal, 1, 0) == 1 {
+            libc::write(libc::STDERR_FILENO, WIPE.as_ptr().cast(), WIPE.len());
+        }
+    }
 }
 
 /// While this exists, signals arrive here and nowhere else.
@@ -189,7 +202,8 @@ impl Drop for Signals {
 }
 
 /// Ends this process by `signal`, as `timeout(1)` does, so that a shell loop or make around it
-/// sees that it was a signal and stops. Without a core dump: whatever went wrong was not here.
+/// sees that it was a signal and stops. Without a core dump: whatever went wrong was not here. Makes
+/// system calls only, so that a signal handler may call it.
 pub fn end_by(signal: i32) -> ! {
     let no_core = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
     _ = rustix::process::setrlimit(rustix::process::Resource::Core, no_core);
@@ -204,9 +218,9 @@ pub fn end_by(signal: i32) -> ! {
         libc::sigaddset(&raw mut just_it, signal);
         libc::sigprocmask(libc::SIG_UNBLOCK, &raw const just_it, std::ptr::null_mut());
         libc::raise(signal);
+        // It is one that does not end a process, or not process 1.
+        libc::_exit(128 + signal)
     }
-    // It is one that does not end a process, or not process 1.
-    std::process::exit(128 + signal)
 }
 
 fn set_action(signal: Signal, action: SigHandler) -> nix::Result<()> {
