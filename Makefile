@@ -17,7 +17,7 @@ subcommands := status path prune completions man
 scripts := .ci/run benches/bench.sh tests/demo.sh tests/stand-in/docker
 
 .DELETE_ON_ERROR:
-.PHONY: all install uninstall test lint bench demo completions man clean help
+.PHONY: all install uninstall test chaos lint bench demo completions man clean help
 
 all: $(BINARY)                 ## build the release binary (the default)
 
@@ -48,6 +48,11 @@ uninstall:                     ## remove what install has put there
 
 test:                          ## run every test; BUILDLOCK_REQUIRE_ENGINE=1: no engine is a failure
 	+$(CARGO) test --locked
+
+chaos: SECONDS ?= 600
+chaos:                         ## kill, stop, remove, fill and break for SECONDS (600), by SEED
+	+$(CARGO) test --locked --test chaos -- --seed $(or $(SEED),$(shell date +%s)) \
+	  --seconds $(SECONDS)
 
 lint:                          ## formatting, clippy, licences of the dependencies, shell scripts
 	$(CARGO) fmt --check

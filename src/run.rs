@@ -31,16 +31,28 @@ pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
     if job.is_present()? {
         return Ok(job.skip());
     }
-    let locks = match job.lock()? {
-        Locked::Ours(locks) => locks,
-        Locked::Present => return Ok(job.skip()),
-        Locked::Failed(status) => return Ok(Exit::Code(status)),
-        Locked::TimedOut => return Ok(Exit::Code(job.conflict_exit_code)),
-    };
-    if job.is_present()? {
+    let deadline = Deadline::after(job.timeout);
+    let mut lost = 0;
+    let locks = loop {
+        let locks = match job.lock(deadline)? {
+            Locked::Ours(locks) => locks,
+            Locked::Present => return Ok(job.skip()),
+            Locked::Failed(status) => return Ok(Exit::Code(status)),
+            Locked::TimedOut => return Ok(Exit::Code(job.conflict_exit_code)),
+        };
+        if job.is_present()? {
+            release(locks, None);
+            return Ok(job.skip());
+        }
+        // One may have been lost while we waited for another, or for the engine.
+        let Some(why) = locks.iter().find_map(|lock| lock.lost()) else { break locks };
         release(locks, None);
-        return Ok(job.skip());
-    }
+        lost += 1;
+        if lost == LOST_MAX {
+            bail!("{why}");
+        }
+        tracing::warn!("{why}; locking again before anything is built");
+    };
     let signals = Signals::take_in()?;
     let ended = match job.build(&locks, &signals) {
         Ok(ended) => ended,
@@ -54,6 +66,9 @@ pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
     job.release(locks, &ended);
     exit
 }
+
+/// How often locks may be lost before anything is built: that many times in a row are no accident.
+const LOST_MAX: usize = 100;
 
 /// What is to be built, and how.
 struct Job {
@@ -139,8 +154,7 @@ impl Job {
     }
 
     /// 3. Every tag's lock in sorted order, then the named ones, within one deadline.
-    fn lock(&self) -> Result<Locked> {
-        let deadline = Deadline::after(self.timeout);
+    fn lock(&self, deadline: Deadline) -> Result<Locked> {
         let holder = Holder::ourselves(self.command.to_string(), self.id.clone());
         let images = self.tags.iter().map(Subject::from);
         let named = self.named_locks.iter().cloned().map(Subject::Named);

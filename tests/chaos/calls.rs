@@ -1,0 +1,222 @@
+//! Starts the calls, waits for each, and judges how it ended.
+
+use std::fs::{self, File};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, WaitId, WaitIdOptions};
+use serde_json::Value;
+
+use crate::engine::{Answer, Built};
+use crate::plan::{AT_ONCE, Ends, Plan, Shape};
+use crate::world::{Live, State, World, began};
+
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+
+/// Starts one call after the other, some at once, until `end`.
+pub fn launch_until(world: &Arc<World>, end: Instant) {
+    let mut rng = fastrand::Rng::with_seed(world.seed);
+    for call in 0.. {
+        while RUNNING.load(Ordering::SeqCst) >= AT_ONCE && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        if Instant::now() >= end {
+            return;
+        }
+        RUNNING.fetch_add(1, Ordering::SeqCst);
+        let world = Arc::clone(world);
+        std::thread::spawn(move || {
+            one_call(&world, call);
+            RUNNING.fetch_sub(1, Ordering::SeqCst);
+        });
+        // In bursts, as CI systems start jobs.
+        if rng.u32(..20) == 0 {
+            std::thread::sleep(Duration::from_millis(rng.u64(20..150)));
+        }
+    }
+}
+
+/// Waits until the last of them has ended; what still runs then waits for ever.
+pub fn wait_for_all(world: &World, within: Duration) {
+    let until = Instant::now() + within;
+    while RUNNING.load(Ordering::SeqCst) > 0 {
+        if Instant::now() > until {
+            let mut state = world.state();
+            let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+            let stuck: Vec<String> = state
+                .calls
+                .iter()
+                .map(|(pid, live)| {
+                    let said = fs::read_to_string(stderr_of(world, live.call)).unwrap_or_default();
+                    let plan = world.plan(live.call);
+                    format!("call {} (pid {pid}) has not ended: {plan:?}\n{said}", live.call)
+                })
+                .collect();
+            state.violations.extend(stuck);
+            state.violations.push(locks);
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn stderr_of(world: &World, call: usize) -> std::path::PathBuf {
+    world.folder.join(format!("out/{call}"))
+}
+
+fn one_call(world: &World, call: usize) {
+    let plan = world.plan(call);
+    let buildlock = world.buildlock();
+    let stderr = stderr_of(world, call);
+    let mut command = world.command(&buildlock);
+    command
+        .args(plan.words(buildlock.to_str().unwrap()))
+        .env("CHAOS_CALL", call.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(&stderr).unwrap());
+    if plan.ignores_term {
+        command.env("CHAOS_IGNORE_TERM", "1");
+    }
+    if let Some(user) = plan.user {
+        command.uid(user).gid(user);
+    }
+    let start = Instant::now();
+    let mut child = command.spawn().expect("buildlock");
+    let pid = child.id();
+    {
+        let mut state = world.state();
+        state.calls.insert(pid, Live { call, disturbed: false });
+        state.count("calls");
+    }
+    // Not reaped yet, so that nobody signals another process of the same id.
+    let id = Pid::from_raw(pid.cast_signed()).unwrap();
+    let unreaped = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    while rustix::process::waitid(WaitId::Pid(id), unreaped).is_err() {}
+    let began = began(pid).expect("its own zombie");
+    let mut state = world.state();
+    let live = state.calls.remove(&pid).expect("it was put there");
+    let status = child.wait().expect("its status");
+    let answers = state.answers.remove(&(pid, began)).unwrap_or_default();
+    let built = state.built.remove(&call).unwrap_or_default();
+    let said = fs::read_to_string(&stderr).unwrap_or_default();
+    let ended = Ended { plan: &plan, start, status, answers: &answers, built: &built, said: &said };
+    world
+        .note(&mut state, format!("call {call} (pid {pid}): {status} after {:?}", start.elapsed()));
+    let wrong = judge(&mut state, &live, &ended);
+    if wrong.is_empty() {
+        _ = fs::remove_file(stderr);
+    }
+    for why in wrong {
+        let what = format!("call {call} (pid {pid}): {status}: {why}\n  {plan:?}\n{said}");
+        state.violations.push(what);
+    }
+}
+
+struct Ended<'a> {
+    plan: &'a Plan,
+    start: Instant,
+    status: ExitStatus,
+    answers: &'a [Answer],
+    built: &'a [Built],
+    said: &'a str,
+}
+
+/// What is wrong with how a call ended.
+fn judge(state: &mut State, live: &Live, ended: &Ended) -> Vec<String> {
+    let Ended { plan, start, status, answers, built, said } = *ended;
+    let events: Vec<Value> =
+        said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let has = |event: &str| events.iter().any(|line| line["event"] == event);
+    let mut wrong = Vec::new();
+    let mut check = |holds: bool, why: &str| {
+        if !holds {
+            wrong.push(why.to_owned());
+        }
+    };
+    check(!said.contains("panicked"), "it panicked");
+    let troubles = state.troubles_since(start);
+    if has("waiting") {
+        state.count("waited");
+        if status.success() && has("present") {
+            state.count("skipped after waiting");
+        }
+    }
+
+    match (status.code(), status.signal()) {
+        (Some(0), _) => {
+            state.count("exit 0");
+            for tag in &plan.tags {
+                let last = answers.iter().rfind(|answer| &answer.tag == tag);
+                check(
+                    last.is_some_and(|answer| answer.present == Some(true)),
+                    &format!("0, but the last that it heard of {tag} is {last:?}"),
+                );
+            }
+            // A nested call knows nothing of --force where the outer one's lock file is gone.
+            let built = built.iter().any(|it| it.well) || plan.shape == Shape::Nested;
+            check(!plan.force || built, "0 with --force, and no build");
+        }
+        (Some(124), _) => {
+            state.count("exit 124");
+            check(plan.timeout.is_some() || plan.build_timeout.is_some(), "124 without a limit");
+        }
+        (Some(125), _) => {
+            state.count("exit 125");
+            let error = events.iter().rfind(|line| line["level"] == "ERROR");
+            let error = error.map_or("", |line| line["message"].as_str().unwrap_or_default());
+            let says = |words: &str| error.contains(words);
+            let since = |what: &str| troubles.contains(&what);
+            let missing = plan.ends == Ends::Emptily || since("image");
+            let caused = says("cannot tell whether the image is there") && since("engine")
+                || says("COMMAND ended with 0, but") && (missing || since("engine"))
+                || says("No space left") && since("disk")
+                || says("the lock folder") && since("folder")
+                // A nested call has said it.
+                || plan.shape == Shape::Nested && (missing || !troubles.is_empty());
+            check(caused || live.disturbed, &format!("125 without a cause: {error:?}"));
+            check(!error.is_empty(), "125 without a word");
+        }
+        (Some(code), _) => {
+            state.count("exit by COMMAND's status");
+            let planned = matches!(plan.ends, Ends::Badly(status) if i32::from(status) == code);
+            let shared = plan.share_failure && code < 124;
+            let broken = code == 1 && !troubles.is_empty();
+            // What a shell makes of a client that was killed.
+            let killed = live.disturbed && [1, 129, 130, 131, 137, 143].contains(&code);
+            check(planned || shared || broken || killed, "a status without a cause");
+        }
+        (None, Some(signal)) => {
+            state.count("exit by a signal");
+            check(live.disturbed, &format!("ended by signal {signal}, which nobody sent"));
+        }
+        (None, None) => check(false, "neither a status nor a signal"),
+    }
+
+    // A nested call looks for itself, as another process.
+    if !plan.force && plan.shape != Shape::Nested {
+        for build in built {
+            let mut before = answers.iter().filter(|answer| answer.at < build.began);
+            check(
+                before.any(|answer| answer.present == Some(false)),
+                "it built though it never heard that an image is missing",
+            );
+        }
+    }
+    let building = events.iter().find(|line| line["event"] == "building");
+    let building = building.and_then(|line| line["timestamp"].as_str());
+    let building = building.and_then(|at| humantime::parse_rfc3339(at).ok());
+    for inode in built.iter().flat_map(|build| &build.inodes) {
+        let (Some(began), Some(&gone)) = (building, state.displaced.get(inode)) else { continue };
+        // Between the last check and the message there is always a moment, which a loaded machine
+        // makes longer, and a stopped process as long as it likes.
+        check(
+            live.disturbed || began < gone + Duration::from_millis(250),
+            "it built under a lock file that had been taken away before",
+        );
+    }
+    wrong
+}

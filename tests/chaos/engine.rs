@@ -1,0 +1,329 @@
+//! The engine: it answers look-ups, runs builds, breaks when told to, and sees everything.
+//!
+//! A build runs as long as its client's connection is open, so a client that is killed ends its
+//! build, as with the real engine.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::client::Order;
+use crate::plan::{Ends, Plan, Resource};
+use crate::world::{State, World, began};
+
+/// What may be wrong with the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nobody listens.
+    Down,
+    /// It takes connections, and says nothing.
+    Hangs,
+    /// It ends each connection at once.
+    Closes,
+    /// It says that it has a problem.
+    Status500,
+    /// Something else answers in its place, with a 404 of its own.
+    Another404,
+    /// Its answers end in the middle.
+    CutsShort,
+}
+
+pub const FAULTS: [Fault; 6] = [
+    Fault::Down,
+    Fault::Hangs,
+    Fault::Closes,
+    Fault::Status500,
+    Fault::Another404,
+    Fault::CutsShort,
+];
+
+/// What the engine told about an image.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub tag: String,
+    /// None where it gave no certain answer.
+    pub present: Option<bool>,
+    pub at: Instant,
+}
+
+/// A build that runs.
+pub struct Build {
+    pub call: usize,
+    /// The client.
+    pub pid: u32,
+    pub handle: Option<rustix::fd::OwnedFd>,
+    connection: UnixStream,
+    resources: Vec<Resource>,
+    inherited: Vec<(u32, String, u64)>,
+}
+
+/// A build that has ended.
+#[derive(Clone, Debug)]
+pub struct Built {
+    pub began: Instant,
+    /// With 0.
+    pub well: bool,
+    /// Of the lock files that it held.
+    pub inodes: Vec<u64>,
+}
+
+/// The listening thread.
+pub struct Listening {
+    thread: JoinHandle<()>,
+    over: Arc<AtomicBool>,
+}
+
+impl Listening {
+    pub fn stop(self, world: &World) {
+        self.over.store(true, Ordering::SeqCst);
+        self.thread.join().expect("the engine");
+        _ = std::fs::remove_file(world.socket());
+    }
+}
+
+/// How often a thread looks whether something has changed that has no descriptor.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+pub fn start(world: &Arc<World>) -> Listening {
+    let over = Arc::new(AtomicBool::new(false));
+    let (world, end) = (Arc::clone(world), Arc::clone(&over));
+    let mut listener = Some(listen(&world));
+    let thread = std::thread::spawn(move || {
+        while !end.load(Ordering::SeqCst) {
+            let down = world.state().fault == Some(Fault::Down);
+            match (&listener, down) {
+                (Some(_), true) => {
+                    listener = None;
+                    _ = std::fs::remove_file(world.socket());
+                }
+                (None, false) => listener = Some(listen(&world)),
+                (None, true) => std::thread::sleep(LOOK_AGAIN),
+                (Some(listener), false) => {
+                    if !is_readable(listener, LOOK_AGAIN) {
+                        continue;
+                    }
+                    let Ok((stream, _)) = listener.accept() else { continue };
+                    let world = Arc::clone(&world);
+                    std::thread::spawn(move || serve(&world, stream));
+                }
+            }
+        }
+    });
+    Listening { thread, over }
+}
+
+fn listen(world: &World) -> UnixListener {
+    let listener = UnixListener::bind(world.socket()).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    std::fs::set_permissions(world.socket(), std::fs::Permissions::from_mode(0o666)).unwrap();
+    listener
+}
+
+fn is_readable(socket: &impl std::os::fd::AsFd, within: Duration) -> bool {
+    let mut polled = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN | PollFlags::RDHUP)];
+    let within = Timespec::try_from(within).unwrap();
+    rustix::event::poll(&mut polled, Some(&within)).is_ok_and(|ready| ready > 0)
+}
+
+fn serve(world: &World, stream: UnixStream) {
+    stream.set_nonblocking(false).unwrap();
+    let Ok(peer) = rustix::net::sockopt::socket_peercred(&stream) else { return };
+    let pid = peer.pid.as_raw_nonzero().get().cast_unsigned();
+    let mut reader = BufReader::new(&stream);
+    let mut first = String::new();
+    if reader.read_line(&mut first).is_err() {
+        return;
+    }
+    if let Some(order) = first.strip_prefix("BUILD ") {
+        let Ok(order) = serde_json::from_str::<Order>(order) else { return };
+        return build(world, pid, order, &stream);
+    }
+    let mut line = String::new();
+    while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
+        line.clear();
+    }
+    let Some(tag) = first.strip_prefix("GET /images/").and_then(|rest| rest.split("/json ").next())
+    else {
+        return;
+    };
+    look(world, pid, &tag.replace("%3A", ":"), &stream);
+}
+
+fn look(world: &World, pid: u32, tag: &str, mut stream: &UnixStream) {
+    let began = began(pid);
+    let fault = {
+        let mut state = world.state();
+        let fault = state.fault;
+        let present = match fault {
+            None => Some(state.images.contains(tag)),
+            Some(_) => None,
+        };
+        let answer = Answer { tag: tag.to_owned(), present, at: Instant::now() };
+        // Who was killed while it waited for the answer has nothing of it.
+        if let Some(began) = began {
+            state.answers.entry((pid, began)).or_default().push(answer.clone());
+        }
+        match (fault, answer.present) {
+            (None, Some(true)) => {
+                drop(state);
+                let body = format!(r#"{{"Id":"sha256:0","Os":"linux","RepoTags":["{tag}"]}}"#);
+                return reply(stream, "200 OK", &body, body.len());
+            }
+            (None, _) => {
+                drop(state);
+                let body = format!(r#"{{"message":"No such image: {tag}"}}"#);
+                return reply(stream, "404 Not Found", &body, body.len());
+            }
+            (Some(fault), _) => fault,
+        }
+    };
+    let no_such = format!(r#"{{"message":"No such image: {tag}"}}"#);
+    match fault {
+        Fault::Down | Fault::Closes => {}
+        Fault::Hangs => {
+            while world.state().fault == Some(Fault::Hangs) {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+        }
+        Fault::Status500 => reply(stream, "500 Internal Server Error", &no_such, no_such.len()),
+        Fault::Another404 => reply(stream, "404 Not Found", "page not found\n", 15),
+        Fault::CutsShort => match tag.len() % 2 {
+            0 => reply(stream, "404 Not Found", &no_such, 4096),
+            _ => _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-"),
+        },
+    }
+}
+
+fn reply(mut stream: &UnixStream, status: &str, body: &str, length: usize) {
+    let kind = "Content-Type: application/json";
+    let head = format!("HTTP/1.1 {status}\r\n{kind}\r\nContent-Length: {length}\r\n\r\n");
+    _ = stream.write_all(format!("{head}{body}").as_bytes());
+}
+
+fn build(world: &World, pid: u32, order: Order, mut stream: &UnixStream) {
+    let plan = world.plan(order.call);
+    let inodes = order.inherited.iter().map(|&(_, _, inode)| inode).collect();
+    let start = Instant::now();
+    let handle = rustix::process::Pid::from_raw(pid.cast_signed()).and_then(|pid| {
+        rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+    });
+    {
+        let mut state = world.state();
+        if state.fault.is_some() {
+            return;
+        }
+        let build = Build {
+            call: order.call,
+            pid,
+            handle,
+            connection: stream.try_clone().unwrap(),
+            resources: plan.resources(),
+            inherited: order.inherited,
+        };
+        world.note(&mut state, format!("call {}: build by {pid} {:?}", order.call, plan.tags));
+        admit(world, &mut state, &build, &plan);
+        state.active.push(build);
+        state.count("builds");
+    }
+    let until = start + plan.takes;
+    let cancelled = loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if is_readable(&stream, left.min(LOOK_AGAIN)) {
+            break true;
+        }
+        if world.state().fault.is_some_and(|fault| matches!(fault, Fault::Down | Fault::Closes)) {
+            break true;
+        }
+        if left.is_zero() {
+            break false;
+        }
+    };
+    let status = {
+        let mut state = world.state();
+        let before = state.active.len();
+        state.active.retain(|build| build.pid != pid || build.call != order.call);
+        // Swept by somebody who saw it end before this thread did.
+        let swept = state.active.len() == before;
+        let status = match (cancelled || swept, plan.ends) {
+            (true, _) => None,
+            (false, Ends::Badly(status)) => Some(status),
+            (false, Ends::Emptily) => Some(0),
+            (false, Ends::Well) => {
+                state.images.extend(plan.tags.iter().cloned());
+                Some(0)
+            }
+        };
+        let well = status == Some(0);
+        state.built.entry(order.call).or_default().push(Built { began: start, well, inodes });
+        world.note(&mut state, format!("call {}: build by {pid} ends: {status:?}", order.call));
+        status
+    };
+    if let Some(status) = status {
+        _ = stream.write_all(format!("{status}\n").as_bytes());
+        _ = stream.shutdown(std::net::Shutdown::Write);
+        // Until the client has gone, so that nobody takes its descriptor for a leak of ours.
+        _ = stream.read(&mut [0]);
+    }
+}
+
+/// Checks that a new build holds what it has to hold, and holds it alone.
+fn admit(world: &World, state: &mut State, new: &Build, plan: &Plan) {
+    let mut wrong = Vec::new();
+    // What has ended is told by its connection, before the lock that it held can be had.
+    state.active.retain(|build| !is_readable(&build.connection, Duration::ZERO));
+    for resource in &new.resources {
+        let ours = new.locks_of(resource);
+        if ours.is_empty() {
+            wrong.push(format!("call {} builds without the lock of {}", new.call, resource.text));
+        }
+        for other in state.active.iter().filter(|other| other.resources.contains(resource)) {
+            let theirs = other.locks_of(resource);
+            // One of them may have been left with a file that nobody else goes by any more. Whether
+            // it had been before the build began is judged when the call has ended.
+            let excused = ours.iter().chain(&theirs).any(|it| state.displaced.contains_key(it))
+                && ours.iter().all(|it| !theirs.contains(it));
+            if excused {
+                *state.counts.entry("overlaps after a lock file was taken away").or_default() += 1;
+            } else {
+                wrong.push(format!(
+                    "call {} (pid {}, {ours:?}) builds {} while call {} (pid {}, {theirs:?}) does",
+                    new.call, new.pid, resource.text, other.call, other.pid
+                ));
+            }
+        }
+    }
+    // Under the lock nobody else can have made them since it looked.
+    let lost_a_lock = |inode| state.displaced.contains_key(inode);
+    let taken_away = new.inherited.iter().any(|(_, _, inode)| lost_a_lock(inode));
+    if !plan.force && !taken_away && plan.tags.iter().all(|tag| state.images.contains(tag)) {
+        wrong.push(format!("call {} builds what is there: {:?}", new.call, plan.tags));
+    }
+    for descriptor in new.inherited.iter().filter(|it| !world.from_outside.contains(it)) {
+        let (number, link, _) = descriptor;
+        let level_0 = link.replace(".1.lock", ".lock");
+        let ours = new.resources.iter().any(|resource| level_0.contains(resource.name()));
+        if !ours || *number < 10 {
+            wrong.push(format!("call {} inherits descriptor {number}: {link}", new.call));
+        }
+    }
+    if !wrong.is_empty() {
+        let scene = format!("{plan:?} {:?}", new.inherited);
+        world.note(state, &scene);
+        state.violations.extend(wrong);
+    }
+}
+
+impl Build {
+    /// The inodes of the lock files that it holds for a resource. A nested call has its own beside
+    /// the outer one's.
+    fn locks_of(&self, resource: &Resource) -> Vec<u64> {
+        let of_it = self.inherited.iter().filter(|(_, link, _)| link.contains(resource.name()));
+        of_it.map(|&(_, _, inode)| inode).collect()
+    }
+}

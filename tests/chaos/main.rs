@@ -1,0 +1,148 @@
+//! Chaos: hundreds of invocations over tens of tags and named locks, while a saboteur kills, stops,
+//! removes, fills and breaks whatever a machine can kill, stop, remove, fill and break. Afterwards,
+//! and all along, the promise is checked:
+//!
+//! - no two builds of a tag, or under one named lock, ran at the same time under the same lock file;
+//! - each exit 0 was true: the last thing that the engine told this very process was that the image
+//!   is there, and with `--force` its own build had succeeded;
+//! - nothing was built because a look-up failed;
+//! - each other exit status had its cause;
+//! - nobody waits for ever, and nothing is left behind: processes, locks, descriptors, files.
+//!
+//! What is decided by chance is decided by the seed: `cargo test --test chaos -- --seed 7
+//! --seconds 600`. What the scheduler decides is not.
+//!
+//! This program plays four parts: the test with the engine and the saboteur; the engine's client
+//! (when it is called `docker`); a foreign program that holds a lock (`hold`); and itself again in a
+//! mount namespace with a small disk for the lock folder, where that is allowed.
+
+mod calls;
+mod client;
+mod engine;
+mod plan;
+mod saboteur;
+mod world;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::world::World;
+
+/// The seed of the run that is part of all tests.
+const SEED: u64 = 1;
+/// How long that one is.
+const SECONDS: u64 = 12;
+/// Longest wait for those that still run when the sabotage is over.
+const ALL_END_WITHIN: Duration = Duration::from_secs(60);
+/// The lock folder's disk, in KiB: a page for each record, and not many more.
+const DISK_KIB: u32 = 512;
+/// Set for the run in a mount namespace.
+const ON_SMALL_DISK: &str = "BUILDLOCK_CHAOS_FOLDER";
+
+const NAME: &str = "the_promise_holds_in_chaos";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().collect();
+    if Path::new(&words[0]).file_name().is_some_and(|name| name == "docker") {
+        return client::build();
+    }
+    if words.get(1).is_some_and(|word| word == "hold") {
+        return client::hold(&words[2..]);
+    }
+    let Some(options) = Options::parse(&words[1..]) else { return ExitCode::SUCCESS };
+    if let Some(folder) = std::env::var_os(ON_SMALL_DISK) {
+        return run(&options, PathBuf::from(folder), true);
+    }
+    let folder = tempfile::Builder::new().prefix("buildlock-chaos-").tempdir().unwrap();
+    match run_on_small_disk(folder.path()) {
+        Some(status) => status,
+        None => {
+            println!("skipped in part: needs root, unshare and mount to fill a disk of its own");
+            run(&options, folder.path().to_owned(), false)
+        }
+    }
+}
+
+/// What the command line says; the words of a test program as cargo and nextest know it.
+struct Options {
+    seed: u64,
+    duration: Duration,
+}
+
+impl Options {
+    fn parse(words: &[String]) -> Option<Self> {
+        let mut options = Options { seed: SEED, duration: Duration::from_secs(SECONDS) };
+        let (mut filtered, mut matches) = (false, false);
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let mut number = || words.next().and_then(|word| word.parse().ok());
+            match word.as_str() {
+                "--list" => {
+                    println!("{NAME}: test");
+                    return None;
+                }
+                "--ignored" => return None,
+                "--seed" => options.seed = number().expect("--seed N"),
+                "--seconds" => {
+                    options.duration = Duration::from_secs(number().expect("--seconds N"))
+                }
+                "--test-threads" | "--format" | "--color" | "--skip" | "--logfile" => {
+                    words.next();
+                }
+                flag if flag.starts_with('-') => {}
+                filter => {
+                    filtered = true;
+                    matches |= NAME.contains(filter);
+                }
+            }
+        }
+        (!filtered || matches).then_some(options)
+    }
+}
+
+/// Runs this program again with a small disk in `folder`; none where that is not allowed. The disk
+/// goes away with the last process that sees it.
+fn run_on_small_disk(folder: &Path) -> Option<ExitCode> {
+    let disk = folder.join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let script = format!("mount -t tmpfs -o size={DISK_KIB}k,mode=755 chaos \"$0\" && exec \"$@\"");
+    let in_namespace = |words: &[std::ffi::OsString]| {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
+        command.arg(&disk).args(words);
+        command
+    };
+    let allowed = in_namespace(&["true".into()]).output().is_ok_and(|it| it.status.success());
+    if !allowed {
+        return None;
+    }
+    let words: Vec<_> = std::iter::once(std::env::current_exe().unwrap().into_os_string())
+        .chain(std::env::args_os().skip(1))
+        .collect();
+    let status = in_namespace(&words).env(ON_SMALL_DISK, folder).status().unwrap();
+    Some(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run(options: &Options, folder: PathBuf, on_small_disk: bool) -> ExitCode {
+    let Options { seed, duration } = *options;
+    println!("chaos: seed {seed}, {} s, {} at once", duration.as_secs(), plan::AT_ONCE);
+    let world = Arc::new(World::new(seed, folder, on_small_disk));
+    let engine = engine::start(&world);
+    let descriptors = own_descriptors();
+    let end = Instant::now() + duration;
+    let saboteur = saboteur::start(&world, end);
+    calls::launch_until(&world, end);
+    saboteur.join().expect("the saboteur");
+    calls::wait_for_all(&world, ALL_END_WITHIN);
+    world.check_what_is_left(descriptors);
+    engine.stop(&world);
+    let whole_run = duration >= Duration::from_secs(SECONDS);
+    world.report(whole_run)
+}
+
+/// How many descriptors this process has open.
+fn own_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}

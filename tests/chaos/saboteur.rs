@@ -1,0 +1,304 @@
+//! Whatever can go wrong goes wrong, one thing after the other.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use fastrand::Rng;
+use rustix::fd::OwnedFd;
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use crate::engine::{FAULTS, Fault};
+use crate::plan::Resource;
+use crate::world::{World, files_below};
+
+/// What is to be put right again, and when.
+enum Repair {
+    Continue(OwnedFd),
+    Engine,
+    Disk,
+}
+
+pub fn start(world: &Arc<World>, end: Instant) -> JoinHandle<()> {
+    let world = Arc::clone(world);
+    std::thread::spawn(move || {
+        let mut saboteur =
+            Saboteur { world: &world, rng: Rng::with_seed(!world.seed), due: vec![] };
+        while Instant::now() < end {
+            saboteur.repair(Instant::now());
+            saboteur.strike();
+            std::thread::sleep(Duration::from_millis(saboteur.rng.u64(1..30)));
+        }
+        saboteur.repair_all();
+    })
+}
+
+struct Saboteur<'a> {
+    world: &'a World,
+    rng: Rng,
+    due: Vec<(Instant, Repair)>,
+}
+
+impl Saboteur<'_> {
+    fn strike(&mut self) {
+        match self.rng.u32(..100) {
+            0..22 => self.signal_a_call(),
+            22..36 => self.signal_a_build(),
+            36..40 => self.kill_a_keeper(),
+            40..64 => self.remove_an_image(),
+            64..76 => self.remove_a_lock_file(),
+            76..77 => self.move_a_folder_away(),
+            77..82 => self.break_the_engine(),
+            82..85 => self.fill_the_disk(),
+            85..90 => self.run("prune", &["prune"]),
+            90..93 => self.run("status", &["status", "--json"]),
+            _ => self.hold_a_lock(),
+        }
+    }
+
+    fn later(&mut self, from: u64, to: u64, repair: Repair) {
+        let after = Duration::from_millis(self.rng.u64(from..to));
+        self.due.push((Instant::now() + after, repair));
+    }
+
+    fn repair(&mut self, now: Instant) {
+        let (due, later) =
+            std::mem::take(&mut self.due).into_iter().partition(|(at, _)| *at <= now);
+        self.due = later;
+        let due: Vec<(Instant, Repair)> = due;
+        for (_, repair) in due {
+            match repair {
+                Repair::Continue(process) => {
+                    _ = rustix::process::pidfd_send_signal(process, Signal::CONT);
+                }
+                Repair::Engine => {
+                    let mut state = self.world.state();
+                    state.fault = None;
+                    state.end_trouble("engine");
+                    self.world.note(&mut state, "the engine is well again");
+                }
+                Repair::Disk => {
+                    _ = fs::remove_file(self.filler());
+                    let mut state = self.world.state();
+                    state.end_trouble("disk");
+                    self.world.note(&mut state, "the disk has room again");
+                }
+            }
+        }
+    }
+
+    fn repair_all(&mut self) {
+        let far = Instant::now() + Duration::from_secs(3600);
+        self.repair(far);
+    }
+
+    /// A signal to a call, on its own, as CI systems and people send it.
+    fn signal_a_call(&mut self) {
+        let (signal, what) = self.choose_signal();
+        let mut state = self.world.state();
+        let Some(&pid) = self.rng.choice(state.calls.keys().collect::<Vec<_>>()) else { return };
+        let live = state.calls.get_mut(&pid).unwrap();
+        live.disturbed = true;
+        let call = live.call;
+        // It may be a zombie, but it has not been reaped: that needs the state.
+        let Some(process) = open(pid) else { return };
+        _ = rustix::process::pidfd_send_signal(&process, signal);
+        state.count(what);
+        self.world.note(&mut state, format!("call {call} (pid {pid}): {what}"));
+        drop(state);
+        if signal == Signal::STOP {
+            self.later(30, 1200, Repair::Continue(process));
+        }
+    }
+
+    fn choose_signal(&mut self) -> (Signal, &'static str) {
+        match self.rng.u32(..10) {
+            0..3 => (Signal::KILL, "KILL of buildlock"),
+            3..5 => (Signal::TERM, "TERM of buildlock"),
+            5 => (Signal::INT, "INT of buildlock"),
+            6 => (Signal::HUP, "HUP of buildlock"),
+            7 => (Signal::QUIT, "QUIT of buildlock"),
+            _ => (Signal::STOP, "STOP of buildlock"),
+        }
+    }
+
+    fn signal_a_build(&mut self) {
+        let (signal, what) = match self.rng.u32(..4) {
+            0 => (Signal::TERM, "TERM of a build"),
+            1 => (Signal::STOP, "STOP of a build"),
+            _ => (Signal::KILL, "KILL of a build"),
+        };
+        let mut state = self.world.state();
+        let Some(build) = self.rng.choice(&state.active) else { return };
+        let (call, pid) = (build.call, build.pid);
+        let Some(process) = build.handle.as_ref().and_then(|it| it.try_clone().ok()) else {
+            return;
+        };
+        if rustix::process::pidfd_send_signal(&process, signal).is_err() {
+            return;
+        }
+        state.disturb(call);
+        state.count(what);
+        self.world.note(&mut state, format!("call {call}: {what} {pid}"));
+        drop(state);
+        if signal == Signal::STOP {
+            self.later(30, 600, Repair::Continue(process));
+        }
+    }
+
+    /// The process between buildlock and COMMAND.
+    fn kill_a_keeper(&mut self) {
+        let mut state = self.world.state();
+        let Some(build) = self.rng.choice(&state.active) else { return };
+        let call = build.call;
+        let Some(keeper) = keeper_of(build.pid) else { return };
+        let Some(process) = open(keeper) else { return };
+        // Still, and not another that has got its id meanwhile.
+        if keeper_of(build.pid) != Some(keeper) {
+            return;
+        }
+        _ = rustix::process::pidfd_send_signal(process, Signal::KILL);
+        state.disturb(call);
+        state.count("KILL of a keeper");
+        self.world.note(&mut state, format!("call {call}: KILL of its keeper {keeper}"));
+    }
+
+    fn remove_an_image(&mut self) {
+        let mut state = self.world.state();
+        let mut images: Vec<String> = state.images.iter().cloned().collect();
+        images.sort();
+        let Some(image) = self.rng.choice(images) else { return };
+        state.images.remove(&image);
+        state.count("image removed");
+        // Who has just built it finds it missing.
+        state.begin_trouble("image");
+        state.end_trouble("image");
+        self.world.note(&mut state, format!("image {image} is removed"));
+    }
+
+    /// As a cleaner of /tmp does it: also while it is held.
+    fn remove_a_lock_file(&mut self) {
+        let Some(resource) = self.rng.choice(Resource::all()) else { return };
+        let path = self.world.lock_folder().join(&resource.file);
+        let Ok(file) = File::open(&path) else { return };
+        let mut state = self.world.state();
+        let inode = file.metadata().unwrap().ino();
+        // Before it is gone, for who comes then may be quick. Another may have removed it, and made
+        // it anew.
+        if fs::metadata(&path).is_ok_and(|there| there.ino() == inode) {
+            state.displaced.insert(inode, SystemTime::now());
+            _ = fs::remove_file(&path);
+            state.count("lock file removed");
+            self.world
+                .note(&mut state, format!("lock file of {} ({inode}) is gone", resource.text));
+        }
+    }
+
+    /// With all lock files in it.
+    fn move_a_folder_away(&mut self) {
+        let mut state = self.world.state();
+        let folder = self.world.lock_folder();
+        let name = if self.rng.bool() { "image-locks" } else { "named-locks" };
+        let moved = self.world.moved();
+        _ = fs::create_dir(&moved);
+        let moved = moved.join(format!("{:x}", self.rng.u64(..)));
+        state.begin_trouble("folder");
+        if fs::rename(folder.join(name), &moved).is_ok() {
+            let now = SystemTime::now();
+            for file in files_below(&moved) {
+                let Ok(metadata) = fs::metadata(&file) else { continue };
+                state.displaced.insert(metadata.ino(), now);
+            }
+            state.count("folder moved away");
+            self.world.note(&mut state, format!("{name} is moved away"));
+        }
+        state.end_trouble("folder");
+    }
+
+    fn break_the_engine(&mut self) {
+        let Some(fault) = self.rng.choice(FAULTS) else { return };
+        let mut state = self.world.state();
+        if state.fault.is_some() {
+            return;
+        }
+        state.fault = Some(fault);
+        state.begin_trouble("engine");
+        state.count(if fault == Fault::Down { "engine down" } else { "engine sick" });
+        self.world.note(&mut state, format!("the engine: {fault:?}"));
+        drop(state);
+        // Longer than it is asked again, at times.
+        let longest = if self.rng.u32(..4) == 0 { 3000 } else { 400 };
+        self.later(20, longest, Repair::Engine);
+    }
+
+    fn filler(&self) -> std::path::PathBuf {
+        self.world.folder.join("disk/filler")
+    }
+
+    fn fill_the_disk(&mut self) {
+        if !self.world.on_small_disk || self.filler().exists() {
+            return;
+        }
+        let mut state = self.world.state();
+        state.begin_trouble("disk");
+        let Ok(mut filler) = File::create(self.filler()) else { return };
+        let page = [b'x'; 4096];
+        while filler.write_all(&page).is_ok() {}
+        state.count("disk full");
+        self.world.note(&mut state, "the disk is full");
+        drop(state);
+        self.later(50, 500, Repair::Disk);
+    }
+
+    /// Another subcommand beside them.
+    fn run(&mut self, what: &'static str, words: &[&str]) {
+        let output = self.world.command(self.world.buildlock()).args(words).output().unwrap();
+        let mut state = self.world.state();
+        state.count(what);
+        let said = String::from_utf8_lossy(&output.stderr);
+        // The folder may be moved away while it is read.
+        if !output.status.success() && !state.counts.contains_key("folder moved away") {
+            state.violations.push(format!("{what}: {}: {said}", output.status));
+        }
+        if what == "status" && output.status.success() {
+            let read = serde_json::from_slice::<Vec<serde_json::Value>>(&output.stdout);
+            if let Err(error) = read {
+                state.violations.push(format!("status is no list: {error}"));
+            }
+        }
+    }
+
+    fn hold_a_lock(&mut self) {
+        let Some(resource) = self.rng.choice(Resource::all()) else { return };
+        let path = self.world.lock_folder().join(&resource.file);
+        let kind = if self.rng.bool() { "shared" } else { "exclusive" };
+        let milliseconds = self.rng.u64(5..150).to_string();
+        let mut command = self.world.command(std::env::current_exe().unwrap());
+        command.arg("hold").arg(path).args([&milliseconds, kind]);
+        if let Ok(mut child) = command.spawn() {
+            std::thread::spawn(move || child.wait());
+            self.world.state().count("foreign lock");
+        }
+    }
+}
+
+fn open(pid: u32) -> Option<OwnedFd> {
+    rustix::process::pidfd_open(Pid::from_raw(pid.cast_signed())?, PidfdFlags::empty()).ok()
+}
+
+/// The keeper among the parents of a client, if it is near.
+fn keeper_of(client: u32) -> Option<u32> {
+    let mut pid = client;
+    for _ in 0..3 {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        pid = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        if name.trim() == "buildlock-keep" {
+            return Some(pid);
+        }
+    }
+    None
+}

@@ -1,0 +1,303 @@
+//! What all parts share: where things lie, what has happened, and what is wrong with it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::engine::{Answer, Build, Built, Fault};
+use crate::plan::{Plan, Resource};
+
+/// The world of one run.
+pub struct World {
+    pub seed: u64,
+    pub folder: PathBuf,
+    /// Whether the lock folder's disk may be filled.
+    pub on_small_disk: bool,
+    pub is_root: bool,
+    pub start: Instant,
+    /// Descriptors that this program was started with: everybody inherits them.
+    pub from_outside: Vec<(u32, String, u64)>,
+    state: Mutex<State>,
+}
+
+/// What changes.
+#[derive(Default)]
+pub struct State {
+    pub images: HashSet<String>,
+    pub fault: Option<Fault>,
+    /// Builds that run.
+    pub active: Vec<Build>,
+    /// What the engine told each process.
+    pub answers: HashMap<Process, Vec<Answer>>,
+    /// How builds ended, by the number of their call.
+    pub built: HashMap<usize, Vec<Built>>,
+    /// Calls that have not been waited for, by process id.
+    pub calls: BTreeMap<u32, Live>,
+    /// Inodes of lock files that the saboteur took out of their place, and when.
+    pub displaced: HashMap<u64, SystemTime>,
+    /// Times in which something was broken that a call may fail of.
+    pub troubles: Vec<Trouble>,
+    pub counts: BTreeMap<&'static str, usize>,
+    pub violations: Vec<String>,
+    journal: Vec<String>,
+}
+
+/// A process, also after its id has been given to another: its id and when it began, in ticks.
+pub type Process = (u32, u64);
+
+/// A call that runs.
+#[derive(Clone, Debug)]
+pub struct Live {
+    pub call: usize,
+    /// Something was done to it or to its build.
+    pub disturbed: bool,
+}
+
+/// Something that a call may fail of.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// None while it lasts.
+    pub to: Option<Instant>,
+    pub what: &'static str,
+}
+
+impl World {
+    pub fn new(seed: u64, folder: PathBuf, on_small_disk: bool) -> Self {
+        let world = World {
+            seed,
+            folder,
+            on_small_disk,
+            is_root: nix::unistd::geteuid().is_root(),
+            start: Instant::now(),
+            from_outside: crate::client::inherited(),
+            state: Mutex::default(),
+        };
+        // The last is the lock folder's, as /tmp is.
+        for (name, mode) in [("", 0o755), ("bin", 0o755), ("out", 0o755), ("disk", 0o1777)] {
+            let path = world.folder.join(name);
+            _ = fs::create_dir(&path);
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        // By another process: were one open for writing here while a thread forks, its execution
+        // would fail with ETXTBSY.
+        for (program, name) in [
+            (assert_cmd::cargo::cargo_bin!("buildlock").to_path_buf(), "buildlock"),
+            (std::env::current_exe().unwrap(), "docker"),
+        ] {
+            let copy = world.folder.join("bin").join(name);
+            let copied = Command::new("install").args(["-m", "755"]).args([program, copy]).status();
+            assert!(copied.unwrap().success(), "install {name}");
+        }
+        world
+    }
+
+    pub fn plan(&self, call: usize) -> Plan {
+        Plan::new(self.seed, call, self.is_root)
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn buildlock(&self) -> PathBuf {
+        self.folder.join("bin/buildlock")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("engine.sock")
+    }
+
+    pub fn lock_folder(&self) -> PathBuf {
+        self.folder.join("disk/locks")
+    }
+
+    /// Where lock files go that were moved away.
+    pub fn moved(&self) -> PathBuf {
+        self.folder.join("disk/moved")
+    }
+
+    /// `buildlock`, or something that sees the same world, not started yet.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("PATH", format!("{}:{path}", self.folder.join("bin").display()))
+            .env("LC_ALL", "C")
+            .env("DOCKER_HOST", format!("unix://{}", self.socket().display()))
+            .env("BUILDLOCK_DIR", self.lock_folder())
+            .env("BUILDLOCK_LOG_FORMAT", "json")
+            .env("CHAOS", &self.folder)
+            .current_dir(&self.folder);
+        command
+    }
+
+    /// The time since the start, for people.
+    pub fn clock(&self) -> String {
+        format!("{:8.3}", self.start.elapsed().as_secs_f64())
+    }
+
+    /// Writes down what happened, for the case that something is wrong.
+    pub fn note(&self, state: &mut State, what: impl AsRef<str>) {
+        state.journal.push(format!("{} {}", self.clock(), what.as_ref()));
+    }
+
+    /// The processes of this run but for this one, zombies left out.
+    fn processes(&self) -> Vec<(u32, String)> {
+        let mark = format!("CHAOS={}", self.folder.display()).into_bytes();
+        let pids = fs::read_dir("/proc").unwrap().flatten();
+        pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+            .filter(|&pid| pid != std::process::id())
+            .filter_map(|pid| {
+                let variables = fs::read(format!("/proc/{pid}/environ")).ok()?;
+                let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+                let words = String::from_utf8_lossy(&words).replace('\0', " ");
+                variables.split(|&b| b == 0).any(|it| it == mark).then_some((pid, words))
+            })
+            .collect()
+    }
+
+    /// Everything is over: is there anything that should not be there any more?
+    pub fn check_what_is_left(&self, descriptors: usize) {
+        // What daemons a build left may take, and a while for the kernel.
+        let until = Instant::now() + Duration::from_secs(10);
+        while !self.processes().is_empty() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let mut wrong = Vec::new();
+        for (pid, words) in self.processes() {
+            wrong.push(format!("process {pid} is left: {words}"));
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            wrong.push(status.lines().take(8).collect::<Vec<_>>().join(" | "));
+            let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
+            _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+        let known: HashSet<String> = Resource::all().into_iter().map(|it| it.file).collect();
+        for file in files_below(&self.lock_folder()) {
+            let relative = file.strip_prefix(self.lock_folder()).unwrap().to_str().unwrap();
+            // A nested call's has its level in its name.
+            let level_0 = relative.replace(".1.lock", ".lock");
+            let metadata = fs::symlink_metadata(&file).unwrap();
+            if !known.contains(&level_0) {
+                wrong.push(format!("{relative} is left in the lock folder"));
+            } else if metadata.mode() & 0o7777 != 0o666 {
+                wrong.push(format!("{relative} has the mode {:o}", metadata.mode()));
+            } else if fs2::FileExt::try_lock_exclusive(&File::open(&file).unwrap()).is_err() {
+                let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+                wrong.push(format!("{relative} ({}) is still locked:\n{locks}", metadata.ino()));
+            }
+        }
+        let pruned = self.command(self.buildlock()).arg("prune").output().unwrap();
+        if !pruned.status.success() {
+            wrong.push(format!("prune: {}", String::from_utf8_lossy(&pruned.stderr)));
+        }
+        let left = files_below(&self.lock_folder());
+        if !left.is_empty() {
+            wrong.push(format!("prune left {left:?}"));
+        }
+        // Threads of the engine close theirs a moment after their client has gone.
+        let until = Instant::now() + Duration::from_secs(5);
+        let mut open = crate::own_descriptors();
+        while open > descriptors && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+            open = crate::own_descriptors();
+        }
+        if open > descriptors {
+            wrong.push(format!("{open} descriptors are open, and were {descriptors} at the start"));
+        }
+        self.state().violations.extend(wrong);
+    }
+
+    /// Prints what happened. A whole run in which something never happened has shown nothing.
+    pub fn report(&self, whole_run: bool) -> ExitCode {
+        let mut state = self.state();
+        let counts = state.counts.iter().map(|(what, n)| format!("{what}: {n}"));
+        println!("{}", counts.collect::<Vec<_>>().join("; "));
+        let mut must = vec![
+            "calls",
+            "exit 0",
+            "builds",
+            "waited",
+            "skipped after waiting",
+            "KILL of buildlock",
+            "TERM of buildlock",
+            "STOP of buildlock",
+            "KILL of a build",
+            "image removed",
+            "lock file removed",
+            "engine down",
+            "prune",
+        ];
+        if self.on_small_disk {
+            must.push("disk full");
+        }
+        for what in must.into_iter().filter(|_| whole_run) {
+            if !state.counts.contains_key(what) {
+                state.violations.push(format!("never happened: {what}"));
+            }
+        }
+        if state.violations.is_empty() {
+            println!("chaos: no violation");
+            return ExitCode::SUCCESS;
+        }
+        let journal = std::env::temp_dir().join(format!("buildlock-chaos-{}.log", self.seed));
+        _ = fs::write(&journal, state.journal.join("\n"));
+        println!("chaos: seed {}: {} VIOLATIONS", self.seed, state.violations.len());
+        for violation in state.violations.iter().take(20) {
+            println!("- {violation}");
+        }
+        println!("what happened: {}", journal.display());
+        ExitCode::FAILURE
+    }
+}
+
+impl State {
+    pub fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    /// Something begins that a call may fail of.
+    pub fn begin_trouble(&mut self, what: &'static str) {
+        self.troubles.push(Trouble { to: None, what });
+    }
+
+    pub fn end_trouble(&mut self, what: &'static str) {
+        let now = Instant::now();
+        for trouble in self.troubles.iter_mut().filter(|it| it.what == what && it.to.is_none()) {
+            trouble.to = Some(now);
+        }
+    }
+
+    /// What was broken at some time since `from`.
+    pub fn troubles_since(&self, from: Instant) -> Vec<&'static str> {
+        let since = |trouble: &&Trouble| trouble.to.is_none_or(|to| to >= from);
+        self.troubles.iter().filter(since).map(|trouble| trouble.what).collect()
+    }
+
+    /// The call of this number, if it runs, was tampered with.
+    pub fn disturb(&mut self, call: usize) {
+        for live in self.calls.values_mut().filter(|live| live.call == call) {
+            live.disturbed = true;
+        }
+    }
+}
+
+/// Every file below a folder.
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { found.extend(files_below(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+/// When a process began, in ticks since the machine did (proc_pid_stat(5)).
+pub fn began(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()
+}
