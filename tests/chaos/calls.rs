@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::engine::{Answer, Built};
 use crate::plan::{AT_ONCE, Ends, Plan, Shape};
-use crate::world::{Live, State, World, began};
+use crate::world::{State, World, began};
 
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
@@ -49,10 +49,10 @@ pub fn wait_for_all(world: &World, within: Duration) {
             let stuck: Vec<String> = state
                 .calls
                 .iter()
-                .map(|(pid, live)| {
-                    let said = fs::read_to_string(stderr_of(world, live.call)).unwrap_or_default();
-                    let plan = world.plan(live.call);
-                    format!("call {} (pid {pid}) has not ended: {plan:?}\n{said}", live.call)
+                .map(|(pid, &call)| {
+                    let said = fs::read_to_string(stderr_of(world, call)).unwrap_or_default();
+                    let plan = world.plan(call);
+                    format!("call {call} (pid {pid}) has not ended: {plan:?}\n{said}")
                 })
                 .collect();
             state.violations.extend(stuck);
@@ -89,7 +89,7 @@ fn one_call(world: &World, call: usize) {
     let pid = child.id();
     {
         let mut state = world.state();
-        state.calls.insert(pid, Live { call, disturbed: false });
+        state.calls.insert(pid, call);
         state.count("calls");
     }
     // Not reaped yet, so that nobody signals another process of the same id.
@@ -98,15 +98,24 @@ fn one_call(world: &World, call: usize) {
     while rustix::process::waitid(WaitId::Pid(id), unreaped).is_err() {}
     let began = began(pid).expect("its own zombie");
     let mut state = world.state();
-    let live = state.calls.remove(&pid).expect("it was put there");
+    state.calls.remove(&pid);
+    let disturbed = state.disturbed.contains(&call);
     let status = child.wait().expect("its status");
     let answers = state.answers.remove(&(pid, began)).unwrap_or_default();
     let built = state.built.remove(&call).unwrap_or_default();
     let said = fs::read_to_string(&stderr).unwrap_or_default();
-    let ended = Ended { plan: &plan, start, status, answers: &answers, built: &built, said: &said };
+    let ended = Ended {
+        plan: &plan,
+        disturbed,
+        start,
+        status,
+        answers: &answers,
+        built: &built,
+        said: &said,
+    };
     world
         .note(&mut state, format!("call {call} (pid {pid}): {status} after {:?}", start.elapsed()));
-    let wrong = judge(&mut state, &live, &ended);
+    let wrong = judge(&mut state, &ended);
     if wrong.is_empty() {
         _ = fs::remove_file(stderr);
     }
@@ -118,6 +127,8 @@ fn one_call(world: &World, call: usize) {
 
 struct Ended<'a> {
     plan: &'a Plan,
+    /// Something was done to it or to its build.
+    disturbed: bool,
     start: Instant,
     status: ExitStatus,
     answers: &'a [Answer],
@@ -126,8 +137,8 @@ struct Ended<'a> {
 }
 
 /// What is wrong with how a call ended.
-fn judge(state: &mut State, live: &Live, ended: &Ended) -> Vec<String> {
-    let Ended { plan, start, status, answers, built, said } = *ended;
+fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
+    let Ended { plan, disturbed, start, status, answers, built, said } = *ended;
     let events: Vec<Value> =
         said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let has = |event: &str| events.iter().any(|line| line["event"] == event);
@@ -177,7 +188,7 @@ fn judge(state: &mut State, live: &Live, ended: &Ended) -> Vec<String> {
                 || says("the lock folder") && since("folder")
                 // A nested call has said it.
                 || plan.shape == Shape::Nested && (missing || !troubles.is_empty());
-            check(caused || live.disturbed, &format!("125 without a cause: {error:?}"));
+            check(caused || disturbed, &format!("125 without a cause: {error:?}"));
             check(!error.is_empty(), "125 without a word");
         }
         (Some(code), _) => {
@@ -186,12 +197,12 @@ fn judge(state: &mut State, live: &Live, ended: &Ended) -> Vec<String> {
             let shared = plan.share_failure && code < 124;
             let broken = code == 1 && !troubles.is_empty();
             // What a shell makes of a client that was killed.
-            let killed = live.disturbed && [1, 129, 130, 131, 137, 143].contains(&code);
+            let killed = disturbed && [1, 129, 130, 131, 137, 143].contains(&code);
             check(planned || shared || broken || killed, "a status without a cause");
         }
         (None, Some(signal)) => {
             state.count("exit by a signal");
-            check(live.disturbed, &format!("ended by signal {signal}, which nobody sent"));
+            check(disturbed, &format!("ended by signal {signal}, which nobody sent"));
         }
         (None, None) => check(false, "neither a status nor a signal"),
     }
@@ -214,7 +225,7 @@ fn judge(state: &mut State, live: &Live, ended: &Ended) -> Vec<String> {
         // Between the last check and the message there is always a moment, which a loaded machine
         // makes longer, and a stopped process as long as it likes.
         check(
-            live.disturbed || began < gone + Duration::from_millis(250),
+            disturbed || began < gone + Duration::from_millis(250),
             "it built under a lock file that had been taken away before",
         );
     }

@@ -250,7 +250,9 @@ fn build(world: &World, pid: u32, order: Order, mut stream: &UnixStream) {
         state.active.retain(|build| build.pid != pid || build.call != order.call);
         // Swept by somebody who saw it end before this thread did.
         let swept = state.active.len() == before;
-        let status = match (cancelled || swept, plan.ends) {
+        // Looked at while nobody else can look at the images.
+        let gone = swept || is_readable(&stream, Duration::ZERO);
+        let status = match (cancelled || gone, plan.ends) {
             (true, _) => None,
             (false, Ends::Badly(status)) => Some(status),
             (false, Ends::Emptily) => Some(0),

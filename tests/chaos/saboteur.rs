@@ -47,8 +47,8 @@ impl Saboteur<'_> {
         match self.rng.u32(..100) {
             0..22 => self.signal_a_call(),
             22..36 => self.signal_a_build(),
-            36..40 => self.kill_a_keeper(),
-            40..64 => self.remove_an_image(),
+            36..41 => self.signal_a_keeper(),
+            41..64 => self.remove_an_image(),
             64..76 => self.remove_a_lock_file(),
             76..77 => self.move_a_folder_away(),
             77..82 => self.break_the_engine(),
@@ -100,9 +100,8 @@ impl Saboteur<'_> {
         let (signal, what) = self.choose_signal();
         let mut state = self.world.state();
         let Some(&pid) = self.rng.choice(state.calls.keys().collect::<Vec<_>>()) else { return };
-        let live = state.calls.get_mut(&pid).unwrap();
-        live.disturbed = true;
-        let call = live.call;
+        let call = state.calls[&pid];
+        state.disturbed.insert(call);
         // It may be a zombie, but it has not been reaped: that needs the state.
         let Some(process) = open(pid) else { return };
         _ = rustix::process::pidfd_send_signal(&process, signal);
@@ -140,7 +139,7 @@ impl Saboteur<'_> {
         if rustix::process::pidfd_send_signal(&process, signal).is_err() {
             return;
         }
-        state.disturb(call);
+        state.disturbed.insert(call);
         state.count(what);
         self.world.note(&mut state, format!("call {call}: {what} {pid}"));
         drop(state);
@@ -150,20 +149,28 @@ impl Saboteur<'_> {
     }
 
     /// The process between buildlock and COMMAND.
-    fn kill_a_keeper(&mut self) {
+    fn signal_a_keeper(&mut self) {
+        let (signal, what) = match self.rng.u32(..3) {
+            0 => (Signal::STOP, "STOP of a keeper"),
+            _ => (Signal::KILL, "KILL of a keeper"),
+        };
         let mut state = self.world.state();
         let Some(build) = self.rng.choice(&state.active) else { return };
-        let call = build.call;
-        let Some(keeper) = keeper_of(build.pid) else { return };
+        let (call, client) = (build.call, build.pid);
+        let Some(keeper) = keeper_of(client) else { return };
         let Some(process) = open(keeper) else { return };
         // Still, and not another that has got its id meanwhile.
-        if keeper_of(build.pid) != Some(keeper) {
+        if keeper_of(client) != Some(keeper) {
             return;
         }
-        _ = rustix::process::pidfd_send_signal(process, Signal::KILL);
-        state.disturb(call);
-        state.count("KILL of a keeper");
-        self.world.note(&mut state, format!("call {call}: KILL of its keeper {keeper}"));
+        _ = rustix::process::pidfd_send_signal(&process, signal);
+        state.disturbed.insert(call);
+        state.count(what);
+        self.world.note(&mut state, format!("call {call}: {what} {keeper}"));
+        drop(state);
+        if signal == Signal::STOP {
+            self.later(30, 600, Repair::Continue(process));
+        }
     }
 
     fn remove_an_image(&mut self) {

@@ -36,7 +36,9 @@ pub struct State {
     /// How builds ended, by the number of their call.
     pub built: HashMap<usize, Vec<Built>>,
     /// Calls that have not been waited for, by process id.
-    pub calls: BTreeMap<u32, Live>,
+    pub calls: BTreeMap<u32, usize>,
+    /// Calls to which, or to whose build, something was done.
+    pub disturbed: HashSet<usize>,
     /// Inodes of lock files that the saboteur took out of their place, and when.
     pub displaced: HashMap<u64, SystemTime>,
     /// Times in which something was broken that a call may fail of.
@@ -48,14 +50,6 @@ pub struct State {
 
 /// A process, also after its id has been given to another: its id and when it began, in ticks.
 pub type Process = (u32, u64);
-
-/// A call that runs.
-#[derive(Clone, Debug)]
-pub struct Live {
-    pub call: usize,
-    /// Something was done to it or to its build.
-    pub disturbed: bool,
-}
 
 /// Something that a call may fail of.
 #[derive(Clone, Debug)]
@@ -276,13 +270,6 @@ impl State {
     pub fn troubles_since(&self, from: Instant) -> Vec<&'static str> {
         let since = |trouble: &&Trouble| trouble.to.is_none_or(|to| to >= from);
         self.troubles.iter().filter(since).map(|trouble| trouble.what).collect()
-    }
-
-    /// The call of this number, if it runs, was tampered with.
-    pub fn disturb(&mut self, call: usize) {
-        for live in self.calls.values_mut().filter(|live| live.call == call) {
-            live.disturbed = true;
-        }
     }
 }
 
