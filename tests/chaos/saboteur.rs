@@ -36,7 +36,20 @@ pub fn start(world: &Arc<World>, end: Instant) -> JoinHandle<()> {
     })
 }
 
-struct Saboteur<'a> {
+/// What a run must have seen, and how to do it. What needs a disk of its own is not among it.
+pub const MUST_HAPPEN: &[(&str, fn(&mut Saboteur<'_>))] = &[
+    ("KILL of buildlock", |it| it.signal_a_call(Signal::KILL, "KILL of buildlock")),
+    ("TERM of buildlock", |it| it.signal_a_call(Signal::TERM, "TERM of buildlock")),
+    ("STOP of buildlock", |it| it.signal_a_call(Signal::STOP, "STOP of buildlock")),
+    ("KILL of a build", |it| it.signal_a_build(Signal::KILL, "KILL of a build")),
+    ("image removed", |it| it.remove_an_image()),
+    ("lock file removed", |it| it.remove_a_lock_file()),
+    ("engine down", |it| it.break_the_engine(Fault::Down)),
+    ("engine sick", |it| it.break_the_engine(Fault::Another404)),
+    ("prune", |it| it.run("prune", &["prune"])),
+];
+
+pub struct Saboteur<'a> {
     world: &'a World,
     rng: Rng,
     due: Vec<(Instant, Repair)>,
@@ -44,14 +57,33 @@ struct Saboteur<'a> {
 
 impl Saboteur<'_> {
     fn strike(&mut self) {
+        // What has not happened yet comes first, at times: a run is to have seen everything.
+        let counts = self.world.state().counts.clone();
+        let missing: Vec<_> = MUST_HAPPEN.iter().filter(|it| !counts.contains_key(it.0)).collect();
+        if let (Some((_, strike)), true) = (self.rng.choice(missing), self.rng.bool()) {
+            return strike(self);
+        }
         match self.rng.u32(..100) {
-            0..22 => self.signal_a_call(),
-            22..36 => self.signal_a_build(),
+            0..22 => {
+                let (signal, what) = self.choose_signal();
+                self.signal_a_call(signal, what);
+            }
+            22..36 => {
+                let (signal, what) = match self.rng.u32(..4) {
+                    0 => (Signal::TERM, "TERM of a build"),
+                    1 => (Signal::STOP, "STOP of a build"),
+                    _ => (Signal::KILL, "KILL of a build"),
+                };
+                self.signal_a_build(signal, what);
+            }
             36..41 => self.signal_a_keeper(),
             41..64 => self.remove_an_image(),
             64..76 => self.remove_a_lock_file(),
             76..77 => self.move_a_folder_away(),
-            77..82 => self.break_the_engine(),
+            77..82 => {
+                let fault = self.rng.choice(FAULTS).unwrap();
+                self.break_the_engine(fault);
+            }
             82..85 => self.fill_the_disk(),
             85..90 => self.run("prune", &["prune"]),
             90..93 => self.run("status", &["status", "--json"]),
@@ -96,8 +128,7 @@ impl Saboteur<'_> {
     }
 
     /// A signal to a call, on its own, as CI systems and people send it.
-    fn signal_a_call(&mut self) {
-        let (signal, what) = self.choose_signal();
+    fn signal_a_call(&mut self, signal: Signal, what: &'static str) {
         let mut state = self.world.state();
         let Some(&pid) = self.rng.choice(state.calls.keys().collect::<Vec<_>>()) else { return };
         let call = state.calls[&pid];
@@ -124,12 +155,7 @@ impl Saboteur<'_> {
         }
     }
 
-    fn signal_a_build(&mut self) {
-        let (signal, what) = match self.rng.u32(..4) {
-            0 => (Signal::TERM, "TERM of a build"),
-            1 => (Signal::STOP, "STOP of a build"),
-            _ => (Signal::KILL, "KILL of a build"),
-        };
+    fn signal_a_build(&mut self, signal: Signal, what: &'static str) {
         let mut state = self.world.state();
         let Some(build) = self.rng.choice(&state.active) else { return };
         let (call, pid) = (build.call, build.pid);
@@ -225,8 +251,7 @@ impl Saboteur<'_> {
         state.end_trouble("folder");
     }
 
-    fn break_the_engine(&mut self) {
-        let Some(fault) = self.rng.choice(FAULTS) else { return };
+    fn break_the_engine(&mut self, fault: Fault) {
         let mut state = self.world.state();
         if state.fault.is_some() {
             return;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::engine::{Answer, Build, Built, Fault};
 use crate::plan::{Plan, Resource};
+use crate::saboteur::MUST_HAPPEN;
 
 /// The world of one run.
 pub struct World {
@@ -211,21 +212,8 @@ impl World {
         let mut state = self.state();
         let counts = state.counts.iter().map(|(what, n)| format!("{what}: {n}"));
         println!("{}", counts.collect::<Vec<_>>().join("; "));
-        let mut must = vec![
-            "calls",
-            "exit 0",
-            "builds",
-            "waited",
-            "skipped after waiting",
-            "KILL of buildlock",
-            "TERM of buildlock",
-            "STOP of buildlock",
-            "KILL of a build",
-            "image removed",
-            "lock file removed",
-            "engine down",
-            "prune",
-        ];
+        let mut must = vec!["calls", "exit 0", "builds", "waited", "skipped after waiting"];
+        must.extend(MUST_HAPPEN.iter().map(|(what, _)| *what));
         if self.on_small_disk {
             must.push("disk full");
         }
