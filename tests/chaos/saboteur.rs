@@ -36,8 +36,10 @@ pub fn start(world: &Arc<World>, end: Instant) -> JoinHandle<()> {
     })
 }
 
+type Strike = fn(&mut Saboteur<'_>);
+
 /// What a run must have seen, and how to do it. What needs a disk of its own is not among it.
-pub const MUST_HAPPEN: &[(&str, fn(&mut Saboteur<'_>))] = &[
+pub const MUST_HAPPEN: &[(&str, Strike)] = &[
     ("KILL of buildlock", |it| it.signal_a_call(Signal::KILL, "KILL of buildlock")),
     ("TERM of buildlock", |it| it.signal_a_call(Signal::TERM, "TERM of buildlock")),
     ("STOP of buildlock", |it| it.signal_a_call(Signal::STOP, "STOP of buildlock")),
