@@ -116,31 +116,6 @@ fn prune_beside_hundreds_of_calls_harms_none_of_them() {
 }
 
 #[test]
-fn waiters_for_a_pruned_file_build_one_after_the_other() {
-    let f = Fixture::new();
-    notes::install(&f);
-    let lock = f.lock_file(TAG);
-    for _ in 0..3 {
-        let holder = outside::ForeignLock::exclusive(&f, &lock);
-        let all: Vec<_> = (0..8).map(|_| f.buildlock(FORCED).start()).collect();
-        outside::wait_for_waiters(&f, &lock, 8);
-        // It waits for none, and takes what is free.
-        let pruning = pruning(&f);
-        f.wait_for("prune", || !f.lines("rounds").is_empty());
-        drop(holder);
-        for one in all {
-            one.wait().assert_code(0);
-        }
-        stop(&f, pruning);
-        for name in ["stop", "rounds"] {
-            fs::remove_file(f.path(name)).unwrap();
-        }
-    }
-    assert_eq!(builds(&f), 24);
-    assert_alone(&f);
-}
-
-#[test]
 fn path_that_prune_has_removed_is_made_anew() {
     let f = Fixture::new();
     let pruning = pruning(&f);

@@ -9,11 +9,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Finished, Fixture, Invocation, is_root};
-use outside::{
-    ForeignLock, OTHER_USER, as_other_user, buildlock_path, has, is_fifo, open_to_everybody,
-    wait_for_waiters,
-};
+use common::{Finished, Fixture, is_root};
+use outside::{ForeignLock, as_other_user, buildlock_path, is_fifo, open_to_everybody};
 
 const TAG: &str = "env:abc";
 
@@ -341,118 +338,4 @@ fn bad_lock_file_is_said_before_any_waiting() {
     assert!(Command::new("mkfifo").arg(&second).status().unwrap().success());
     let words = ["-t", "env:a", "-t", "env:b", "-w", "none", "--", "true"];
     assert_names(&f.buildlock(words).run(), &second);
-}
-
-// Several users.
-
-/// fs.protected_regular as it was, when this is dropped.
-struct Protection(String);
-
-impl Protection {
-    const PATH: &str = "/proc/sys/fs/protected_regular";
-
-    fn strict() -> Option<Self> {
-        let before = fs::read_to_string(Self::PATH).ok()?;
-        fs::write(Self::PATH, "2").ok()?;
-        Some(Self(before))
-    }
-}
-
-impl Drop for Protection {
-    fn drop(&mut self) {
-        let _ = fs::write(Self::PATH, &self.0);
-    }
-}
-
-/// `first` uses a fresh folder before `second` does; then each excludes the other.
-///
-/// Warnings about whose folder it is are another test's.
-fn assert_users_exclude_each_other<'f>(
-    f: &'f Fixture,
-    first: &dyn Fn() -> Invocation<'f>,
-    second: &dyn Fn() -> Invocation<'f>,
-) {
-    fs::remove_dir_all(f.lock_dir()).ok();
-    let lock = f.lock_file(TAG);
-    for one in [first, second] {
-        one().args(["path", TAG]).run().assert_code(0);
-    }
-    f.hold_builds();
-    let words = ["--force", "-t", TAG, "--", "docker", "build", "-t", TAG, "."];
-    for (one, other) in [(first, second), (second, first)] {
-        let build = one().args(words).start();
-        f.wait_for_holder(&lock);
-        other().args(["-w", "0s"]).args(words).run().assert_code(124);
-        let waiter = other().args(words).start();
-        wait_for_waiters(f, &lock, 1);
-        f.let_builds_go(2);
-        build.wait().assert_code(0);
-        waiter.wait().assert_code(0);
-    }
-    f.assert_no_overlap();
-    assert_eq!(f.build_count(TAG), 4);
-    fs::remove_file(f.path("gate")).unwrap();
-    fs::write(f.path("builds.log"), "").unwrap();
-}
-
-#[test]
-fn two_users_exclude_each_other_whoever_comes_first() {
-    if !is_root() || !has("setpriv") {
-        return;
-    }
-    let f = Fixture::new();
-    let program = open_to_everybody(&f);
-    let root = || f.program(&program);
-    let other = || as_other_user(&f, &program);
-    // One test, for the setting is the machine's: as it is, and then as strict as can be.
-    assert_users_exclude_each_other(&f, &root, &other);
-    assert_users_exclude_each_other(&f, &other, &root);
-    let Some(_strict) = Protection::strict() else {
-        println!("skipped in part: needs to set fs.protected_regular");
-        return;
-    };
-    assert_users_exclude_each_other(&f, &root, &other);
-    assert_users_exclude_each_other(&f, &other, &root);
-}
-
-#[test]
-fn folder_of_a_third_user_gets_a_warning() {
-    if !is_root() || !has("setpriv") {
-        return;
-    }
-    let f = Fixture::new();
-    let program = open_to_everybody(&f);
-    f.buildlock(["path", TAG]).run().assert_code(0);
-    let third = 4242;
-    let give = |path: &Path, user| std::os::unix::fs::chown(path, Some(user), None).unwrap();
-    let folder = f.lock_dir();
-    let words = ["--force", "-t", TAG, "--", "docker", "build", "-t", TAG, "."];
-
-    give(&folder, third);
-    for one in [f.program(&program), as_other_user(&f, &program)] {
-        let warned = one.args(words).run();
-        warned.assert_code(0).assert_stderr_matches("warning: ");
-        warned.assert_stderr(folder.to_str().unwrap());
-    }
-    give(&folder, OTHER_USER);
-    as_other_user(&f, &program).args(words).run().assert_code(0).assert_no_stderr("warning");
-    f.program(&program).args(words).run().assert_code(0).assert_stderr_matches("warning: ");
-    give(&folder, 0);
-    as_other_user(&f, &program).args(words).run().assert_code(0).assert_no_stderr("warning");
-}
-
-#[test]
-fn user_who_may_not_write_the_folder_can_use_the_files_in_it() {
-    if !is_root() || !has("setpriv") {
-        return;
-    }
-    let f = Fixture::new();
-    let program = open_to_everybody(&f);
-    f.buildlock(["path", TAG]).run().assert_code(0);
-    for folder in [f.lock_dir(), f.lock_dir().join("image-locks")] {
-        set_mode(&folder, 0o755);
-    }
-    let words = ["-t", TAG, "--", "docker", "build", "-t", TAG, "."];
-    as_other_user(&f, &program).args(words).run().assert_code(0);
-    assert_eq!(f.build_count(TAG), 1);
 }
