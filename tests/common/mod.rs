@@ -349,8 +349,10 @@ impl Fixture {
         files.extend(self.lock_files());
         files.sort();
         for path in files {
-            // Not the gate: reading it would take what builds wait for.
-            if fs::symlink_metadata(&path).is_ok_and(|m| m.is_file() && m.len() > 0) {
+            // Not the gate: reading it would take what builds wait for. Nor a program.
+            if fs::symlink_metadata(&path)
+                .is_ok_and(|m| m.is_file() && (1..64 * 1024).contains(&m.len()))
+            {
                 let bytes = fs::read(&path).unwrap_or_default();
                 let _ = writeln!(text, "--- {path:?}\n{}", String::from_utf8_lossy(&bytes));
             }
