@@ -11,8 +11,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use common::{Fixture, Invocation, is_root};
-use mounts::{Namespace, skip};
-use outside::{OTHER_USER, as_other_user, has, open_to_everybody, wait_for_waiters};
+use mounts::{Namespace, needs};
+use outside::{OTHER_USER, as_other_user, open_to_everybody, wait_for_waiters};
 
 const TAG: &str = "env:abc";
 
@@ -107,7 +107,7 @@ const WITH_UMASK: [&str; 2] = ["-c", "umask \"$0\" && exec \"$@\""];
 
 #[test]
 fn two_users_exclude_each_other_whoever_comes_first() {
-    if !is_root() || !has("setpriv") {
+    if !is_root() || !needs("setpriv") {
         return;
     }
     let (f, program) = fixture();
@@ -134,11 +134,8 @@ fn environment(f: &Fixture) -> Vec<String> {
 
 #[test]
 fn user_with_sudo_and_without_excludes_himself() {
-    if !is_root() || !has("setpriv") {
+    if !is_root() || !needs("setpriv") || !needs("sudo") {
         return;
-    }
-    if !has("sudo") {
-        return skip("needs sudo");
     }
     let (f, program) = fixture();
     // Seen only in there.
@@ -172,11 +169,8 @@ fn user_with_sudo_and_without_excludes_himself() {
 
 #[test]
 fn build_behind_sudo_excludes_the_one_of_a_user_without() {
-    if !is_root() || !has("setpriv") {
+    if !is_root() || !needs("setpriv") || !needs("sudo") {
         return;
-    }
-    if !has("sudo") {
-        return skip("needs sudo");
     }
     let (f, program) = fixture();
     let lock = f.lock_file(TAG);
@@ -205,7 +199,7 @@ fn build_behind_sudo_excludes_the_one_of_a_user_without() {
 
 #[test]
 fn folder_of_a_third_user_gets_a_warning() {
-    if !is_root() || !has("setpriv") {
+    if !is_root() || !needs("setpriv") {
         return;
     }
     let f = Fixture::new();
@@ -231,7 +225,7 @@ fn folder_of_a_third_user_gets_a_warning() {
 
 #[test]
 fn user_who_may_not_write_the_folder_can_use_the_files_in_it() {
-    if !is_root() || !has("setpriv") {
+    if !is_root() || !needs("setpriv") {
         return;
     }
     let f = Fixture::new();

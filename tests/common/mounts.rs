@@ -9,12 +9,16 @@ use std::process::{Command, Stdio};
 use rustix::fs::OFlags;
 
 use crate::common::{Fixture, Invocation, Running, is_root};
-use crate::outside::{buildlock_path, python};
+use crate::outside::{buildlock_path, has, python};
 
-/// Says that a test is skipped; where everything has to run (`.ci/run`), it fails instead.
-pub fn skip(why: &str) {
-    println!("skipped: {why}");
-    assert!(std::env::var_os("BUILDLOCK_REQUIRE_ENGINE").is_none(), "not to be skipped: {why}");
+/// Is this program in PATH? If not, says so; where everything has to run (`.ci/run`, which installs
+/// it), fails instead.
+#[track_caller]
+pub fn needs(program: &str) -> bool {
+    let found = has(program);
+    let must = std::env::var_os("BUILDLOCK_REQUIRE_ENGINE").is_some();
+    assert!(found || !must, "{program} is missing, and nothing is to be skipped");
+    found
 }
 
 /// A mount namespace of its own: what is mounted there is gone with the last of its processes.
