@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::{Finished, Fixture, Running, is_root};
-use mounts::Namespace;
+use mounts::{Namespace, with_faults};
 use notes::{assert_locks_exclude, calling, wait_for_calls};
 use outside::{
     ForeignLock, OTHER_USER, buildlock_path, has, open_to_everybody, python, wait_for_waiters,
@@ -188,6 +188,20 @@ fn lock_file_that_is_swapped_under_a_build_is_said_and_left_alone() {
             build.assert_stderr_matches("warning: .*while it was held");
             victim.assert_unharmed();
         }
+    }
+}
+
+/// By its name, it may be something else a moment after it was made: whoever owns the folder above
+/// puts a link in its place.
+#[test]
+fn folders_above_the_lock_folder_are_not_changed_by_their_names() {
+    let f = Fixture::new();
+    let faults = ["chmod:EIO", "fchmodat:EIO"];
+    let Some(buildlock) = with_faults(&f, &faults) else { return };
+    let path = buildlock.args(["path", TAG, "--lock-dir"]).arg(f.path("a/b/locks")).run();
+    path.assert_code(0);
+    for folder in ["a", "a/b"] {
+        assert_eq!(fs::metadata(f.path(folder)).unwrap().mode() & 0o7777, 0o755);
     }
 }
 

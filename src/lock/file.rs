@@ -5,10 +5,10 @@
 
 use std::cell::Cell;
 use std::ffi::OsStr;
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -542,7 +542,12 @@ fn create_file(folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     // No temporary name: who is killed here leaves nothing behind.
     let create = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
     match whatever_the_umask(|| rustix::fs::openat(folder, name, create, mode)) {
-        Ok(file) => unless_without_modes(rustix::fs::fchmod(file, mode)),
+        // A default ACL takes bits away, whatever the umask. A file system that keeps no modes
+        // (vfat, SMB) gives all its files the same.
+        Ok(file) => match rustix::fs::fchmod(file, mode) {
+            Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
+            changed => changed,
+        },
         Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error),
     }
@@ -558,15 +563,6 @@ fn whatever_the_umask<T>(create: impl FnOnce() -> T) -> T {
     let created = create();
     rustix::process::umask(mask);
     created
-}
-
-/// A folder's default ACL takes bits away from what is made there, whatever the umask, so the mode
-/// is set once more. A file system that keeps no modes (vfat, SMB) gives all its files one.
-fn unless_without_modes(changed: Result<(), Errno>) -> Result<(), Errno> {
-    match changed {
-        Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
-        changed => changed,
-    }
 }
 
 /// An absolute path, without a slash at the end, which would follow a symbolic link.
@@ -628,25 +624,23 @@ fn create_folders_above(path: &Path) -> std::io::Result<()> {
         return Ok(());
     }
     path.parent().map_or(Ok(()), create_folders_above)?;
-    match std::fs::create_dir(path) {
-        Ok(()) => std::fs::set_permissions(path, Permissions::from_mode(0o755)),
+    // Not by its name afterwards: there, whoever owns the folder above may have put a link.
+    match whatever_the_umask(|| std::fs::DirBuilder::new().mode(0o755).create(path)) {
+        Ok(()) => Ok(()),
         // Somebody else was faster, and has his reasons for its mode.
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
 }
 
+/// A default ACL above may take bits from its mode. They are not put back: by then, somebody else may
+/// have put another folder in its place.
 fn create_folder(parent: BorrowedFd<'_>, name: &Path) -> Result<(), Errno> {
     let mode = Mode::from_raw_mode(FOLDER_MODE);
     match whatever_the_umask(|| rustix::fs::mkdirat(parent, name, mode)) {
-        Ok(()) => unless_without_modes(chmod_folder(parent, name, mode)),
-        Err(Errno::EXIST) => Ok(()),
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-fn chmod_folder(parent: BorrowedFd<'_>, name: &Path, mode: Mode) -> Result<(), Errno> {
-    open_directory(parent, name).and_then(|folder| rustix::fs::fchmod(folder, mode))
 }
 
 fn folder_error(path: &Path, error: Errno) -> anyhow::Error {
