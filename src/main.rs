@@ -3,6 +3,7 @@
 //! Parse, start logging, call, turn the result into an exit status; nothing else.
 
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -58,7 +59,9 @@ fn call(cli: Cli) -> Result<Exit> {
             let subject = tag.as_ref().map(Subject::from).or(lock.map(Subject::Named));
             if let Some(subject) = subject {
                 let file = FileStore::open(&common.lock_dir)?.touch(&Key::new(subject))?;
-                writeln!(out, "{}", file.display())?;
+                // Byte for byte: it is for scripts to open, and need not be text.
+                out.write_all(file.as_os_str().as_bytes())?;
+                writeln!(out)?;
             }
         }
         Sub::Prune => {

@@ -49,11 +49,17 @@ pub struct HeldLock {
     /// The name, if it is a named lock and the holder says so.
     pub name: Option<String>,
     /// The lock file.
+    #[serde(serialize_with = "as_text")]
     pub lock: PathBuf,
     /// Who holds it; what is unknown is null.
     pub holder: Holder,
     /// How many wait for it.
     pub waiters: usize,
+}
+
+/// JSON knows only text: what is none in a path is shown as U+FFFD.
+fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 impl FileStore {
