@@ -37,15 +37,25 @@ pub(super) fn children() -> Vec<u32> {
 /// All living descendants of this process but `keeper` itself and those by way of `spared`.
 pub(super) fn descendants(keeper: u32, spared: &[u32]) -> Vec<u32> {
     let mut found = Vec::new();
-    let mut ask = children();
+    let mut seen = vec![keeper];
+    seen.extend(spared);
+    let mut ask = [children(), children_of(keeper)].concat();
     while let Some(pid) = ask.pop() {
-        if spared.contains(&pid) || found.contains(&pid) || is_zombie(pid) {
+        if seen.contains(&pid) {
+            continue;
+        }
+        seen.push(pid);
+        if is_zombie(pid) {
             continue;
         }
         ask.extend(children_of(pid));
-        if pid != keeper {
-            found.push(pid);
-        }
+        found.push(pid);
+    }
+    if found.is_empty() {
+        // Who has forked and ended since we saw it hides its child, which is the keeper's now; or
+        // ours, if that has ended. Nothing is left only if there is nobody new.
+        found = [children_of(keeper), children()].concat();
+        found.retain(|pid| !seen.contains(pid));
     }
     found
 }
