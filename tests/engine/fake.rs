@@ -1,5 +1,6 @@
 //! An engine that answers what a test wants: a socket served by threads of the test.
-#![allow(unreachable_pub)]
+// Each test file uses a part of it.
+#![allow(dead_code, unreachable_pub)]
 
 use std::fs::{self, Permissions};
 use std::io::{Read as _, Write as _};
