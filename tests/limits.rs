@@ -717,6 +717,40 @@ fn with_little_memory_it_builds_or_ends_without_a_lock() {
     }
 }
 
+#[test]
+fn files_that_may_not_grow_are_in_nobodys_way() {
+    // The record of the holder and what a failed build leaves cannot be written.
+    let site = Site::new();
+    let script = "ulimit -f 0; exec \"$0\" \"$@\"";
+    let reader = "cat >>\"$STANDIN/stderr\"";
+    let piped = format!("{{ ( {script} ) 2>&1; echo $? >&3; }} 3>\"$STANDIN/status\" | {reader}");
+    let build = ": >\"$STANDIN/images/env:abc\"; mkdir \"$STANDIN/built.once\"";
+    let call = |options: &[&str], command: &str| {
+        let shell = site.f.program("sh").args(["-c", &piped]).arg(buildlock_path()).args(options);
+        let shell = shell.args(["-t", TAG, "--", "sh", "-c", command]);
+        shell.env("DOCKER_HOST", site.engine.endpoint()).run().assert_code(0);
+        site.f.wait_for_file("status").trim().to_owned()
+    };
+    assert_eq!(call(&[], build), "0", "{}", site.f.scene());
+    assert!(site.f.path("built.once").is_dir());
+    assert_eq!(call(&["-f"], "exit 3"), "3", "{}", site.f.scene());
+    assert!(is_free(&site.lock()));
+    let lock = ForeignLock::exclusive(&site.f, &site.lock());
+    assert_eq!(call(&["-f", "-w", "50ms"], "exit 3"), "124", "{}", site.f.scene());
+    drop(lock);
+    // COMMAND dies of it as it would without buildlock.
+    assert_eq!(call(&["-f"], "echo long >\"$STANDIN/long\"; exit 3"), call_alone(&site, script));
+    assert!(is_free(&site.lock()));
+}
+
+/// What a shell ends with that writes a file which may not grow.
+fn call_alone(site: &Site, limit: &str) -> String {
+    let command = "echo long >\"$STANDIN/long\"; exit 3";
+    let ended = site.f.program("sh").args(["-c", limit, "sh", "-c", command]).run();
+    let status = ended.status;
+    status.code().unwrap_or_else(|| 128 + status.signal().unwrap()).to_string()
+}
+
 // Missing.
 
 #[test]

@@ -54,6 +54,7 @@ pub struct Arrived {
 pub(super) struct Inherited {
     mask: SigSet,
     ignores_pipe: bool,
+    ignores_file_size: bool,
 }
 
 impl Inherited {
@@ -61,6 +62,9 @@ impl Inherited {
     pub(super) fn restore(&self) -> io::Result<()> {
         if self.ignores_pipe {
             set_action(Signal::SIGPIPE, SigHandler::SigIgn)?;
+        }
+        if !self.ignores_file_size {
+            set_action(Signal::SIGXFSZ, SigHandler::SigDfl)?;
         }
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.mask), None)?;
         Ok(())
@@ -72,6 +76,10 @@ pub fn prepare() {
     // An «ignore» of SIGCHLD would make wait() lose the status of children. It can only fail for a
     // signal that does not exist, as below.
     _ = set_action(Signal::SIGCHLD, SigHandler::SigDfl);
+    // Where files may not grow (RLIMIT_FSIZE), a record or a line of log that cannot be written is no
+    // reason to die.
+    IGNORED_FILE_SIZE_AT_START.store(is_ignored(Signal::SIGXFSZ), Ordering::Relaxed);
+    _ = set_action(Signal::SIGXFSZ, SigHandler::SigIgn);
     for signal in PASSED_ON.into_iter().filter(|&signal| is_terminating(signal)) {
         if !is_ignored(signal) {
             _ = set_action(signal, SigHandler::Handler(end_at_once));
@@ -126,7 +134,9 @@ impl Signals {
         let descriptor =
             SignalFd::with_flags(&ours, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
         let ignores_pipe = IGNORED_PIPE_AT_START.load(Ordering::Relaxed);
-        Ok(Signals { descriptor, inherited: Inherited { mask, ignores_pipe } })
+        let ignores_file_size = IGNORED_FILE_SIZE_AT_START.load(Ordering::Relaxed);
+        let inherited = Inherited { mask, ignores_pipe, ignores_file_size };
+        Ok(Signals { descriptor, inherited })
     }
 
     pub(super) fn inherited(&self) -> Inherited {
@@ -239,6 +249,7 @@ fn is_ignored(signal: Signal) -> bool {
     action.sa_sigaction == libc::SIG_IGN
 }
 
+static IGNORED_FILE_SIZE_AT_START: AtomicBool = AtomicBool::new(false);
 static IGNORED_PIPE_AT_START: AtomicBool = AtomicBool::new(false);
 
 /// Notes what SIGPIPE did when we were started. Rust ignores it before `main`, and std sets it to
