@@ -16,7 +16,7 @@ use common::{Fixture, Invocation, Running, is_alive, is_root, send_signal};
 use outside::{
     ForeignLock, Gate, Recorder, Terminal, as_other_user, build_that_sees_overlap, buildlock_path,
     has, holders, install_polite, install_stubborn, is_free, is_in, number, open_to_everybody,
-    python, signal_mask, wait_for_pid, wait_for_waiters, waiters,
+    python, signal_mask, state, wait_for_pid, wait_for_waiters, waiters,
 };
 
 const TAG: &str = "env:abc";
@@ -430,12 +430,6 @@ fn stopped_waiter_goes_on_when_it_is_continued() {
     drop(held);
     waiter.wait().assert_code(0);
     assert_eq!(f.build_count(TAG), 1);
-}
-
-/// R, S, T, Z: as ps shows it.
-fn state(pid: u32) -> char {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('-')
 }
 
 #[test]

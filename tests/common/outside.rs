@@ -249,6 +249,12 @@ pub fn cpu_seconds(pid: u32) -> f64 {
     f64::from(ticks) / 100.0
 }
 
+/// R, S, T, Z: as ps shows it; - for none.
+pub fn state(pid: u32) -> char {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('-')
+}
+
 /// The hexadecimal mask on a line (`SigIgn`, `SigBlk`) of a `/proc/PID/status`.
 pub fn signal_mask(status: &str, line: &str) -> u64 {
     let start = format!("{line}:");
@@ -365,7 +371,7 @@ sources, pending, done = [master, orders], b"", 0
 while not done:
     done, status = os.waitpid(child, os.WNOHANG)
     ready = select.select(sources, [], [], 0 if done else 0.02)[0]
-    if master in ready:
+    if master in ready and master in sources:
         try:
             os.write(screen, os.read(master, 65536))
         except OSError:
@@ -380,6 +386,9 @@ while not done:
             elif order == "resize":
                 size = struct.pack("HHHH", *map(int, what.split()), 0, 0)
                 fcntl.ioctl(master, termios.TIOCSWINSZ, size)
+            elif order == "hangup":
+                sources = [orders]
+                os.close(master)
 if os.WIFSIGNALED(status):
     print("signal", os.WTERMSIG(status))
 else:
@@ -405,6 +414,11 @@ impl<'f> Terminal<'f> {
     /// Gives its window another size.
     pub fn resize(&self, rows: u16, columns: u16) {
         self.orders.say(&format!("resize {rows} {columns}"));
+    }
+
+    /// Takes it away, as a closed window or a lost connection does.
+    pub fn hang_up(&self) {
+        self.orders.say("hangup");
     }
 
     /// Everything that was written to it.

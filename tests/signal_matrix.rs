@@ -1,0 +1,508 @@
+//! Every signal in every phase, in every way in which it can come.
+//!
+//! [`TABLE`] says what is to happen, and [`Way`] what the way it comes adds to that. One test tries
+//! all cells out and names those that fail; a part of them with, say,
+//! `SIGNAL_CELLS=Building,Typed cargo test --test signal_matrix`.
+
+mod common;
+#[path = "engine/fake.rs"]
+mod fake;
+#[path = "common/outside.rs"]
+mod outside;
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Sender};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use Phase::{Building, Looking, LookingAgain, LookingByClient, Verifying, Waiting};
+use Then::{Ends, Nothing, Reaches, Stops};
+use Way::{Alone, Group, Ignored, Twice, Typed};
+use common::{Fixture, Running, send_signal};
+use fake::{FakeEngine, found, missing, send};
+use outside::{
+    ForeignLock, Gate, Recorder, Terminal, buildlock_path, has, holders, is_free, number, python,
+    state, wait_for_pid, waiters,
+};
+
+const TAG: &str = "env:abc";
+
+/// Where buildlock is when the signal comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The first look, over the engine's socket.
+    Looking,
+    /// The first look, through the engine's client.
+    LookingByClient,
+    /// For the lock.
+    Waiting,
+    /// With the lock.
+    LookingAgain,
+    Building,
+    /// After COMMAND has ended with 0.
+    Verifying,
+}
+
+/// What a signal does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// buildlock ends by it, at once.
+    Ends,
+    /// COMMAND gets it, and its end decides.
+    Reaches,
+    Nothing,
+    /// buildlock stops, keeps the lock if it has it, and goes on when it is continued.
+    Stops,
+}
+
+/// How it comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// To buildlock alone, as from `kill` or a supervisor: COMMAND gets it from buildlock, and
+    /// nobody else is stopped.
+    Alone,
+    /// The same, and once more as soon as it has done what it does.
+    Twice,
+    /// To the whole group, as from `timeout`: COMMAND gets it directly and from buildlock (and may
+    /// see it once, for two that wait are one), and is stopped and continued with buildlock.
+    Group,
+    /// From the terminal: Ctrl-C, Ctrl-\, a resize, a hang-up; Ctrl-Z and `fg`. COMMAND gets it
+    /// once, and is stopped and continued with buildlock.
+    Typed,
+    /// To a buildlock that was started with it ignored, as by `nohup`: nothing, whatever the table
+    /// says.
+    Ignored,
+}
+
+const PHASES: [Phase; 6] = [Looking, LookingByClient, Waiting, LookingAgain, Building, Verifying];
+const WAYS: [Way; 5] = [Alone, Twice, Group, Typed, Ignored];
+
+#[rustfmt::skip]
+const TABLE: [(&str, [Then; PHASES.len()]); 11] = [
+    //         looking  by client  waiting  again    building verifying
+    ("INT",   [Ends,    Ends,      Ends,    Ends,    Reaches, Ends]),
+    ("TERM",  [Ends,    Ends,      Ends,    Ends,    Reaches, Ends]),
+    ("HUP",   [Ends,    Ends,      Ends,    Ends,    Reaches, Ends]),
+    ("QUIT",  [Ends,    Ends,      Ends,    Ends,    Reaches, Ends]),
+    ("USR1",  [Ends,    Ends,      Ends,    Ends,    Reaches, Nothing]),
+    ("USR2",  [Ends,    Ends,      Ends,    Ends,    Reaches, Nothing]),
+    ("WINCH", [Nothing, Nothing,   Nothing, Nothing, Reaches, Nothing]),
+    ("TSTP",  [Stops,   Stops,     Stops,   Stops,   Stops,   Stops]),
+    ("TTIN",  [Stops,   Stops,     Stops,   Stops,   Stops,   Stops]),
+    ("TTOU",  [Stops,   Stops,     Stops,   Stops,   Stops,   Stops]),
+    ("CONT",  [Nothing, Nothing,   Nothing, Nothing, Nothing, Nothing]),
+];
+
+/// What a terminal sends.
+const TYPED: [&str; 5] = ["INT", "QUIT", "WINCH", "HUP", "TSTP"];
+
+#[derive(Clone, Copy, Debug)]
+struct Cell {
+    signal: &'static str,
+    phase: Phase,
+    way: Way,
+    then: Then,
+}
+
+fn cells() -> Vec<Cell> {
+    let job_control = has("bash");
+    let mut cells = Vec::new();
+    for (signal, row) in TABLE {
+        for way in WAYS {
+            let can_be_typed = TYPED.contains(&signal) && (signal != "TSTP" || job_control);
+            if way == Typed && !can_be_typed {
+                continue;
+            }
+            for (phase, then) in PHASES.into_iter().zip(row) {
+                let then = if way == Ignored { Nothing } else { then };
+                cells.push(Cell { signal, phase, way, then });
+            }
+        }
+    }
+    let wanted = std::env::var("SIGNAL_CELLS").unwrap_or_default();
+    cells.retain(|cell| wanted.split(',').all(|word| format!("{cell:?}").contains(word)));
+    cells
+}
+
+#[test]
+fn every_signal_does_in_every_phase_what_the_table_says() {
+    if python().is_none() {
+        return;
+    }
+    let cells = cells();
+    let todo = Mutex::new(cells.iter());
+    let failed = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        // More than processors, for they wait more than they work.
+        for _ in 0..6 {
+            scope.spawn(|| {
+                loop {
+                    let Some(cell) = todo.lock().unwrap().next() else { return };
+                    if let Err(why) = catch_unwind(AssertUnwindSafe(|| cell.try_out())) {
+                        let why = why.downcast::<String>().unwrap_or_default();
+                        failed.lock().unwrap().push(format!("{cell:?}\n{why}\n"));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    let names = failed.iter().filter_map(|text| text.lines().next()).collect::<Vec<_>>().join("\n");
+    let (count, all) = (failed.len(), cells.len());
+    assert!(failed.is_empty(), "{}\n{count} of {all} cells failed:\n{names}", failed.concat());
+}
+
+impl Cell {
+    fn try_out(self) {
+        let Self { phase, then, way, .. } = self;
+        let f = Fixture::new();
+        let lock = f.lock_file(TAG);
+        let recorder = (phase == Building).then(|| Recorder::new(&f).unwrap());
+        let foreign = (phase == Waiting).then(|| ForeignLock::exclusive(&f, &lock));
+        let mut look = Look::hold(&f, phase);
+        let command = recorder.as_ref().map_or_else(command_that_builds, Recorder::words);
+        let call = Call::start(&f, self, look.environment(), &command);
+        let pid = wait_for_pid(&f, "buildlock.pid");
+        match &recorder {
+            Some(recorder) => _ = recorder.wait_until_ready(),
+            None if phase == Waiting => f.wait_for("the waiter", || waiters(&lock) == [pid]),
+            None => look.wait_until_held(&f),
+        }
+
+        let scene = Scene { f: &f, cell: self, call: &call, pid, recorder: recorder.as_ref() };
+        match then {
+            Ends => scene.send(),
+            Reaches => scene.reaches_command(),
+            Nothing => scene.does_nothing(),
+            Stops => scene.stops_and_goes_on(),
+        }
+        let expected = match (then, way) {
+            (Ends, _) => format!("signal {}", number(self.signal)),
+            // What COMMAND makes of it is its business: it fails, or ends with 0 for nothing, or
+            // succeeds all the same.
+            (Reaches, Alone) => scene.let_command_end(5, false),
+            (Reaches, Twice) => scene.let_command_end(0, false),
+            _ => scene.let_command_end(0, true),
+        };
+        // What it waits for comes only if the signal was not to end it.
+        let held = (then == Ends).then_some(foreign);
+        if then != Ends {
+            look.let_go();
+        }
+        let ended = call.end();
+        assert_eq!(ended, expected, "{}", f.scene());
+        drop(held);
+
+        assert!(ended != "code 0" || f.has_image(TAG), "{ended}, but no image");
+        let runs = usize::from(then != Ends || phase == Verifying);
+        assert_eq!(f.lines("runs").len(), if phase == Building { 0 } else { runs }, "runs");
+        assert!(!lock.exists() || is_free(&lock), "the lock is held\n{}", f.scene());
+        // The client that was asked ends once it has its answer.
+        look.let_go();
+        if (phase, then) == (LookingByClient, Ends) {
+            f.wait_for("the client to end", || f.processes().is_empty());
+        }
+        assert_eq!(f.processes(), [], "{}", f.scene());
+        let left: Vec<_> = fs::read_dir(f.work_dir()).unwrap().flatten().collect();
+        // The client may have left one: it got the signal, too.
+        let by_client = phase == LookingByClient && matches!(way, Group | Typed);
+        assert!(left.is_empty() || by_client, "a core file? {left:?}");
+    }
+}
+
+/// A cell in its phase.
+struct Scene<'a> {
+    f: &'a Fixture,
+    cell: Cell,
+    call: &'a Call<'a>,
+    /// buildlock's.
+    pid: u32,
+    recorder: Option<&'a Recorder<'a>>,
+}
+
+impl Scene<'_> {
+    fn send(&self) {
+        self.send_once();
+        if self.cell.way == Twice {
+            self.send_once();
+        }
+    }
+
+    fn send_once(&self) {
+        let signal = self.cell.signal;
+        match (self.cell.way, self.call) {
+            (Alone | Twice | Ignored, _) => send_signal(self.pid, signal),
+            (Group, _) => send_to_group(self.pid, signal),
+            (Typed, Call::OnTerminal { terminal, .. }) => match signal {
+                "INT" => terminal.press("\x03"),
+                "QUIT" => terminal.press("\x1c"),
+                "TSTP" => terminal.press("\x1a"),
+                "WINCH" => terminal.resize(50, 132),
+                "HUP" => terminal.hang_up(),
+                _ => unreachable!("no terminal sends {signal}"),
+            },
+            (Typed, _) => unreachable!("there is no terminal"),
+        }
+    }
+
+    fn reaches_command(&self) {
+        let signal = self.cell.signal;
+        let recorder = self.recorder.unwrap();
+        self.send_once();
+        recorder.wait_for(signal);
+        if self.cell.way == Twice {
+            self.send_once();
+            self.f.wait_for("the second at COMMAND", || recorder.count(signal) == 2);
+        }
+        self.assert_arrived(match self.cell.way {
+            Alone | Typed => &[1],
+            Twice => &[2],
+            Group => &[1, 2],
+            Ignored => &[0],
+        });
+    }
+
+    /// What was sent before it has arrived when this has, too.
+    fn assert_arrived(&self, counts: &[usize]) {
+        let signal = self.cell.signal;
+        let Some(recorder) = self.recorder else { return };
+        let later = if signal == "USR1" { "USR2" } else { "USR1" };
+        for n in 1..=2 {
+            send_signal(self.pid, later);
+            self.f.wait_for("a later one at COMMAND", || recorder.count(later) == n);
+        }
+        let count = recorder.count(signal);
+        assert!(counts.contains(&count), "COMMAND got {count} {signal}\n{}", self.f.scene());
+    }
+
+    fn does_nothing(&self) {
+        self.send();
+        self.assert_arrived(&[0]);
+        match self.cell.phase {
+            Waiting => assert_eq!(waiters(&self.f.lock_file(TAG)), [self.pid]),
+            Looking | LookingByClient => {}
+            LookingAgain | Building | Verifying => self.assert_locked(),
+        }
+    }
+
+    fn stops_and_goes_on(&self) {
+        let rounds = if self.cell.way == Twice { 2 } else { 1 };
+        let command = self.recorder.map(Recorder::wait_until_ready);
+        for _ in 0..rounds {
+            self.send_once();
+            self.f.wait_for("buildlock to stop", || state(self.pid) == 'T');
+            match (command, self.cell.way) {
+                (None, _) => {}
+                (Some(command), Group | Typed) => {
+                    self.f.wait_for("COMMAND to stop", || state(command) == 'T');
+                }
+                (Some(command), _) => assert_ne!(state(command), 'T', "COMMAND was stopped"),
+            }
+            if matches!(self.cell.phase, LookingAgain | Building | Verifying) {
+                self.assert_locked();
+            }
+            match (self.cell.way, self.call) {
+                (Typed, Call::OnTerminal { foreground, .. }) => {
+                    // The shell has seen it stop.
+                    self.f.wait_for_file("stopped");
+                    foreground.open();
+                }
+                (Group, _) => send_to_group(self.pid, "CONT"),
+                _ => send_signal(self.pid, "CONT"),
+            }
+            for pid in [Some(self.pid), command].into_iter().flatten() {
+                self.f.wait_for("all to go on", || state(pid) != 'T');
+            }
+        }
+        self.assert_arrived(&[0]);
+    }
+
+    #[track_caller]
+    fn assert_locked(&self) {
+        assert_eq!(holders(&self.f.lock_file(TAG)), [self.pid], "{}", self.f.scene());
+    }
+
+    /// Lets COMMAND end, if it is for us to say; returns what buildlock must end with.
+    fn let_command_end(&self, status: u8, builds: bool) -> String {
+        if let Some(recorder) = self.recorder {
+            if builds {
+                self.f.make_image(TAG);
+            }
+            recorder.end(status);
+        }
+        match (status, builds) {
+            (0, false) => "code 125".to_owned(),
+            _ => format!("code {status}"),
+        }
+    }
+}
+
+fn send_to_group(leader: u32, signal: &str) {
+    let signal: Signal = format!("SIG{signal}").parse().unwrap();
+    killpg(Pid::from_raw(leader.try_into().unwrap()), signal).unwrap();
+}
+
+/// Makes the image, and notes that it ran.
+fn command_that_builds() -> Vec<OsString> {
+    let script = "echo run >>\"$STANDIN/runs\"; echo linux/amd64 >\"$STANDIN/images/env:abc\"";
+    ["sh", "-c", script].map(OsString::from).to_vec()
+}
+
+/// The engine, which leaves one look-up of a phase without an answer until it is let go.
+enum Look {
+    OverSocket { engine: FakeEngine, held: Option<usize>, answer: Option<Sender<()>> },
+    ByClient(Gate),
+}
+
+impl Look {
+    fn hold(f: &Fixture, phase: Phase) -> Self {
+        if phase == LookingByClient {
+            return Look::ByClient(Gate::new(f, "look.gate"));
+        }
+        // Any binary: behind a script, the look-up would be the script's.
+        fs::remove_file(f.path("bin/docker")).unwrap();
+        symlink(buildlock_path(), f.path("bin/docker")).unwrap();
+        let held = match phase {
+            Looking => Some(0),
+            LookingAgain => Some(1),
+            Verifying => Some(2),
+            LookingByClient | Waiting | Building => None,
+        };
+        let (answer, wait) = mpsc::channel::<()>();
+        let wait = Mutex::new(wait);
+        let image = f.path("images").join(TAG);
+        let engine = FakeEngine::start(&f.path("docker.sock"), move |number, _, stream| {
+            if held == Some(number) {
+                // Until the other side is dropped.
+                let _ = wait.lock().unwrap().recv();
+            }
+            send(stream, if image.exists() { found() } else { missing(TAG) });
+        });
+        Look::OverSocket { engine, held, answer: Some(answer) }
+    }
+
+    fn environment(&self) -> OsString {
+        match self {
+            Look::OverSocket { engine, .. } => format!("DOCKER_HOST={}", engine.endpoint()).into(),
+            Look::ByClient(_) => "DOCKER_HOST=".into(),
+        }
+    }
+
+    fn wait_until_held(&self, f: &Fixture) {
+        f.wait_for("the look-up", || match self {
+            Look::OverSocket { engine, held, .. } => engine.heads().len() == held.unwrap() + 1,
+            Look::ByClient(_) => f.path("held.log").exists(),
+        });
+    }
+
+    fn let_go(&mut self) {
+        match self {
+            Look::OverSocket { answer, .. } => drop(answer.take()),
+            // And the looks to come.
+            Look::ByClient(gate) => gate.say("\n\n\n\n"),
+        }
+    }
+}
+
+/// A buildlock that was started as the cell needs it.
+enum Call<'f> {
+    Plain(Running<'f>),
+    OnTerminal { terminal: Terminal<'f>, foreground: Gate },
+}
+
+impl<'f> Call<'f> {
+    fn start(f: &'f Fixture, cell: Cell, environment: OsString, command: &[OsString]) -> Self {
+        let ignore = match cell.way {
+            Ignored => format!("trap '' {}; ", cell.signal),
+            _ => String::new(),
+        };
+        // Where the limit is lower already and may not be raised, there are no core files.
+        let script = format!(
+            "{ignore}ulimit -c unlimited 2>/dev/null; echo $$ >\"$STANDIN/buildlock.pid\"; \
+             exec env \"$@\""
+        );
+        let mut words: Vec<OsString> = ["sh", "-c", &script, "sh"].map(OsString::from).to_vec();
+        words.extend([environment, buildlock_path().into(), "-t".into(), TAG.into(), "--".into()]);
+        words.extend_from_slice(command);
+        if cell.way != Typed {
+            let mut call = f.program(&words[0]).args(&words[1..]);
+            // In a group of its own, which is no orphan: the kernel spares those from being stopped.
+            call.command().process_group(0);
+            return Call::Plain(call.start());
+        }
+        let foreground = Gate::new(f, "foreground");
+        if cell.signal == "TSTP" {
+            // With job control, as at a prompt.
+            let jobs = "set -m; \"$@\"; echo $? >\"$STANDIN/stopped\"; \
+                read _ <\"$STANDIN/foreground\"; fg; exit $?";
+            let shell = ["bash", "-c", jobs, "bash"].map(OsString::from);
+            words.splice(0..0, shell);
+        }
+        Call::OnTerminal { terminal: Terminal::start(f, &words).unwrap(), foreground }
+    }
+
+    /// `signal 2`, `code 0`.
+    fn end(self) -> String {
+        match self {
+            Call::OnTerminal { terminal, .. } => terminal.end(),
+            Call::Plain(running) => {
+                let status = running.wait().status;
+                assert!(!status.core_dumped(), "dumped core");
+                match status.signal() {
+                    Some(signal) => format!("signal {signal}"),
+                    None => format!("code {}", status.code().unwrap()),
+                }
+            }
+        }
+    }
+}
+
+/// buildlock waits on a terminal, `act` happens, and it ends so. Returns what the terminal showed
+/// from the last frame of the live line on, without that.
+fn after_the_live_line(act: impl FnOnce(&Terminal, ForeignLock<'_>), end: &str) -> Option<String> {
+    const FRAME: &str = "waiting for";
+    let f = Fixture::new();
+    let lock = f.lock_file(TAG);
+    let held = ForeignLock::exclusive(&f, &lock);
+    let script = "printf 'hello\\n'; docker build -t env:abc .";
+    let mut words: Vec<OsString> = vec!["env".into(), "NO_COLOR=1".into(), buildlock_path().into()];
+    words.extend(["-t", TAG, "--", "sh", "-c", script].map(OsString::from));
+    let terminal = Terminal::start(&f, &words)?;
+    f.wait_for("two frames", || terminal.screen().matches(FRAME).count() >= 2);
+    act(&terminal, held);
+    let ended = terminal.end();
+    assert_eq!(ended, end, "{}", f.scene());
+    let screen = String::from_utf8_lossy(&fs::read(f.path("screen")).unwrap()).into_owned();
+    screen.rsplit_once(FRAME).map(|(_, rest)| rest.to_owned())
+}
+
+/// Where the line that the cursor is on is erased.
+fn erasure(screen: &str) -> Option<usize> {
+    let sequence = regex::Regex::new("(\r\x1b\\[[02]?K|\x1b\\[2K\r?|\r\x1b\\[0?J)").unwrap();
+    sequence.find_iter(screen).last().map(|found| found.end())
+}
+
+#[test]
+fn live_line_is_gone_after_ctrl_c() {
+    let end = format!("signal {}", number("INT"));
+    let Some(rest) = after_the_live_line(|terminal, _| terminal.press("\x03"), &end) else {
+        return;
+    };
+    let Some(at) = erasure(&rest) else { panic!("it was left there: {rest:?}") };
+    // The terminal itself may show what was typed.
+    assert!(rest[at..].chars().all(|c| "^C\r\n".contains(c)), "{rest:?}");
+}
+
+#[test]
+fn live_line_is_gone_when_command_begins() {
+    let Some(rest) = after_the_live_line(|_, held| drop(held), "code 0") else { return };
+    let (waited, built) = rest.split_once("buildlock: env:abc: locked").expect(&rest);
+    assert!(waited.ends_with("\r\x1b[2K"), "it was left there: {rest:?}");
+    assert!(!built.contains('\x1b'), "{rest:?}");
+}
