@@ -180,7 +180,10 @@ impl Running<'_> {
     fn pass_on(&mut self, arrived: Arrived) {
         let Arrived { signal, from_terminal } = arrived;
         self.note(signal);
-        if from_terminal && tree::is_in_our_group(self.kept.command) {
+        // But the leader of a session, as under `ssh -t` or `docker run -t`, is the only one that
+        // hears from the kernel that its terminal is gone (tty_signal_session_leader() in Linux).
+        let to_us_alone = signal == Signal::SIGHUP && tree::are_we_session_leader();
+        if from_terminal && !to_us_alone && tree::is_in_our_group(self.kept.command) {
             return;
         }
         match tree::send(self.kept.command, signal) {

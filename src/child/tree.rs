@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, getpgid, getpgrp};
+use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
 use crate::proc::{PARENT, is_zombie, stat_field};
 
@@ -27,6 +27,11 @@ pub(super) fn exists(pid: u32) -> bool {
 /// Does what a terminal sends to our process group reach this process too?
 pub(super) fn is_in_our_group(pid: u32) -> bool {
     getpgid(Some(pid_of(pid))) == Ok(getpgrp())
+}
+
+/// Did this process begin its session, so that no shell stands between it and the terminal?
+pub(super) fn are_we_session_leader() -> bool {
+    getsid(None) == Ok(getpid())
 }
 
 /// This process's children.
