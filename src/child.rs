@@ -111,7 +111,10 @@ pub fn run(job: &Job<'_>, signals: &Signals) -> Result<Ended, NotRun> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(io::Error::from)?;
     let start = Instant::now();
-    let kept = spawn(job, signals.inherited())?;
+    let kept = spawn(job, signals.inherited()).inspect_err(|_| {
+        // A keeper that was killed before it could report leaves a COMMAND that may well run.
+        end_descendants(None, &spared, job.kill_after, signals);
+    })?;
     let mut running = Running { job, kept, spared, interrupted: None, timed_out: false };
     // What came in before COMMAND was there has reached nobody else.
     while let Some(arrived) = signals.next(Some(start), None) {
@@ -212,47 +215,62 @@ impl Running<'_> {
     }
 
     fn descendants(&self) -> Vec<u32> {
-        tree::descendants(self.kept.pid(), &self.spared)
+        tree::descendants(Some(self.kept.pid()), &self.spared)
     }
 
     /// Ends what is left of a COMMAND that was ended: its descendants may still build. Returns
     /// those that cannot be ended.
     fn end_what_is_left(&mut self, signals: &Signals) -> Vec<u32> {
-        let mut told: Vec<u32> = Vec::new();
-        let mut unreachable: Vec<u32> = Vec::new();
-        let mut kill = from_now(self.job.kill_after);
-        let mut signal = Signal::SIGTERM;
-        loop {
-            let mut left = self.descendants();
-            left.retain(|pid| !unreachable.contains(pid));
-            if left.is_empty() {
-                unreachable.retain(|&pid| tree::exists(pid));
-                return unreachable;
+        let keeper = Some(self.kept.pid());
+        let (left, signal) = end_descendants(keeper, &self.spared, self.job.kill_after, signals);
+        self.interrupted = signal.or(self.interrupted);
+        left
+    }
+}
+
+/// Ends all our descendants but the keeper and those that are spared. Returns those that cannot be
+/// ended, and the last terminating signal that reached us meanwhile.
+fn end_descendants(
+    keeper: Option<u32>,
+    spared: &[u32],
+    kill_after: Option<Duration>,
+    signals: &Signals,
+) -> (Vec<u32>, Option<i32>) {
+    let mut told: Vec<u32> = Vec::new();
+    let mut unreachable: Vec<u32> = Vec::new();
+    let mut interrupted = None;
+    let mut kill = from_now(kill_after);
+    let mut signal = Signal::SIGTERM;
+    loop {
+        let mut left = tree::descendants(keeper, spared);
+        left.retain(|pid| !unreachable.contains(pid));
+        if left.is_empty() {
+            unreachable.retain(|&pid| tree::exists(pid));
+            return (unreachable, interrupted);
+        }
+        let new = left.iter().filter(|pid| !told.contains(pid)).count();
+        if new > 0 {
+            tracing::debug!("sending {signal} to what COMMAND left behind: {left:?}");
+        }
+        for &pid in left.iter().filter(|pid| signal == Signal::SIGKILL || !told.contains(pid)) {
+            match tree::send(pid, signal) {
+                Err(Errno::EPERM) => unreachable.push(pid),
+                _ => _ = tree::send(pid, Signal::SIGCONT),
             }
-            let new = left.iter().filter(|pid| !told.contains(pid)).count();
-            if new > 0 {
-                tracing::debug!("sending {signal} to what COMMAND left behind: {left:?}");
+        }
+        told.extend(left);
+        // Who ends is told to its parent, not to us; and it may have forked meanwhile.
+        match signals.next(earlier(kill, from_now(Some(LOOK_AGAIN))), None) {
+            Some(arrived) if signals::is_terminating(arrived.signal) => {
+                // Somebody loses patience.
+                interrupted = Some(arrived.signal as i32);
+                signal = Signal::SIGKILL;
             }
-            for &pid in left.iter().filter(|pid| signal == Signal::SIGKILL || !told.contains(pid)) {
-                match tree::send(pid, signal) {
-                    Err(Errno::EPERM) => unreachable.push(pid),
-                    _ => _ = tree::send(pid, Signal::SIGCONT),
-                }
+            None if has_passed(kill) => {
+                kill = None;
+                signal = Signal::SIGKILL;
             }
-            told.extend(left);
-            // Who ends is told to its parent, not to us; and it may have forked meanwhile.
-            match signals.next(earlier(kill, from_now(Some(LOOK_AGAIN))), None) {
-                Some(arrived) if signals::is_terminating(arrived.signal) => {
-                    // Somebody loses patience.
-                    self.interrupted = Some(arrived.signal as i32);
-                    signal = Signal::SIGKILL;
-                }
-                None if has_passed(kill) => {
-                    kill = None;
-                    signal = Signal::SIGKILL;
-                }
-                Some(_) | None => {}
-            }
+            Some(_) | None => {}
         }
     }
 }
@@ -306,6 +324,8 @@ fn spawn(job: &Job<'_>, inherited: Inherited) -> Result<Kept, NotRun> {
         .map_err(|error| match Errno::from_raw(error.raw_os_error().unwrap_or_default()) {
             // fork(2) failed, or the keeper's.
             Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE => NotRun::Prepare(error),
+            // No execve(2) says so: die_with() found no keeper any more.
+            Errno::ESRCH => NotRun::Prepare(keeper::killed()),
             _ => NotRun::Execute(error),
         })?;
     // The copies are closed here: COMMAND and the keeper have their own.

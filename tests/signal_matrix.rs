@@ -17,6 +17,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::mpsc::{self, Sender};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -27,8 +28,8 @@ use Way::{Alone, Group, Ignored, Twice, Typed};
 use common::{Fixture, Running, send_signal};
 use fake::{FakeEngine, found, missing, send};
 use outside::{
-    ForeignLock, Gate, Recorder, Terminal, buildlock_path, has, holders, is_free, number, python,
-    state, wait_for_pid, waiters,
+    ForeignLock, Gate, Recorder, Terminal, build_that_sees_overlap, buildlock_path, has, holders,
+    install_stubborn, is_free, number, python, state, wait_for_pid, waiters,
 };
 
 const TAG: &str = "env:abc";
@@ -505,4 +506,45 @@ fn live_line_is_gone_when_command_begins() {
     let (waited, built) = rest.split_once("buildlock: env:abc: locked").expect(&rest);
     assert!(waited.ends_with("\r\x1b[2K"), "it was left there: {rest:?}");
     assert!(!built.contains('\x1b'), "{rest:?}");
+}
+
+/// COMMAND's parent is killed as soon as it is there, or a little later.
+fn kill_the_keeper_after(pause: Duration) {
+    let f = Fixture::new();
+    let _never = install_stubborn(&f);
+    // --force, for without a look the keeper is the first child; COMMAND ignores TERM from its
+    // first moment on.
+    let words = ["--force", "-k", "200ms", "-t", TAG, "--", "stubborn"];
+    let ignoring = f.program("sh").args(["-c", "trap '' TERM; exec \"$@\"", "sh"]);
+    let mut first = ignoring.arg(buildlock_path()).args(words).start();
+    let children = format!("/proc/{0}/task/{0}/children", first.pid());
+    let keeper = loop {
+        let text = fs::read_to_string(&children).unwrap_or_default();
+        if let Some(keeper) = text.split_whitespace().next() {
+            break keeper.parse().unwrap();
+        }
+        assert!(!first.has_ended(), "{}", f.scene());
+    };
+    let start = Instant::now();
+    while start.elapsed() < pause {}
+    send_signal(keeper, "KILL");
+
+    let second = build_that_sees_overlap(&f).start();
+    let first = first.wait();
+    let ended = (first.status.code(), first.status.signal());
+    assert!([(Some(125), None), (None, Some(9))].contains(&ended), "{first}");
+    first.assert_stderr("buildlock-keep");
+    second.wait().assert_code(0);
+    assert_eq!(f.lines("overlap"), Vec::<String>::new(), "after {pause:?}\n{first}");
+    assert_eq!(f.processes(), [], "{}", f.scene());
+}
+
+#[test]
+fn keeper_that_is_killed_at_whatever_moment_lets_no_second_build_in() {
+    let pauses: Vec<_> = (0..32).map(|n| Duration::from_micros(100 * n)).collect();
+    std::thread::scope(|scope| {
+        for some in pauses.chunks(8) {
+            scope.spawn(move || some.iter().copied().for_each(kill_the_keeper_after));
+        }
+    });
 }

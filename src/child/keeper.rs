@@ -50,6 +50,11 @@ impl Line {
     }
 }
 
+/// The keeper ended before it could report COMMAND's process id.
+pub(super) fn killed() -> io::Error {
+    io::Error::other("buildlock-keep, the process behind which it runs, was killed")
+}
+
 /// A COMMAND that was started behind a keeper.
 #[derive(Debug)]
 pub(super) struct Kept {
@@ -69,7 +74,7 @@ impl Kept {
         // Nothing can be done where the keeper has been killed already; its end tells.
         _ = orders.write_all(&[STARTED]);
         let mut pid = [0; size_of::<libc::pid_t>()];
-        reports.read_exact(&mut pid)?;
+        reports.read_exact(&mut pid).map_err(|_| killed())?;
         rustix::io::ioctl_fionbio(&reports, true)?;
         Ok(Kept {
             keeper,

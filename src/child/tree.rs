@@ -40,11 +40,14 @@ pub(super) fn children() -> Vec<u32> {
 }
 
 /// All living descendants of this process but `keeper` itself and those by way of `spared`.
-pub(super) fn descendants(keeper: u32, spared: &[u32]) -> Vec<u32> {
+pub(super) fn descendants(keeper: Option<u32>, spared: &[u32]) -> Vec<u32> {
+    let adopted = || {
+        let by_keeper = keeper.map(children_of).unwrap_or_default();
+        [children(), by_keeper].concat()
+    };
     let mut found = Vec::new();
-    let mut seen = vec![keeper];
-    seen.extend(spared);
-    let mut ask = [children(), children_of(keeper)].concat();
+    let mut seen: Vec<u32> = keeper.into_iter().chain(spared.iter().copied()).collect();
+    let mut ask = adopted();
     while let Some(pid) = ask.pop() {
         if seen.contains(&pid) {
             continue;
@@ -59,7 +62,7 @@ pub(super) fn descendants(keeper: u32, spared: &[u32]) -> Vec<u32> {
     if found.is_empty() {
         // Who has forked and ended since we saw it hides its child, which is the keeper's now; or
         // ours, if that has ended. Nothing is left only if there is nobody new.
-        found = [children_of(keeper), children()].concat();
+        found = adopted();
         found.retain(|pid| !seen.contains(pid));
     }
     found
