@@ -286,7 +286,10 @@ impl Scene<'_> {
         self.send();
         self.assert_arrived(&[0]);
         match self.cell.phase {
-            Waiting => assert_eq!(waiters(&self.f.lock_file(TAG)), [self.pid]),
+            Waiting => {
+                let lock = self.f.lock_file(TAG);
+                self.f.wait_for("it to wait still", || waiters(&lock) == [self.pid]);
+            }
             Looking | LookingByClient => {}
             LookingAgain | Building | Verifying => self.assert_locked(),
         }
@@ -472,7 +475,10 @@ fn after_the_live_line(act: impl FnOnce(&Terminal, ForeignLock<'_>), end: &str) 
     let lock = f.lock_file(TAG);
     let held = ForeignLock::exclusive(&f, &lock);
     let script = "printf 'hello\\n'; docker build -t env:abc .";
-    let mut words: Vec<OsString> = vec!["env".into(), "NO_COLOR=1".into(), buildlock_path().into()];
+    // Else the kernel may throw away with the interrupt what is written because of it.
+    let start = "stty noflsh; exec env NO_COLOR=1 \"$0\" \"$@\"";
+    let mut words: Vec<OsString> = ["sh", "-c", start].map(OsString::from).to_vec();
+    words.push(buildlock_path().into());
     words.extend(["-t", TAG, "--", "sh", "-c", script].map(OsString::from));
     let terminal = Terminal::start(&f, &words)?;
     f.wait_for("two frames", || terminal.screen().matches(FRAME).count() >= 2);
@@ -546,5 +552,23 @@ fn keeper_that_is_killed_at_whatever_moment_lets_no_second_build_in() {
         for some in pauses.chunks(8) {
             scope.spawn(move || some.iter().copied().for_each(kill_the_keeper_after));
         }
+    });
+}
+
+#[test]
+fn storm_from_the_build_on_does_not_end_a_buildlock_whose_build_succeeds() {
+    let deaf = "trap '' USR1 USR2; echo deaf >\"$STANDIN/deaf\"; docker build -t env:abc .";
+    let round = || {
+        let f = Fixture::new();
+        let mut build = f.buildlock(["-t", TAG, "--", "sh", "-c", deaf]).start();
+        f.wait_for_file("deaf");
+        while !build.has_ended() {
+            ["USR1", "CONT", "WINCH", "USR2"].iter().for_each(|signal| build.signal(signal));
+        }
+        build.wait().assert_code(0).assert_stderr(": built");
+        assert!(is_free(&f.lock_file(TAG)));
+    };
+    std::thread::scope(|scope| {
+        (0..3).for_each(|_| _ = scope.spawn(|| (0..5).for_each(|_| round())));
     });
 }

@@ -206,7 +206,12 @@ impl Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        // What has come in since takes its default action now. It can only fail for bad arguments.
+        // These were for COMMAND, which is no more, and would end us although all went well: what
+        // has come in is discarded, and what comes is ignored.
+        for signal in [Signal::SIGUSR1, Signal::SIGUSR2] {
+            _ = set_action(signal, SigHandler::SigIgn);
+        }
+        // What else has come in since takes its action now. It can only fail for bad arguments.
         _ = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&self.inherited.mask), None);
     }
 }
