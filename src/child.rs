@@ -117,7 +117,7 @@ pub fn run(job: &Job<'_>, signals: &Signals) -> Result<Ended, NotRun> {
     })?;
     let mut running = Running { job, kept, spared, interrupted: None, timed_out: false };
     // What came in before COMMAND was there has reached nobody else.
-    while let Some(arrived) = signals.next(Some(start), None) {
+    while let Some(arrived) = signals.next(Some(start), &[]) {
         running.pass_on(Arrived { from_terminal: false, ..arrived });
     }
 
@@ -127,7 +127,7 @@ pub fn run(job: &Job<'_>, signals: &Signals) -> Result<Ended, NotRun> {
         if let Some(exit) = running.kept.exit()? {
             break Some(exit);
         }
-        match signals.next(earlier(limit, kill), Some(running.kept.news())) {
+        match signals.next(earlier(limit, kill), &running.kept.news()) {
             Some(arrived) => running.pass_on(arrived),
             None if has_passed(kill) => {
                 kill = None;
@@ -152,7 +152,7 @@ pub fn run(job: &Job<'_>, signals: &Signals) -> Result<Ended, NotRun> {
     };
     let elapsed = start.elapsed();
     // A Ctrl-C that COMMAND died of is ours too, though we may hear of its death first.
-    while let Some(arrived) = signals.next(Some(start), None) {
+    while let Some(arrived) = signals.next(Some(start), &[]) {
         running.note(arrived.signal);
     }
     let ended =
@@ -260,7 +260,7 @@ fn end_descendants(
         }
         told.extend(left);
         // Who ends is told to its parent, not to us; and it may have forked meanwhile.
-        match signals.next(earlier(kill, from_now(Some(LOOK_AGAIN))), None) {
+        match signals.next(earlier(kill, from_now(Some(LOOK_AGAIN))), &[]) {
             Some(arrived) if signals::is_terminating(arrived.signal) => {
                 // Somebody loses patience.
                 interrupted = Some(arrived.signal as i32);

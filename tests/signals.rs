@@ -1,5 +1,5 @@
-//! Signals: what ends a waiting buildlock, what reaches COMMAND and how often, and what is left as
-//! it was found.
+//! Signals: what is made of COMMAND's end, how what it leaves is ended, and what is left as it was
+//! found. Which signal does what in which phase is in `signal_matrix.rs`.
 
 mod common;
 #[path = "common/outside.rs"]
@@ -10,7 +10,6 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use common::{Fixture, Invocation, Running, is_alive, is_root, send_signal};
 use outside::{
@@ -47,22 +46,6 @@ fn ignoring<'f>(f: &'f Fixture, signals: &str, words: &[OsString]) -> Invocation
 // While waiting.
 
 #[test]
-fn waiting_is_ended_by_int_term_and_hup_at_once() {
-    let f = Fixture::new();
-    let lock = f.lock_file(TAG);
-    let _held = ForeignLock::exclusive(&f, &lock);
-    for signal in ["INT", "TERM", "HUP"] {
-        let waiter = f.buildlock(BUILD).start();
-        f.wait_for("the waiter", || waiters(&lock) == [waiter.pid()]);
-        waiter.signal(signal);
-        let waiter = waiter.wait();
-        waiter.assert_signal(number(signal));
-        assert!(waiter.elapsed < Duration::from_secs(10), "{signal}: {waiter}");
-        assert_eq!(f.build_count(TAG), 0);
-    }
-}
-
-#[test]
 fn waiting_goes_on_after_a_hangup_that_nohup_ignores() {
     let f = Fixture::new();
     let lock = f.lock_file(TAG);
@@ -75,88 +58,7 @@ fn waiting_goes_on_after_a_hangup_that_nohup_ignores() {
     assert_eq!(f.build_count(TAG), 1);
 }
 
-#[test]
-fn waiting_goes_on_after_an_interrupt_that_was_ignored_from_the_start() {
-    // As a shell without job control starts what stands in the background.
-    let f = Fixture::new();
-    let lock = f.lock_file(TAG);
-    let held = ForeignLock::exclusive(&f, &lock);
-    let words = command_words(&[], &["docker", "build", "-t", TAG, "."].map(OsString::from));
-    let waiter = ignoring(&f, "INT QUIT", &words).start();
-    wait_for_waiters(&f, &lock, 1);
-    waiter.signal("INT");
-    waiter.signal("QUIT");
-    drop(held);
-    waiter.wait().assert_code(0);
-    assert_eq!(f.build_count(TAG), 1);
-}
-
-#[test]
-fn terminal_that_goes_away_ends_the_waiting() {
-    let f = Fixture::new();
-    let lock = f.lock_file(TAG);
-    let _held = ForeignLock::exclusive(&f, &lock);
-    let words = command_words(&[], &shell("true"));
-    let Some(terminal) = Terminal::start(&f, &words) else { return };
-    wait_for_waiters(&f, &lock, 1);
-    let pid = waiters(&lock)[0];
-    drop(terminal);
-    f.wait_for_death(pid);
-    assert_eq!(f.build_count(TAG), 0);
-}
-
 // While building.
-
-/// Sends `signals` one after the other to a buildlock whose COMMAND notes them.
-fn assert_passed_on_once(signals: &[&str]) {
-    for signal in signals {
-        let f = Fixture::new();
-        let Some(recorder) = Recorder::new(&f) else { return };
-        let build = command(&f, &[], &recorder.words()).start();
-        recorder.wait_until_ready();
-        build.signal(signal);
-        let later = if *signal == "USR1" { "USR2" } else { "USR1" };
-        recorder.assert_once(build.pid(), signal, later);
-        // What COMMAND makes of it is its business.
-        recorder.end(5);
-        build.wait().assert_code(5);
-    }
-}
-
-#[test]
-fn int_term_and_hup_reach_command_once_and_its_end_decides() {
-    assert_passed_on_once(&["INT", "TERM", "HUP"]);
-}
-
-#[test]
-fn quit_usr1_usr2_and_winch_reach_command_once() {
-    assert_passed_on_once(&["QUIT", "USR1", "USR2", "WINCH"]);
-}
-
-#[test]
-fn command_that_succeeds_in_spite_of_a_signal_has_succeeded() {
-    let f = Fixture::new();
-    let Some(recorder) = Recorder::new(&f) else { return };
-    let build = command(&f, &[], &recorder.words()).start();
-    recorder.wait_until_ready();
-    build.signal("TERM");
-    recorder.wait_for("TERM");
-    f.make_image(TAG);
-    recorder.end(0);
-    build.wait().assert_code(0);
-}
-
-#[test]
-fn success_without_the_image_after_a_signal_is_none() {
-    let f = Fixture::new();
-    let Some(recorder) = Recorder::new(&f) else { return };
-    let build = command(&f, &[], &recorder.words()).start();
-    recorder.wait_until_ready();
-    build.signal("TERM");
-    recorder.wait_for("TERM");
-    recorder.end(0);
-    build.wait().assert_code(125);
-}
 
 #[test]
 fn forced_build_that_was_signalled_and_ends_with_0_is_not_believed() {
@@ -246,39 +148,10 @@ fn signals_that_are_ignored_by_default_do_not_end_a_waiting_or_building_buildloc
 
 // From the terminal.
 
-/// Each of `keys` makes the terminal send a signal to the whole group: COMMAND gets it once.
-fn assert_typed_once(order: impl Fn(&Terminal), signal: &str) {
-    let f = Fixture::new();
-    let Some(recorder) = Recorder::new(&f) else { return };
-    let words = command_words(&[], &recorder.words());
-    let Some(terminal) = Terminal::start(&f, &words) else { return };
-    let command = recorder.wait_until_ready();
-    let buildlock = parent_of(command, &f);
-    order(&terminal);
-    recorder.assert_once(buildlock, signal, "USR1");
-    recorder.end(6);
-    assert_eq!(terminal.end(), "code 6", "{}", f.scene());
-}
-
 /// The buildlock that holds the lock; COMMAND's parent might be a helper of it.
 fn parent_of(command: u32, f: &Fixture) -> u32 {
     assert!(is_alive(command), "{}", f.scene());
     holders(&f.lock_file(TAG))[0]
-}
-
-#[test]
-fn ctrl_c_reaches_command_once() {
-    assert_typed_once(|terminal| terminal.press("\x03"), "INT");
-}
-
-#[test]
-fn ctrl_backslash_reaches_command_once() {
-    assert_typed_once(|terminal| terminal.press("\x1c"), "QUIT");
-}
-
-#[test]
-fn resize_reaches_command_once() {
-    assert_typed_once(|terminal| terminal.resize(50, 132), "WINCH");
 }
 
 #[test]
@@ -412,23 +285,6 @@ fn stopped_build_keeps_the_lock_and_goes_on_when_it_is_continued() {
     gate.open();
     resume.open();
     assert_eq!(terminal.end(), "code 0", "{}", f.scene());
-    assert_eq!(f.build_count(TAG), 1);
-}
-
-#[test]
-fn stopped_waiter_goes_on_when_it_is_continued() {
-    let f = Fixture::new();
-    let lock = f.lock_file(TAG);
-    let held = ForeignLock::exclusive(&f, &lock);
-    let waiter = f.buildlock(BUILD).start();
-    wait_for_waiters(&f, &lock, 1);
-    waiter.signal("STOP");
-    f.wait_for("the waiter to stop", || state(waiter.pid()) == 'T');
-    waiter.signal("CONT");
-    f.wait_for("the waiter to go on", || state(waiter.pid()) != 'T');
-    wait_for_waiters(&f, &lock, 1);
-    drop(held);
-    waiter.wait().assert_code(0);
     assert_eq!(f.build_count(TAG), 1);
 }
 
@@ -603,22 +459,6 @@ fn blocked_signals_do_not_lose_the_end_of_command() {
 }
 
 #[test]
-fn ignored_signals_stay_ignored_while_building() {
-    let f = Fixture::new();
-    let Some(recorder) = Recorder::new(&f) else { return };
-    let words = command_words(&[], &recorder.words());
-    let build = ignoring(&f, "HUP INT", &words).start();
-    recorder.wait_until_ready();
-    build.signal("HUP");
-    build.signal("INT");
-    build.signal("USR1");
-    recorder.wait_for("USR1");
-    assert_eq!((recorder.count("HUP"), recorder.count("INT")), (0, 0));
-    recorder.end(3);
-    build.wait().assert_code(3);
-}
-
-#[test]
 fn forced_build_is_believed_after_a_hangup_that_was_ignored() {
     let f = Fixture::new();
     f.make_image(TAG);
@@ -705,6 +545,27 @@ fn what_cannot_be_ended_keeps_the_lock_and_is_said() {
     gate.open();
     second.wait().assert_code(0);
     assert_eq!(f.build_count(TAG), 1);
+}
+
+#[test]
+fn keeper_that_somebody_stopped_goes_on_when_there_is_something_to_do() {
+    let f = Fixture::new();
+    f.hold_builds();
+    for (limits, code) in [(&[][..], 0), (&["-k", "100ms", "--build-timeout", "100ms"], 124)] {
+        let build = f.buildlock(limits).args(BUILD).start();
+        f.wait_for_builds(1);
+        let client = f.build_events()[0].pid;
+        let keeper = parent(client).unwrap();
+        send_signal(keeper, "STOP");
+        f.wait_for("the keeper to stop", || state(keeper) == 'T');
+        if limits.is_empty() {
+            f.let_builds_go(1);
+        }
+        build.wait().assert_code(code);
+        assert!(is_free(&f.lock_file(TAG)));
+        fs::remove_file(f.path("builds.log")).unwrap();
+        fs::remove_file(f.path("images").join(TAG)).ok();
+    }
 }
 
 #[test]

@@ -15,8 +15,12 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::libc;
+use nix::sys::signal::Signal;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, PidfdFlags};
 
+use super::tree;
 use crate::exit::Exit;
 
 /// buildlock to keeper: COMMAND has been executed.
@@ -63,6 +67,8 @@ pub(super) struct Kept {
     reports: File,
     /// COMMAND's process id.
     pub(super) command: u32,
+    /// Readable once COMMAND has ended, whatever the keeper does (pidfd_open(2), Linux 5.3).
+    ended: Option<OwnedFd>,
 }
 
 impl Kept {
@@ -76,12 +82,10 @@ impl Kept {
         let mut pid = [0; size_of::<libc::pid_t>()];
         reports.read_exact(&mut pid).map_err(|_| killed())?;
         rustix::io::ioctl_fionbio(&reports, true)?;
-        Ok(Kept {
-            keeper,
-            orders,
-            reports,
-            command: libc::pid_t::from_ne_bytes(pid).cast_unsigned(),
-        })
+        let command = libc::pid_t::from_ne_bytes(pid);
+        let ended = Pid::from_raw(command)
+            .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
+        Ok(Kept { keeper, orders, reports, command: command.cast_unsigned(), ended })
     }
 
     /// The keeper's process id.
@@ -89,16 +93,27 @@ impl Kept {
         self.keeper.pids().first().copied().unwrap_or_default()
     }
 
-    /// Readable as soon as there is something new about COMMAND.
-    pub(super) fn news(&self) -> BorrowedFd<'_> {
-        self.reports.as_fd()
+    /// One of them is readable as soon as there is something new about COMMAND.
+    pub(super) fn news(&self) -> Vec<BorrowedFd<'_>> {
+        [self.reports.as_fd()].into_iter().chain(self.ended.as_ref().map(AsFd::as_fd)).collect()
+    }
+
+    /// Somebody may have stopped the keeper. When there is something to do for it, it goes on.
+    fn wake(&self) {
+        _ = tree::send(self.pid(), Signal::SIGCONT);
     }
 
     /// How COMMAND ended, if it has.
     pub(super) fn exit(&mut self) -> io::Result<Option<Exit>> {
         let mut report = [0; 2 * size_of::<libc::c_int>()];
         match self.reports.read(&mut report) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if self.ended.as_ref().is_some_and(is_readable) {
+                    self.ended = None;
+                    self.wake();
+                }
+                Ok(None)
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
             Err(error) => Err(error),
             Ok(read) if read == report.len() => {
@@ -125,6 +140,7 @@ impl Kept {
     /// Nothing of COMMAND is to be waited for any more: the keeper ends.
     pub(super) fn finish(mut self) {
         if self.orders.write_all(&[DONE]).is_ok() {
+            self.wake();
             _ = self.keeper.wait();
         }
     }
@@ -134,6 +150,11 @@ impl Kept {
         // Our end closes it, and that is the keeper's sign.
         std::mem::forget(self.orders);
     }
+}
+
+fn is_readable(descriptor: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(descriptor, PollFlags::IN)];
+    rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }
 
 /// What the forked process knows.

@@ -5,7 +5,8 @@
 //! - INT, TERM, HUP, QUIT from `kill`, a CI system or a supervisor go to this process alone: passed
 //!   on.
 //! - INT, QUIT, WINCH (and HUP) from the terminal go to the whole foreground group, so COMMAND has
-//!   them already: not passed on.
+//!   them already: not passed on. But of the terminal's end the kernel tells the leader of its
+//!   session alone: if that is us, HUP is passed on.
 //! - USR1, USR2 are meant for COMMAND (dd, nginx, …): passed on.
 //! - TSTP, CONT, TTIN, TTOU are left alone: the terminal stops and continues the whole group.
 //!
@@ -143,13 +144,9 @@ impl Signals {
         self.inherited
     }
 
-    /// The next signal; none by `until`, or when `news` can be read. Without either it waits as
+    /// The next signal; none by `until`, or when some `news` can be read. Without either it waits as
     /// long as it takes.
-    pub(super) fn next(
-        &self,
-        until: Option<Instant>,
-        news: Option<BorrowedFd<'_>>,
-    ) -> Option<Arrived> {
+    pub(super) fn next(&self, until: Option<Instant>, news: &[BorrowedFd<'_>]) -> Option<Arrived> {
         loop {
             if let Ok(Some(info)) = self.descriptor.read_signal()
                 && let Ok(signal) = Signal::try_from(info.ssi_signo.cast_signed())
@@ -161,12 +158,13 @@ impl Signals {
                 return None;
             }
             let left = left.and_then(|left| Timespec::try_from(left).ok());
-            let signals = PollFd::from_borrowed_fd(self.descriptor.as_fd(), PollFlags::IN);
-            let news = news.map(|news| PollFd::from_borrowed_fd(news, PollFlags::IN));
-            let mut polled: Vec<PollFd<'_>> = [Some(signals), news].into_iter().flatten().collect();
+            let signals = self.descriptor.as_fd();
+            let all = [signals].into_iter().chain(news.iter().copied());
+            let mut polled: Vec<PollFd<'_>> =
+                all.map(|one| PollFd::from_borrowed_fd(one, PollFlags::IN)).collect();
             // EINTR, or time passed: either way we look again.
             let polled_well = rustix::event::poll(&mut polled, left.as_ref()).is_ok();
-            if polled_well && polled.get(1).is_some_and(|news| !news.revents().is_empty()) {
+            if polled_well && polled[1..].iter().any(|news| !news.revents().is_empty()) {
                 return None;
             }
         }
@@ -189,7 +187,7 @@ impl Signals {
             drop(signal_done);
         })?;
         loop {
-            match self.next(None, Some(done.as_fd())) {
+            match self.next(None, &[done.as_fd()]) {
                 Some(arrived) if is_terminating(arrived.signal) => return Ok(Err(arrived.signal)),
                 // There is nobody to pass it on to any more.
                 Some(_) => {}
