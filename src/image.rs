@@ -4,8 +4,8 @@
 //! socket, else through its own client. Whatever is not a certain answer is an error, never
 //! «missing».
 
-mod client;
-mod engine;
+pub mod client;
+pub mod engine;
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -45,23 +45,26 @@ enum Way {
 
 /// What an engine knows of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Answer {
+pub enum Answer {
+    /// It has no such image.
     Missing,
+    /// It has one, for this platform if it said so.
     Present(Option<Platform>),
 }
 
 /// Why an engine did not answer.
 #[derive(Debug)]
-struct Unanswered {
-    why: String,
+pub struct Unanswered {
+    /// A sentence for the user.
+    pub why: String,
     /// Whether it is worth asking again.
-    passes: bool,
+    pub passes: bool,
 }
 
 /// An image's platform, normalized as containerd does it
 /// (<https://pkg.go.dev/github.com/containerd/platforms#Normalize>).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-struct Platform {
+pub struct Platform {
     #[serde(rename = "Os", default)]
     os: String,
     #[serde(rename = "Architecture", default)]

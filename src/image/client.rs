@@ -25,19 +25,24 @@ const OUTPUT_MAX: u64 = 16 << 20;
 /// It said neither that the image is there nor that it is not.
 pub(super) fn inspect(client: &Client, name: &str) -> Result<Answer, Unanswered> {
     let said = run(client, &["image", "inspect", name])?;
+    inspected(client.engine, &said).ok_or_else(|| said.unanswered(client))
+}
+
+/// What a client's answer to `image inspect` says, if anything is certain.
+pub fn inspected(engine: Engine, said: &Said) -> Option<Answer> {
     let images = serde_json::from_slice::<Value>(&said.stdout).ok();
     let first = images.as_ref().and_then(|images| images.get(0));
     match said.status {
         // nerdctl 2.0.0 to 2.0.2 end with 0 although there is no such image.
-        Some(0) if first.is_some() => Ok(Answer::Present(first.and_then(platform))),
+        Some(0) if first.is_some() => Some(Answer::Present(first.and_then(platform))),
         // A script in docker's name may only give a status.
-        Some(0) if client.engine == Engine::Docker && said.stdout.is_empty() => {
-            Ok(Answer::Present(None))
+        Some(0) if engine == Engine::Docker && said.stdout.is_empty() => {
+            Some(Answer::Present(None))
         }
         Some(_) if says_no_such_image(&String::from_utf8_lossy(&said.stderr)) => {
-            Ok(Answer::Missing)
+            Some(Answer::Missing)
         }
-        _ => Err(said.unanswered(client)),
+        _ => None,
     }
 }
 
@@ -51,11 +56,18 @@ pub(super) fn podman(
     with_platform: bool,
 ) -> Result<Answer, Unanswered> {
     let said = run(client, &["image", "exists", name])?;
+    match existed(&said) {
+        Some(Answer::Present(_)) if with_platform => inspect(client, name),
+        answer => answer.ok_or_else(|| said.unanswered(client)),
+    }
+}
+
+/// What podman's answer to `image exists` says, if anything is certain.
+pub fn existed(said: &Said) -> Option<Answer> {
     match said.status {
-        Some(0) if with_platform => inspect(client, name),
-        Some(0) => Ok(Answer::Present(None)),
-        Some(1) if only_remarks(&said.stderr) => Ok(Answer::Missing),
-        _ => Err(said.unanswered(client)),
+        Some(0) => Some(Answer::Present(None)),
+        Some(1) if only_remarks(&said.stderr) => Some(Answer::Missing),
+        _ => None,
     }
 }
 
@@ -74,11 +86,15 @@ fn platform(image: &Value) -> Option<Platform> {
     serde_json::from_value::<Platform>(image.clone()).ok()?.known()
 }
 
-struct Said {
+/// How a client ended, and what it printed.
+#[derive(Debug)]
+pub struct Said {
     /// None if it was killed.
-    status: Option<i32>,
-    stdout: Vec<u8>,
-    stderr: Vec<u8>,
+    pub status: Option<i32>,
+    /// What it printed.
+    pub stdout: Vec<u8>,
+    /// What it complained of.
+    pub stderr: Vec<u8>,
 }
 
 impl Said {
@@ -168,7 +184,7 @@ fn contents(file: &mut File) -> std::io::Result<Vec<u8>> {
 
 impl Client {
     /// The client alone, without flags.
-    pub(super) fn plain(engine: Engine) -> Self {
+    pub fn plain(engine: Engine) -> Self {
         Client {
             engine,
             program: engine.client().into(),

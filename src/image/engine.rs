@@ -26,7 +26,7 @@ const HEADERS_MAX: usize = 100;
 
 /// The socket on which the engine that `client` would talk to listens, if that is one on this
 /// machine and nothing about it is unclear.
-pub(super) fn local_socket(client: &Client) -> Option<PathBuf> {
+pub fn local_socket(client: &Client) -> Option<PathBuf> {
     let mut host = None;
     let mut context = None;
     for (name, value) in client.global_flags() {
@@ -65,17 +65,9 @@ pub(super) fn local_socket(client: &Client) -> Option<PathBuf> {
 /// The context that docker's configuration names: `Some(None)` where it names none, `None` where
 /// it cannot be understood.
 fn current_context(config: Option<&Path>) -> Option<Option<String>> {
-    #[derive(Deserialize)]
-    struct Config {
-        #[serde(rename = "currentContext", default)]
-        current_context: String,
-    }
     let Some(config) = config else { return Some(None) };
     match std::fs::read(config.join("config.json")) {
-        Ok(text) => {
-            let config: Config = serde_json::from_slice(&text).ok()?;
-            Some(Some(config.current_context).filter(|context| !context.is_empty()))
-        }
+        Ok(text) => context_in(&text).ok(),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             Some(None)
         }
@@ -84,7 +76,30 @@ fn current_context(config: Option<&Path>) -> Option<Option<String>> {
     }
 }
 
+/// The context that the text of docker's `config.json` names, if any.
+///
+/// # Errors
+/// It is no such text.
+pub fn context_in(config: &[u8]) -> serde_json::Result<Option<String>> {
+    #[derive(Deserialize)]
+    struct Config {
+        #[serde(rename = "currentContext", default)]
+        current_context: String,
+    }
+    let config: Config = serde_json::from_slice(config)?;
+    Ok(Some(config.current_context).filter(|context| !context.is_empty()))
+}
+
 fn context_host(config: &Path, context: &str) -> Option<String> {
+    let folder = config.join("contexts/meta").join(sha256_hex(context));
+    host_in(&std::fs::read(folder.join("meta.json")).ok()?).ok()
+}
+
+/// The engine's address in the text of a context's `meta.json`; empty if it does not say.
+///
+/// # Errors
+/// It is no such text.
+pub fn host_in(meta: &[u8]) -> serde_json::Result<String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Meta {
@@ -100,9 +115,7 @@ fn context_host(config: &Path, context: &str) -> Option<String> {
         #[serde(default)]
         host: String,
     }
-    let folder = config.join("contexts/meta").join(sha256_hex(context));
-    let meta: Meta = serde_json::from_slice(&std::fs::read(folder.join("meta.json")).ok()?).ok()?;
-    Some(meta.endpoints.docker.host)
+    Ok(serde_json::from_slice::<Meta>(meta)?.endpoints.docker.host)
 }
 
 /// Asks the engine that listens on `socket` for the image `name`.
@@ -110,8 +123,16 @@ fn context_host(config: &Path, context: &str) -> Option<String> {
 /// # Errors
 /// Anything but an image, or the engine's own word that there is none.
 pub(super) fn ask(socket: &Path, name: &str) -> Result<Answer, Unanswered> {
-    let response =
-        get(socket, &format!("/images/{name}/json")).map_err(|error| explain(socket, &error))?;
+    get(socket, &format!("/images/{name}/json"))
+        .map_err(|error| explain(socket, &error))
+        .and_then(|response| read_answer(&response, socket))
+}
+
+/// What the response of the engine that listens on `socket` says of an image.
+///
+/// # Errors
+/// Anything but an image, or the engine's own word that there is none.
+pub fn read_answer(response: &Response, socket: &Path) -> Result<Answer, Unanswered> {
     let at = socket.display();
     match response.status {
         200 => match serde_json::from_slice::<Image>(&response.body) {
@@ -176,29 +197,53 @@ fn explain(socket: &Path, error: &std::io::Error) -> Unanswered {
     }
 }
 
-struct Response {
-    status: u16,
-    body: Vec<u8>,
+/// An answer over HTTP.
+#[derive(Debug)]
+pub struct Response {
+    /// The status, 200 for an image.
+    pub status: u16,
+    /// The body, put together if it came in chunks.
+    pub body: Vec<u8>,
 }
 
 fn get(socket: &Path, path: &str) -> std::io::Result<Response> {
     let deadline = Instant::now() + ANSWER_WITHIN;
-    let mut stream = connect(socket)?;
+    let mut stream = Timely { stream: connect(socket)?, deadline };
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: docker\r\nUser-Agent: buildlock/{}\r\n\
          Accept: application/json\r\nConnection: close\r\n\r\n",
         env!("CARGO_PKG_VERSION")
     );
-    stream.write_all(request.as_bytes())?;
-    let mut received = Vec::new();
-    let mut chunk = [0; 16 << 10];
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
+    stream.stream.write_all(request.as_bytes())?;
+    receive(&mut stream)
+}
+
+/// A stream that says nothing any more after its deadline.
+struct Timely {
+    stream: UnixStream,
+    deadline: Instant,
+}
+
+impl Read for Timely {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(ErrorKind::TimedOut.into());
         }
-        stream.set_read_timeout(Some(left))?;
-        let read = match stream.read(&mut chunk) {
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(into)
+    }
+}
+
+/// Reads one response from what an engine sends.
+///
+/// # Errors
+/// It cannot be read, ends too early, has no end, or is no response.
+pub fn receive(source: &mut impl Read) -> std::io::Result<Response> {
+    let mut received = Vec::new();
+    let mut chunk = [0; 16 << 10];
+    loop {
+        let read = match source.read(&mut chunk) {
             Ok(read) => read,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),

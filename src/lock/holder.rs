@@ -174,7 +174,8 @@ fn read_line(file: &File) -> Option<Vec<u8>> {
     text.iter().position(|&c| c == b'\n').map(|end| text[..end].to_vec())
 }
 
-pub(super) fn read_record(file: &File) -> Option<Holder> {
+/// The holder's record in a lock file. Whatever else stands there is none.
+pub fn read_record(file: &File) -> Option<Holder> {
     let record: Holder = serde_json::from_slice(&read_line(file)?).ok()?;
     let clean = |text: Option<String>| text.map(|text| without_controls(&text));
     Some(Holder {
@@ -198,12 +199,16 @@ fn without_controls(text: &str) -> String {
     clean
 }
 
-pub(super) fn read_result(file: &File) -> Option<FailedBuild> {
+/// The result that a build left in a lock file. Whatever else stands there is none.
+pub fn read_result(file: &File) -> Option<FailedBuild> {
     serde_json::from_slice(&read_line(file)?).ok()
 }
 
 /// Replaces what stands in a lock file by `line`, or by nothing.
-pub(super) fn write_line(file: &File, line: Option<&impl Serialize>) -> std::io::Result<()> {
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_line(file: &File, line: Option<&impl Serialize>) -> std::io::Result<()> {
     let Some(line) = line else { return file.set_len(0) };
     let mut text = serde_json::to_vec(line)?;
     text.push(b'\n');
@@ -296,7 +301,8 @@ impl KernelLocks {
         Self::parse(&String::from_utf8_lossy(&text))
     }
 
-    fn parse(text: &str) -> Self {
+    /// Reads the kernel's list; a line that is none of `flock(2)` is left out.
+    pub fn parse(text: &str) -> Self {
         let mut locks: Vec<KernelLock> = text.lines().filter_map(KernelLock::parse).collect();
         locks.sort_unstable();
         locks.dedup();
