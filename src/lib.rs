@@ -19,3 +19,4 @@ pub mod reference;
 pub mod run;
 pub mod status;
 pub mod validate;
+pub mod visible;

@@ -24,6 +24,7 @@ use crate::duration::for_people;
 use crate::exit::Exit;
 use crate::lock::{Holder, Subject};
 use crate::reference::Tag;
+use crate::visible::is_visible;
 
 /// Starts logging as the options and `BUILDLOCK_LOG` say.
 ///
@@ -326,13 +327,13 @@ fn text(level: &Level, message: &str, [bold, yellow, red, plain]: [&str; 4]) -> 
     line
 }
 
-/// `text` in one line, with nothing in it that moves somebody's cursor.
+/// `text` in one line, with nothing in it that moves somebody's cursor or cannot be seen.
 fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
             '\n' | '\r' | '\t' => line.push(' '),
-            c if c.is_control() => line.extend(c.escape_default()),
+            c if !is_visible(c) => line.extend(c.escape_default()),
             c => line.push(c),
         }
     }

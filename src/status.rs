@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::duration::for_people;
 use crate::lock::file::HeldLock;
+use crate::visible::is_visible;
 
 /// Prints the locks that somebody holds, as a table or as a JSON array.
 ///
@@ -62,5 +63,5 @@ fn row(lock: &HeldLock) -> [String; 5] {
         lock.waiters.to_string(),
         holder.command.clone().unwrap_or_else(unknown),
     ]
-    .map(|cell| cell.chars().map(|c| if c.is_control() { '?' } else { c }).collect())
+    .map(|cell| cell.chars().map(|c| if is_visible(c) { c } else { '?' }).collect())
 }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::FailedBuild;
 use crate::duration::for_people;
 use crate::proc;
+use crate::visible::escaped;
 
 /// Largest record that is read, in bytes.
 const RECORD_MAX: usize = 64 * 1024;
@@ -177,7 +178,8 @@ fn read_line(file: &File) -> Option<Vec<u8>> {
 /// The holder's record in a lock file. Whatever else stands there is none.
 pub fn read_record(file: &File) -> Option<Holder> {
     let record: Holder = serde_json::from_slice(&read_line(file)?).ok()?;
-    let clean = |text: Option<String>| text.map(|text| without_controls(&text));
+    // Anybody may write a record.
+    let clean = |text: Option<String>| text.map(|text| escaped(&text));
     Some(Holder {
         user: clean(record.user),
         host: clean(record.host),
@@ -188,15 +190,6 @@ pub fn read_record(file: &File) -> Option<Holder> {
         version: clean(record.version),
         ..record
     })
-}
-
-/// Anybody may write a record: what could move a reader's cursor is shown escaped.
-fn without_controls(text: &str) -> String {
-    let mut clean = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { clean.extend(c.escape_default()) } else { clean.push(c) }
-    }
-    clean
 }
 
 /// The result that a build left in a lock file. Whatever else stands there is none.
@@ -438,6 +431,17 @@ nonsense
         file.write_all_at(&vec![b' '; 1 << 20], 0).unwrap();
         file.write_all_at(b"\n", 1 << 20).unwrap();
         assert_eq!(read_record(&file), None);
+    }
+
+    #[test]
+    fn a_record_cannot_turn_or_hide_what_a_reader_sees() {
+        let file = tempfile::tempfile().unwrap();
+        let text = Some("a\u{202e}b\u{1b}c\u{200b}".to_owned());
+        let holder = Holder { user: text.clone(), command: text, ..Holder::default() };
+        write_line(&file, Some(&holder)).unwrap();
+        let read = read_record(&file).unwrap();
+        let shown = r"a\u{202e}b\u{1b}c\u{200b}";
+        assert_eq!(read.to_string(), format!("{shown}, pid 0: {shown}"));
     }
 
     proptest! {

@@ -1,0 +1,52 @@
+//! Which characters a reader sees as they are. Records, arguments and answers may hold any.
+
+/// Has `c` a place of its own and no power over its neighbours? Control characters move the cursor,
+/// bidirectional ones turn the order of what is read (<https://www.unicode.org/reports/tr9/>), and
+/// those without width make two texts look the same.
+pub fn is_visible(c: char) -> bool {
+    !c.is_control()
+        && !matches!(
+            c,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// `text` with what is not visible shown as `\u{…}` and its like.
+pub fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_visible(c) { shown.push(c) } else { shown.extend(c.escape_default()) }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_seen_is_escaped_and_the_rest_is_not() {
+        assert_eq!(escaped("env:1 «ü» שלום 日本 🐳 \\"), "env:1 «ü» שלום 日本 🐳 \\");
+        for (text, shown) in [
+            ("\u{1b}[2J", "\\u{1b}[2J"),
+            ("a\nb", "a\\nb"),
+            ("\u{85}", "\\u{85}"),
+            ("\u{202e}cod", "\\u{202e}cod"),
+            ("\u{2066}\u{2069}", "\\u{2066}\\u{2069}"),
+            ("a\u{200b}b", "a\\u{200b}b"),
+            ("\u{2028}", "\\u{2028}"),
+            ("\u{feff}", "\\u{feff}"),
+            ("\u{e0041}", "\\u{e0041}"),
+        ] {
+            assert_eq!(escaped(text), shown);
+        }
+    }
+}
