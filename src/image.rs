@@ -298,7 +298,9 @@ impl Unanswered {
 /// image: NAME», podman «NAME: image not known».
 fn says_no_such_image(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
-    message.contains("no such image") || message.contains("image not known")
+    // An engine that refuses the name says «no such image: NAME: invalid reference format».
+    (message.contains("no such image") || message.contains("image not known"))
+        && !message.contains("invalid reference format")
 }
 
 /// The start of what somebody said, for a message.
@@ -367,6 +369,7 @@ mod tests {
             "Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?",
             "page not found",
             "no such host",
+            "Error response from daemon: no such image: A/b: invalid reference format",
             "",
         ] {
             assert!(!says_no_such_image(said), "{said}");

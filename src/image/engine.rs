@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{ANSWER_WITHIN, Answer, Platform, Unanswered, excerpt, says_no_such_image};
 use crate::command::Client;
@@ -170,11 +171,8 @@ impl Platform {
 
 /// What an engine's error says: `{"message": "…"}`.
 fn error_message(body: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Error {
-        message: String,
-    }
-    serde_json::from_slice::<Error>(body).ok().map(|error| error.message)
+    // Not as a type: a list would do for one as well.
+    Some(serde_json::from_slice::<Value>(body).ok()?.get("message")?.as_str()?.to_owned())
 }
 
 fn explain(socket: &Path, error: &std::io::Error) -> Unanswered {
@@ -432,6 +430,26 @@ mod tests {
         let until_the_end = b"HTTP/1.0 200 OK\r\n\r\n{}";
         assert_eq!(body(until_the_end, false), None);
         assert_eq!(body(until_the_end, true).as_deref(), Some(&b"{}"[..]));
+    }
+
+    #[test]
+    fn only_an_engines_own_404_means_missing() {
+        let answer = |status, body: &str| {
+            read_answer(&Response { status, body: body.into() }, Path::new("/s")).ok()
+        };
+        assert_eq!(answer(404, r#"{"message":"No such image: a:b"}"#), Some(Answer::Missing));
+        for (status, body) in [
+            (404, r#"["No such image: a:b"]"#),
+            (404, r#"{"message":["No such image: a:b"]}"#),
+            (404, "No such image: a:b"),
+            (404, r#"{"message":"page not found"}"#),
+            (404, r#"{"message":"no such image: A/b: invalid reference format"}"#),
+            (400, r#"{"message":"No such image: a:b"}"#),
+            (200, r#"{"message":"No such image: a:b"}"#),
+            (200, r#"{"Id":""}"#),
+        ] {
+            assert_eq!(answer(status, body), None, "{status} {body}");
+        }
     }
 
     proptest! {
