@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use crate::visible::is_visible;
+
 /// An engine whose client buildlock can talk through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Engine {
@@ -634,7 +636,11 @@ pub fn describe(argv: &[OsString]) -> String {
     let program = read_front(argv, &views).map_or(argv.len(), |front| front.program);
     for (at, word) in lossy.iter().enumerate() {
         let hidden = match (expected.take(), secret_flag(word)) {
-            (Some(kind), _) => hide(kind, word),
+            (Some(kind), flag) => {
+                // Or is it a flag, and what stands before it another one's value?
+                expected = flag.and_then(|(kind, value)| value.is_none().then_some(kind));
+                hide(kind, word)
+            }
             (None, Some((kind, None))) => {
                 expected = Some(kind);
                 word.to_string()
@@ -643,7 +649,7 @@ pub fn describe(argv: &[OsString]) -> String {
             (None, None) if at < program && is_assignment(word) => hide_value(word),
             (None, None) => hide_in_text(word),
         };
-        let clean: String = hidden.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let clean: String = hidden.chars().map(|c| if is_visible(c) { c } else { ' ' }).collect();
         words.push(
             shlex::try_quote(&clean).map_or_else(|_| clean.clone(), |quoted| quoted.into_owned()),
         );
@@ -685,9 +691,10 @@ fn secret_flag(word: &str) -> Option<(Secret, Option<NameAndValue<'_>>)> {
 
 fn hide(kind: Secret, value: &str) -> String {
     match kind {
-        Secret::Assignment => value.split('=').next().unwrap_or_default().to_owned(),
+        Secret::Assignment => hide_in_text(value.split('=').next().unwrap_or_default()),
         Secret::Mount => {
-            value.split(',').filter(|part| part.starts_with("id=")).collect::<Vec<_>>().join(",")
+            let ids = value.split(',').filter(|part| part.starts_with("id="));
+            hide_in_text(&ids.collect::<Vec<_>>().join(","))
         }
         Secret::Whole => "…".to_owned(),
     }
@@ -699,46 +706,83 @@ fn hide_value(assignment: &str) -> String {
 
 /// What stands within a longer word: a script for `sh -c`, a URL, an option of buildctl.
 fn hide_in_text(word: &str) -> String {
-    let mut text = word.to_owned();
-    for flag in ["--build-arg", "build-arg:", "--secret", "--creds", "--password"] {
-        text = hide_behind(flag, &text);
-    }
-    hide_user_in_urls(&hide_secret_fields(&text))
+    hide_user_in_urls(&hide_secret_fields(&hide_behind_flags(word)))
 }
 
 /// Of `type=s3,secret_access_key=…` and its like, what is secret by its name.
 fn hide_secret_fields(text: &str) -> String {
     let is_secret = |name: &str| ["secret", "token", "password"].iter().any(|it| name.contains(it));
     let field = |part: &str| match part.split_once('=') {
-        Some((name, _)) if is_secret(&name.to_ascii_lowercase()) => format!("{name}=…"),
+        Some((name, value)) if is_secret(&name.to_ascii_lowercase()) => {
+            let end = value.trim_end().len();
+            format!("{name}=…{}", &value[end..])
+        }
         _ => part.to_owned(),
     };
-    match text.contains(',') && !text.contains(char::is_whitespace) {
-        true => text.split(',').map(field).collect::<Vec<_>>().join(","),
-        false => text.to_owned(),
-    }
+    let fields = |word: &str| match word.contains(',') {
+        true => word.split(',').map(field).collect::<Vec<_>>().join(","),
+        false => word.to_owned(),
+    };
+    text.split_inclusive(char::is_whitespace).map(fields).collect()
 }
 
-/// Cuts the shell word behind each `flag` in a script; up to its first `=` where the flag is one
-/// of build arguments.
-fn hide_behind(flag: &str, text: &str) -> String {
+/// Cuts the shell word behind each flag of a secret in a script; up to its first `=` where the flag
+/// is one of build arguments.
+fn hide_behind_flags(text: &str) -> String {
+    /// More than is ever shown of one word, in bytes.
+    const ENOUGH: usize = 8192;
+    const FLAGS: [&str; 6] =
+        ["--build-arg", "build-arg:", "--secret", "--creds", "--password", "--token"];
+    // --password-stdin is another flag.
+    let is_flag_at = |text: &str, flag: &str| {
+        text.strip_prefix(flag).is_some_and(|rest| {
+            flag.ends_with(':')
+                || !rest.starts_with(|c: char| c == '-' || c == '_' || c.is_ascii_alphanumeric())
+        })
+    };
+    let flag_at = |text: &str| FLAGS.into_iter().find(|flag| is_flag_at(text, flag));
+    let next_flag = |text: &str| {
+        let mut starts = text.match_indices(['-', 'b']);
+        starts.find_map(|(at, _)| flag_at(&text[at..]).map(|flag| (at, flag)))
+    };
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find(flag) {
+    while let Some((at, flag)) = next_flag(rest) {
         let (before, after) = rest.split_at(at + flag.len());
         shown.push_str(before);
-        let value = after.trim_start_matches(['=', ' ']);
+        let value = behind_separators(after);
         shown.push_str(&after[..after.len() - value.len()]);
+        if shown.len() > ENOUGH {
+            // Others' commands are shown too, and may be made to keep us busy.
+            return shown + "…";
+        }
+        rest = value;
+        if flag_at(value).is_some() {
+            continue;
+        }
         let (value, behind) = value.split_at(end_of_shell_word(value));
         match (flag.contains("build-arg"), value.split_once('=')) {
-            (true, Some((name, _))) => shown.push_str(&format!("{name}=…")),
-            (true, None) => shown.push_str(value),
+            // Where quotes do not match, another flag may stand in the name.
+            (true, Some((name, _))) => {
+                shown.push_str(&format!("{}=…", hide_behind_flags(name)));
+            }
+            // A name alone takes its value from the environment.
+            (true, None) => continue,
             (false, _) => shown.push('…'),
         }
         rest = behind;
     }
     shown.push_str(rest);
     shown
+}
+
+/// `text` from the first value on. A backslash at the end of a line joins it with the next.
+fn behind_separators(mut text: &str) -> &str {
+    let separator = |c: char| c == '=' || c.is_whitespace();
+    while let Some(rest) = text.strip_prefix("\\\n").or_else(|| text.strip_prefix(separator)) {
+        text = rest;
+    }
+    text
 }
 
 /// Where the shell word at the start of `text` ends, quotes and backslashes respected, in bytes.
@@ -947,6 +991,36 @@ mod tests {
             (
                 "sh -c 'docker build --build-arg \"TOKEN=s3cret word\" -t a .; x --secret=id=s3cret'",
                 "sh -c 'docker build --build-arg \"TOKEN=… -t a .; x --secret=…'",
+            ),
+            // A flag that may be another one's value hides what follows all the same.
+            (
+                "docker build -t --build-arg --build-arg TOKEN=s3cret .",
+                "docker build -t --build-arg --build-arg TOKEN .",
+            ),
+            ("podman build --secret --creds u:s3cret .", "podman build --secret  … ."),
+            (
+                "docker build --build-arg https://u:s3cret@h .",
+                "docker build --build-arg https://…@h .",
+            ),
+            (
+                "sh -c 'docker build --build-arg\tTOKEN=s3cret --token s3cret --secret --creds s3cret .'",
+                "sh -c 'docker build --build-arg TOKEN=… --token … --secret --creds … .'",
+            ),
+            (
+                "sh -c 'docker build --build-arg \\\n  TOKEN=s3cret .'",
+                r"sh -c 'docker build --build-arg \\   TOKEN=… .'",
+            ),
+            (
+                "sh -c 'docker build --cache-to type=s3,session_token=s3cret -t a .'",
+                "sh -c 'docker build --cache-to type=s3,session_token=… -t a .'",
+            ),
+            (
+                "sh -c 'docker build --build-arg \"A --password s3cret B=c'",
+                "sh -c 'docker build --build-arg A --password … B=…'",
+            ),
+            (
+                "sh -c 'docker login --password-stdin && x'",
+                "sh -c 'docker login --password-stdin && x'",
             ),
             (
                 "buildctl build --opt build-arg:TOKEN=s3cret",
