@@ -3,6 +3,7 @@
 PREFIX ?= /usr/local
 DESTDIR ?=
 CARGO ?= cargo
+FUZZ_SECONDS ?= 60
 BINARY ?= $(or $(CARGO_TARGET_DIR),target)/release/buildlock
 
 root := $(DESTDIR)$(PREFIX)
@@ -14,10 +15,11 @@ tmpfiles := $(root)/lib/tmpfiles.d
 
 # Names of the subcommands that have a manual page of their own.
 subcommands := status path prune completions man
+fuzz_targets := reference holder_record command duration engine_answer
 scripts := .ci/run benches/bench.sh tests/demo.sh tests/stand-in/docker
 
 .DELETE_ON_ERROR:
-.PHONY: all install uninstall test chaos lint bench demo completions man clean help
+.PHONY: all install uninstall test chaos fuzz lint bench demo completions man clean help
 
 all: $(BINARY)                 ## build the release binary (the default)
 
@@ -68,6 +70,16 @@ lint:                          ## formatting, clippy, licences of the dependenci
 	else \
 	  echo "lint: no shellcheck, scripts not checked" >&2; \
 	fi
+
+fuzz:                          ## every fuzz target for FUZZ_SECONDS (60); nightly Rust, cargo-fuzz
+	+$(CARGO) +nightly fuzz build
+	@for target in $(fuzz_targets); do \
+	  echo "fuzz: $$target, $(FUZZ_SECONDS) s"; \
+	  mkdir -p fuzz/corpus/$$target || exit; \
+	  $(CARGO) +nightly fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	    -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=256 \
+	    -print_final_stats=1 || exit; \
+	done
 
 bench: all                     ## times beside docker's and flock's, on the real engine
 	benches/bench.sh "$(BINARY)"

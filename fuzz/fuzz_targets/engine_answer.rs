@@ -1,0 +1,232 @@
+//! Only a certain answer is one: whatever an engine or its client says, nothing panics, and
+//! «missing» needs the engine's own «No such image».
+//!
+//! The input is what comes out of the socket; the text of docker's configuration; and, split at
+//! NUL, what a client prints.
+#![no_main]
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use arbitrary::{Arbitrary, Unstructured};
+use buildlock::command::Engine;
+use buildlock::image::Answer;
+use buildlock::image::client::{Said, existed, inspected};
+use buildlock::image::engine::{context_in, host_in, read_answer, receive};
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+
+/// A socket that hands `data` out in pieces, now and then after a signal.
+struct Pieces<'a> {
+    data: &'a [u8],
+    piece: usize,
+    reads: usize,
+}
+
+impl<'a> Pieces<'a> {
+    fn new(data: &'a [u8], kind: u8) -> Self {
+        // The answer is parsed again with every piece, so not too many.
+        let piece = (data.len() * usize::from(kind) / 255).max(data.len() / 40).max(1);
+        Pieces { data, piece, reads: 0 }
+    }
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.reads += 1;
+        if self.reads % 7 == 3 {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let length = self.piece.min(self.data.len()).min(into.len());
+        let (now, later) = self.data.split_at(length);
+        into[..length].copy_from_slice(now);
+        self.data = later;
+        Ok(length)
+    }
+}
+
+fn no_such_image(said: &str) -> bool {
+    let said = said.to_lowercase();
+    (said.contains("no such image") || said.contains("image not known"))
+        && !said.contains("invalid reference format")
+}
+
+/// Whatever comes out of the socket.
+fn any_answer(data: &[u8]) {
+    let kind = data.len() as u8;
+    let Ok(response) = receive(&mut Pieces::new(data, kind)) else { return };
+    // In one piece it is the same.
+    let whole = receive(&mut Pieces::new(data, 255)).expect("the same answer");
+    assert_eq!((whole.status, &whole.body), (response.status, &response.body));
+    assert!(response.body.len() <= data.len());
+    // Names and texts that nobody needs may be no UTF-8.
+    let body: Option<Value> = serde_json::from_str(&String::from_utf8_lossy(&response.body)).ok();
+    let text = |name| body.as_ref().and_then(|body| body.get(name)).and_then(Value::as_str);
+    match read_answer(&response, Path::new("/s")) {
+        Ok(Answer::Missing) => {
+            assert_eq!(response.status, 404);
+            assert!(text("message").is_some_and(no_such_image));
+        }
+        Ok(Answer::Present(_)) => {
+            assert_eq!(response.status, 200);
+            assert!(text("Id").is_some_and(|id| !id.is_empty()));
+        }
+        Err(error) => {
+            let too_long = error.why.chars().count() > 600 && text("message").is_none();
+            assert!(!too_long, "{}", error.why);
+            assert!(!error.passes || response.status >= 500 || response.status == 429);
+        }
+    }
+}
+
+#[derive(Arbitrary, Debug)]
+enum Coding {
+    Sized,
+    Chunked(Vec<u8>),
+    UntilTheEnd,
+}
+
+/// An answer as an engine would give it.
+#[derive(Arbitrary, Debug)]
+struct Good {
+    status: u16,
+    message: String,
+    is_image: bool,
+    coding: Coding,
+    cut: Option<u16>,
+    piece: u8,
+}
+
+fn good_answer(good: &Good) {
+    let status = match good.status % 8 {
+        0..3 => 404,
+        3..6 => 200,
+        _ => 100 + good.status % 500,
+    };
+    let body = match good.is_image {
+        true => serde_json::json!({ "Id": good.message, "Os": "linux", "Architecture": "amd64" }),
+        false => serde_json::json!({ "message": good.message }),
+    };
+    let body = body.to_string().into_bytes();
+    let mut sent =
+        format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n").into_bytes();
+    match &good.coding {
+        Coding::Sized => {
+            sent.extend_from_slice(format!("Content-Length: {}\r\n\r\n", body.len()).as_bytes());
+            sent.extend_from_slice(&body);
+        }
+        Coding::Chunked(sizes) => {
+            sent.extend_from_slice(b"Transfer-Encoding: chunked\r\n\r\n");
+            let mut rest = &body[..];
+            let mut sizes = sizes.iter().copied();
+            while !rest.is_empty() {
+                let size = sizes.next().map_or(rest.len(), usize::from).clamp(1, rest.len());
+                let (now, later) = rest.split_at(size);
+                sent.extend_from_slice(format!("{size:x}\r\n").as_bytes());
+                sent.extend_from_slice(now);
+                sent.extend_from_slice(b"\r\n");
+                rest = later;
+            }
+            sent.extend_from_slice(b"0\r\n\r\n");
+        }
+        Coding::UntilTheEnd => {
+            sent.extend_from_slice(b"\r\n");
+            sent.extend_from_slice(&body);
+        }
+    }
+    // An engine that dies in the middle of its answer has not answered.
+    if let Some(cut) = good.cut.map(|cut| usize::from(cut) % sent.len()) {
+        // The last chunk's own line end may be missing.
+        let is_whole = sent.len() - cut <= 2 && matches!(good.coding, Coding::Chunked(_));
+        let received = receive(&mut Pieces::new(&sent[..cut], good.piece));
+        match received {
+            Ok(response) if is_whole => assert_eq!(response.body, body),
+            Ok(response) => {
+                assert!(matches!(good.coding, Coding::UntilTheEnd), "{good:?}");
+                let answer = read_answer(&response, Path::new("/s"));
+                assert!(answer.is_err(), "half a body: {answer:?}");
+            }
+            Err(_) => {}
+        }
+        return;
+    }
+    let response = receive(&mut Pieces::new(&sent, good.piece)).expect("an answer");
+    assert_eq!((response.status, &response.body), (status, &body), "{good:?}");
+    let answer = read_answer(&response, Path::new("/s"));
+    match (status, good.is_image) {
+        (200, true) if !good.message.is_empty() => {
+            assert!(matches!(answer, Ok(Answer::Present(_))))
+        }
+        (404, false) if no_such_image(&good.message) => {
+            assert!(matches!(answer, Ok(Answer::Missing)));
+        }
+        _ => assert!(answer.is_err(), "{good:?}: {answer:?}"),
+    }
+}
+
+/// Whatever a client prints, and however it ends.
+fn any_client(data: &[u8]) {
+    let mut parts = data.splitn(3, |&c| c == 0);
+    let status = parts.next().and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+    let mut next = || parts.next().unwrap_or_default().to_vec();
+    let said = Said { status, stdout: next(), stderr: next() };
+    let stderr = String::from_utf8_lossy(&said.stderr);
+    for engine in [Engine::Docker, Engine::Podman, Engine::Nerdctl] {
+        match inspected(engine, &said) {
+            Some(Answer::Missing) => {
+                assert!(status.is_some() && no_such_image(&stderr), "{said:?}");
+            }
+            Some(Answer::Present(_)) => {
+                assert_eq!(status, Some(0));
+                let images: Option<Value> = serde_json::from_slice(&said.stdout).ok();
+                let is_list = images.is_some_and(|images| images.get(0).is_some());
+                assert!(is_list || engine == Engine::Docker && said.stdout.is_empty(), "{said:?}");
+            }
+            None => {}
+        }
+    }
+    match existed(&said) {
+        Some(Answer::Missing) => {
+            assert_eq!(status, Some(1));
+            let complains = |line: &str| {
+                let line = line.trim();
+                let remarks = ["WARN[", "Emulate Docker CLI", "time="];
+                !line.is_empty() && !remarks.iter().any(|remark| line.starts_with(remark))
+            };
+            assert!(!stderr.lines().any(complains), "{said:?}");
+        }
+        Some(Answer::Present(_)) => assert_eq!(status, Some(0)),
+        None => assert!(status != Some(0)),
+    }
+}
+
+/// The text of `config.json` and of a context's `meta.json`.
+fn any_configuration(data: &[u8]) {
+    let json: Option<Value> = serde_json::from_str(&String::from_utf8_lossy(data)).ok();
+    match context_in(data) {
+        Ok(Some(context)) => assert!(json.is_some() && !context.is_empty()),
+        Ok(None) => assert!(json.is_some()),
+        Err(_) => {}
+    }
+    if host_in(data).is_ok_and(|host| !host.is_empty()) {
+        assert!(json.is_some());
+    }
+    // What docker writes is read.
+    let text = String::from_utf8_lossy(data);
+    let config = serde_json::json!({ "auths": {}, "currentContext": text }).to_string();
+    let expected = Some(text.clone().into_owned()).filter(|text| !text.is_empty());
+    assert_eq!(context_in(config.as_bytes()).ok(), Some(expected));
+    let docker = serde_json::json!({ "Host": text, "SkipTLSVerify": false });
+    let meta =
+        serde_json::json!({ "Name": text, "Metadata": {}, "Endpoints": { "docker": docker } });
+    assert_eq!(host_in(meta.to_string().as_bytes()).ok().as_deref(), Some(&*text));
+}
+
+fuzz_target!(|data: &[u8]| {
+    any_answer(data);
+    any_client(data);
+    any_configuration(data);
+    if let Ok(good) = Good::arbitrary(&mut Unstructured::new(data)) {
+        good_answer(&good);
+    }
+});
