@@ -742,7 +742,9 @@ fn hide_behind_flags(text: &str) -> String {
     };
     let flag_at = |text: &str| FLAGS.into_iter().find(|flag| is_flag_at(text, flag));
     let next_flag = |text: &str| {
-        let mut starts = text.match_indices(['-', 'b']);
+        let within_word = |c: char| c == '-' || c.is_alphanumeric();
+        let mut starts =
+            text.match_indices(['-', 'b']).filter(|(at, _)| !text[..*at].ends_with(within_word));
         starts.find_map(|(at, _)| flag_at(&text[at..]).map(|flag| (at, flag)))
     };
     let mut shown = String::with_capacity(text.len());
@@ -760,12 +762,12 @@ fn hide_behind_flags(text: &str) -> String {
         if flag_at(value).is_some() {
             continue;
         }
-        let (value, behind) = value.split_at(end_of_shell_word(value));
+        // Where quotes do not match, another flag seems to stand in the value.
+        let end = end_of_shell_word(value);
+        let end = next_flag(value).map_or(end, |(flag, _)| flag.min(end));
+        let (value, behind) = value.split_at(end);
         match (flag.contains("build-arg"), value.split_once('=')) {
-            // Where quotes do not match, another flag may stand in the name.
-            (true, Some((name, _))) => {
-                shown.push_str(&format!("{}=…", hide_behind_flags(name)));
-            }
+            (true, Some((name, _))) => shown.push_str(&format!("{name}=…")),
             // A name alone takes its value from the environment.
             (true, None) => continue,
             (false, _) => shown.push('…'),
@@ -1016,7 +1018,11 @@ mod tests {
             ),
             (
                 "sh -c 'docker build --build-arg \"A --password s3cret B=c'",
-                "sh -c 'docker build --build-arg A --password … B=…'",
+                "sh -c 'docker build --build-arg A --password … B=c'",
+            ),
+            (
+                r"sh -c 'x --creds\ --secret s3cret --password a\ --build-arg\ A=s3cret b'",
+                r"sh -c 'x --creds…--secret … --password …--build-arg\\ A=… b'",
             ),
             (
                 "sh -c 'docker login --password-stdin && x'",
