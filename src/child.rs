@@ -370,6 +370,16 @@ fn keep_across_exec(number: RawFd) -> io::Result<()> {
     }
 }
 
+/// Has the process sent SIGTERM when the thread that starts it ends, and so when we do.
+pub fn ended_with_us(expression: duct::Expression) -> duct::Expression {
+    expression.before_spawn(|command| {
+        let us = rustix::process::getpid();
+        // SAFETY: the closure only makes system calls, which are async-signal-safe.
+        unsafe { command.pre_exec(move || die_with(us)) };
+        Ok(())
+    })
+}
+
 /// Has this process sent SIGTERM when `parent` ends, should even that be killed. For use between
 /// fork and exec.
 fn die_with(parent: Pid) -> io::Result<()> {

@@ -339,8 +339,11 @@ fn parse_tag(text: &str) -> Result<Tag, crate::reference::Error> {
 }
 
 fn parse_lock_name(text: &str) -> Result<String, &'static str> {
+    /// It stands in messages and in the lock file, which people read.
+    const LONGEST: usize = 1024;
     match text {
         "" => Err("a lock needs a name"),
+        _ if text.len() > LONGEST => Err("a lock's name has at most 1,024 bytes"),
         _ if text.chars().any(char::is_control) => Err("a lock's name has no control characters"),
         _ => Ok(text.to_owned()),
     }

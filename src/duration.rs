@@ -48,6 +48,7 @@ pub fn parse_limit(text: &str) -> Result<Limit, String> {
 /// A moment after which nobody waits any more.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
+    from: Instant,
     at: Option<Instant>,
     at_once: bool,
 }
@@ -55,8 +56,10 @@ pub struct Deadline {
 impl Deadline {
     /// The moment when `limit` will have passed, counted from now.
     pub fn after(limit: Limit) -> Self {
+        let from = Instant::now();
         Deadline {
-            at: limit.0.and_then(|duration| Instant::now().checked_add(duration)),
+            from,
+            at: limit.0.and_then(|duration| from.checked_add(duration)),
             at_once: limit.0 == Some(Duration::ZERO),
         }
     }
@@ -64,6 +67,11 @@ impl Deadline {
     /// Is it the deadline of somebody who does not want to wait at all?
     pub fn is_at_once(&self) -> bool {
         self.at_once
+    }
+
+    /// How long it has been under way.
+    pub fn so_far(&self) -> Duration {
+        self.from.elapsed()
     }
 
     /// Time left: zero once it has passed, `None` without a bound.

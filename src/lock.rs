@@ -441,7 +441,7 @@ impl<'a> Wait<'a> {
                 Err(RecvTimeoutError::Timeout) if self.deadline.has_passed() => {
                     drop(live);
                     let holder = self.store.holder(self.key);
-                    log::timeout(self.key.subject(), holder.as_ref(), self.start.elapsed());
+                    log::timeout(self.key.subject(), holder.as_ref(), self.deadline.so_far());
                     return Ok(Waited::TimedOut);
                 }
                 Err(RecvTimeoutError::Timeout) => {}

@@ -219,7 +219,7 @@ pub fn failed(tags: &[Tag], exit: Exit, elapsed: Option<Duration>, why: &str) {
     );
 }
 
-/// A lock was not had in time.
+/// A lock was not had in time: `waited` since the limit began to count, for all locks together.
 pub fn timeout(subject: &Subject, holder: Option<&Holder>, waited: Duration) {
     tracing::error!(
         event = "timeout",

@@ -206,11 +206,7 @@ impl Job {
         log::building(&self.tags, &self.command.to_string());
         let job = child::Job {
             command: &self.command,
-            environment: self
-                .force
-                .then(|| (FORCED, forced_by_us(&self.tags)))
-                .into_iter()
-                .collect(),
+            environment: forced_by_us(self.force, &self.tags).into_iter().collect(),
             locks: locks.iter().filter_map(|lock| lock.descriptor()).collect(),
             limit: self.build_timeout,
             kill_after: self.kill_after,
@@ -294,10 +290,16 @@ fn release(locks: Vec<Box<dyn Held>>, failure: Option<&FailedBuild>) {
 /// daemons.
 const FORCED: &str = "BUILDLOCK_FORCED_TAGS";
 
-fn forced_by_us(tags: &[Tag]) -> OsString {
+fn forced_by_us(force: bool, tags: &[Tag]) -> Option<(&'static str, OsString)> {
+    /// The kernel takes 128 KiB in one variable (execve(2), MAX_ARG_STRLEN).
+    const LONGEST: usize = 120 << 10;
     let outer = std::env::var(FORCED).unwrap_or_default();
     let ours = tags.iter().map(Tag::as_str);
-    outer.split_whitespace().chain(ours).collect::<Vec<_>>().join(" ").into()
+    let all = outer.split_whitespace().chain(ours).collect::<Vec<_>>().join(" ");
+    if force && all.len() > LONGEST {
+        tracing::warn!("too many tags for --force to reach nested calls");
+    }
+    (force && all.len() <= LONGEST).then(|| (FORCED, all.into()))
 }
 
 fn is_forced_by_ancestor(tags: &[Tag], store: &dyn Store) -> bool {

@@ -58,6 +58,19 @@ fn waiting_goes_on_after_a_hangup_that_nohup_ignores() {
     assert_eq!(f.build_count(TAG), 1);
 }
 
+#[test]
+fn client_that_was_asked_does_not_outlive_buildlock() {
+    for signal in ["KILL", "TERM"] {
+        let f = Fixture::new();
+        let _closed = Gate::new(&f, "look.gate");
+        let looking = f.buildlock(BUILD).start();
+        let client = wait_for_pid(&f, "held.log");
+        looking.signal(signal);
+        looking.wait().assert_signal(number(signal));
+        f.wait_for_death(client);
+    }
+}
+
 // While building.
 
 #[test]

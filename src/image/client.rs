@@ -121,7 +121,8 @@ fn run(client: &Client, arguments: &[&str]) -> Result<Said, Unanswered> {
     let (mut stdout, mut stderr) =
         (nameless_file().map_err(failed)?, nameless_file().map_err(failed)?);
     let (program, rest) = client.words(arguments);
-    let handle = duct::cmd(program, rest)
+    // A client of a sick engine would stay for ever where we are ended before our time for it is.
+    let handle = crate::child::ended_with_us(duct::cmd(program, rest))
         .stdin_null()
         .stdout_file(stdout.try_clone().map_err(failed)?)
         .stderr_file(stderr.try_clone().map_err(failed)?)
