@@ -11,8 +11,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use common::{Finished, Fixture, is_root};
-use mounts::{Namespace, lock_file, nameless, needs, with_faults};
-use outside::{ForeignLock, buildlock_path, is_free};
+use mounts::{Namespace, lock_file, nameless, with_faults};
+use outside::{ForeignLock, buildlock_path, has, is_free};
 
 const TAG: &str = "env:abc";
 const BUILD: [&str; 7] = ["-t", TAG, "--", "docker", "build", "-t", TAG];
@@ -106,7 +106,7 @@ fn removed_lock_file_is_noticed(f: &Fixture, there: &Namespace<'_>) {
 /// On an image of a file system of this kind.
 fn assert_locks_on_image(kind: &str) {
     let program = format!("mkfs.{kind}");
-    if !is_root() || !needs(&program) {
+    if !is_root() || !has(&program) {
         return;
     }
     assert_locks_on(&format!(
@@ -162,11 +162,11 @@ fn locks_hold_on_an_overlay_whose_lower_layer_has_the_lock_file() {
 
 #[test]
 fn locks_hold_in_user_space() {
-    if !is_root() || !needs("fuse-overlayfs") {
+    if !is_root() || !has("fuse-overlayfs") {
         return;
     }
     if !Path::new("/dev/fuse").exists() {
-        println!("skipped: needs /dev/fuse");
+        common::skip("needs /dev/fuse");
         return;
     }
     assert_locks_on(&format!("{LAYERS}\nfuse-overlayfs -o $layers \"$BUILDLOCK_DIR\""));

@@ -98,7 +98,7 @@ fn bash_completion_is_valid_and_completes_subcommands() {
         script.display()
     );
     let Ok(output) = Command::new("bash").args(["--norc", "-c", &check]).output() else {
-        println!("skipped: no bash");
+        common::skip("needs bash");
         return;
     };
     let words = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -225,4 +225,19 @@ fn help_of_make_names_every_target() {
         let lines = help.lines().filter(|line| line.split_whitespace().next() == Some(target));
         assert_eq!(lines.count(), 1, "{target} in\n{help}");
     }
+}
+
+#[test]
+fn every_test_that_the_documentation_names_exists() {
+    let text = fs::read_to_string(repository().join("docs/reliability.md")).unwrap();
+    let named = regex::Regex::new("`([a-z_]+)::([a-z0-9_]+)`").unwrap();
+    let mut found = 0;
+    for name in named.captures_iter(&text) {
+        let file = repository().join(format!("tests/{}.rs", &name[1]));
+        let tests = fs::read_to_string(&file).unwrap_or_default();
+        let test = format!("#[test]\nfn {}() {{", &name[2]);
+        assert!(tests.contains(&test), "{} names no test", &name[0]);
+        found += 1;
+    }
+    assert!(found > 80, "only {found} tests are named");
 }

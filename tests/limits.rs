@@ -169,7 +169,7 @@ fn a_thousand_calls_with_a_tag_each_all_build() {
 fn one_call_with_a_thousand_tags_builds_once_under_the_usual_limit_of_descriptors() {
     let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     if hard.is_some_and(|hard| hard < 8192) {
-        println!("skipped: needs 8,192 descriptors");
+        common::skip("needs 8,192 descriptors");
         return;
     }
     let site = Site::new();
@@ -250,7 +250,7 @@ fn lock_folder_of_a_hundred_thousand_files_is_not_read_on_the_way_to_a_build() {
         drop(lock);
         waiter.wait().assert_code(0);
         if ancestors_hold_locks() {
-            println!("skipped: a process above this one holds a lock");
+            println!("not shown: a process above this one holds a lock");
         } else {
             assert_eq!(read(), [] as [&str; 0]);
         }
@@ -266,7 +266,7 @@ fn lock_folder_of_a_hundred_thousand_files_is_not_read_on_the_way_to_a_build() {
         assert_eq!(read(), [] as [&str; 0]);
         assert_eq!(site.builds(), 2);
     } else {
-        println!("skipped: needs to trace");
+        common::skip("needs to trace");
     }
 
     let lock = ForeignLock::exclusive(&site.f, &lock_file);
@@ -872,7 +872,7 @@ fn clock_that_is_set_back_moves_no_limit() {
     let libraries = libraries
         .map(|machine| PathBuf::from(format!("/usr/lib/{machine}/faketime/libfaketime.so.1")));
     let Some(library) = libraries.into_iter().find(|library| library.exists()) else {
-        println!("skipped: needs libfaketime");
+        common::skip("needs libfaketime (faketime)");
         return;
     };
     let site = Site::new();

@@ -146,7 +146,7 @@ fn lock_folder_on_a_read_only_file_system_is_said() {
     let private = ["-m", "sh", "-c"];
     let may = Command::new("unshare").args(private).arg("mount -t tmpfs none /mnt").output();
     if !may.is_ok_and(|output| output.status.success()) {
-        println!("skipped: needs a mount namespace");
+        common::skip("needs a mount namespace");
         return;
     }
     let f = Fixture::new();
@@ -324,7 +324,7 @@ fn lock_file_that_is_a_device_is_refused() {
     drop(f.open_lock_file(&lock));
     fs::remove_file(&lock).unwrap();
     if !Command::new("mknod").arg(&lock).args(["c", "1", "3"]).status().unwrap().success() {
-        println!("skipped: needs to make a device");
+        common::skip("needs to make a device");
         return;
     }
     assert_refused(&f, &lock);

@@ -46,13 +46,8 @@ fn with_podman(test: impl FnOnce(&Podman)) {
         Ok(()) => test(&Podman::new().unwrap()),
         // Only a podman that answers has to be good for something.
         Err(reason) if reason.starts_with("podman cannot build") => skip(reason),
-        Err(reason) => eprintln_past_capture(reason),
+        Err(reason) => common::skip(reason),
     }
-}
-
-fn eprintln_past_capture(reason: &str) {
-    use std::io::Write as _;
-    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }
 
 impl Podman {

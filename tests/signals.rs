@@ -505,7 +505,7 @@ fn install_setuid(f: &Fixture) -> bool {
     let tried = as_other_user(f, Path::new("become-root")).args(["--reuid", "0", "id", "-u"]).run();
     let may = tried.stdout == b"0\n";
     if !may {
-        println!("skipped: needs setuid programs");
+        common::skip("needs setuid programs");
     }
     may
 }
@@ -584,7 +584,6 @@ fn keeper_that_somebody_stopped_goes_on_when_there_is_something_to_do() {
 #[test]
 fn process_1_of_a_container_can_be_interrupted_while_it_waits() {
     if !is_root() {
-        eprintln!("skipped: needs root");
         return;
     }
     let f = Fixture::new();

@@ -240,7 +240,7 @@ fn status_never_takes_a_lock_by_what_it_asks_of_the_kernel() {
     };
     // Where tracing is forbidden there would be nothing to see either way.
     if !traced(&["path", TAG]).status.success() {
-        println!("skipped: needs to trace");
+        common::skip("needs to trace");
     } else {
         traced(&["status"]).assert_code(0);
         let calls = fs::read_to_string(&trace).unwrap();

@@ -11,8 +11,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use common::{Fixture, Invocation, is_root};
-use mounts::{Namespace, needs};
-use outside::{OTHER_USER, as_other_user, open_to_everybody, wait_for_waiters};
+use mounts::Namespace;
+use outside::{OTHER_USER, as_other_user, has, open_to_everybody, wait_for_waiters};
 
 const TAG: &str = "env:abc";
 
@@ -107,7 +107,7 @@ const WITH_UMASK: [&str; 2] = ["-c", "umask \"$0\" && exec \"$@\""];
 
 #[test]
 fn two_users_exclude_each_other_whoever_comes_first() {
-    if !is_root() || !needs("setpriv") {
+    if !is_root() || !has("setpriv") {
         return;
     }
     let (f, program) = fixture();
@@ -117,7 +117,7 @@ fn two_users_exclude_each_other_whoever_comes_first() {
     // One test, for the setting is the machine's: as it is, and then as strict as can be.
     assert_exclude_whatever_the_umask(&f, &root, &other);
     let Some(_strict) = Protection::strict() else {
-        println!("skipped in part: needs to set fs.protected_regular");
+        common::skip("needs to set fs.protected_regular");
         return;
     };
     assert_exclude_whatever_the_umask(&f, &root, &other);
@@ -134,7 +134,7 @@ fn environment(f: &Fixture) -> Vec<String> {
 
 #[test]
 fn user_with_sudo_and_without_excludes_himself() {
-    if !is_root() || !needs("setpriv") || !needs("sudo") {
+    if !is_root() || !has("setpriv") || !has("sudo") {
         return;
     }
     let (f, program) = fixture();
@@ -169,7 +169,7 @@ fn user_with_sudo_and_without_excludes_himself() {
 
 #[test]
 fn build_behind_sudo_excludes_the_one_of_a_user_without() {
-    if !is_root() || !needs("setpriv") || !needs("sudo") {
+    if !is_root() || !has("setpriv") || !has("sudo") {
         return;
     }
     let (f, program) = fixture();
@@ -199,7 +199,7 @@ fn build_behind_sudo_excludes_the_one_of_a_user_without() {
 
 #[test]
 fn folder_of_a_third_user_gets_a_warning() {
-    if !is_root() || !needs("setpriv") {
+    if !is_root() || !has("setpriv") {
         return;
     }
     let f = Fixture::new();
@@ -225,7 +225,7 @@ fn folder_of_a_third_user_gets_a_warning() {
 
 #[test]
 fn user_who_may_not_write_the_folder_can_use_the_files_in_it() {
-    if !is_root() || !needs("setpriv") {
+    if !is_root() || !has("setpriv") {
         return;
     }
     let f = Fixture::new();

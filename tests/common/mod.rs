@@ -748,11 +748,25 @@ fn restore_signals() {
     });
 }
 
+/// Says in one line, past the test runner's capture, what cannot be tested here and why.
+///
+/// # Panics
+/// Where root runs the tests with `BUILDLOCK_REQUIRE_ENGINE`, as `.ci/run` does after it has
+/// installed everything.
+#[track_caller]
+pub fn skip(reason: &str) {
+    let must = std::env::var_os("BUILDLOCK_REQUIRE_ENGINE").is_some();
+    let root = nix::unistd::geteuid().is_root();
+    assert!(!must || !root, "{reason}, and nothing is to be skipped");
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+}
+
 /// True for root; otherwise says that the test is skipped.
+#[track_caller]
 pub fn is_root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
-        println!("skipped: needs root");
+        skip("needs root");
     }
     root
 }

@@ -8,18 +8,8 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::OFlags;
 
-use crate::common::{Fixture, Invocation, Running, is_root};
-use crate::outside::{buildlock_path, has, python};
-
-/// Is this program in PATH? If not, says so; where everything has to run (`.ci/run`, which installs
-/// it), fails instead.
-#[track_caller]
-pub fn needs(program: &str) -> bool {
-    let found = has(program);
-    let must = std::env::var_os("BUILDLOCK_REQUIRE_ENGINE").is_some();
-    assert!(found || !must, "{program} is missing, and nothing is to be skipped");
-    found
-}
+use crate::common::{Fixture, Invocation, Running, is_root, skip};
+use crate::outside::{buildlock_path, python};
 
 /// A mount namespace of its own: what is mounted there is gone with the last of its processes.
 pub struct Namespace<'f> {
@@ -37,7 +27,7 @@ impl<'f> Namespace<'f> {
         let try_it = ["--mount", "--propagation", "private", "mount", "-t", "tmpfs", "x", "/mnt"];
         let may = Command::new("unshare").args(try_it).stderr(Stdio::null()).status();
         if !may.is_ok_and(|status| status.success()) {
-            println!("skipped: needs to mount");
+            skip("needs to mount");
             return None;
         }
         std::fs::create_dir_all(f.lock_dir()).unwrap();
@@ -181,7 +171,7 @@ os.execvp(program[0], program)
 /// well. None without Python, or on a machine whose numbers of system calls are not known here.
 pub fn with_faults<'f>(f: &'f Fixture, rules: &[&str]) -> Option<Invocation<'f>> {
     if !matches!(std::env::consts::ARCH, "x86_64" | "aarch64") {
-        println!("skipped: knows no system calls of this machine");
+        skip("knows no system calls of this machine");
         return None;
     }
     let python = python()?;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::signal::Signal;
 
-use crate::common::{Fixture, Invocation, KernelLock, Running, kernel_locks, stand_in};
+use crate::common::{Fixture, Invocation, KernelLock, Running, kernel_locks, skip, stand_in};
 
 /// The program under test, for scripts that start it.
 pub fn buildlock_path() -> PathBuf {
@@ -26,10 +26,11 @@ pub fn number(signal: &str) -> i32 {
 }
 
 /// Is this program in PATH? Says so if not.
+#[track_caller]
 pub fn has(program: &str) -> bool {
     let found = which::which(program).is_ok();
     if !found {
-        println!("skipped: needs {program}");
+        skip(&format!("needs {program}"));
     }
     found
 }
@@ -44,7 +45,7 @@ pub fn python() -> Option<&'static str> {
         (output.status.success() && !path.is_empty()).then_some(path)
     });
     if python.is_none() {
-        println!("skipped: needs python3");
+        skip("needs python3");
     }
     python.as_deref()
 }
