@@ -356,7 +356,11 @@ fn high_copy(lock: BorrowedFd<'_>) -> io::Result<OwnedFd> {
             // SAFETY: the kernel has just given us this descriptor; nobody else has it.
             return Ok(unsafe { OwnedFd::from_raw_fd(copy) });
         }
-        failed = io::Error::last_os_error();
+        failed = match Errno::last() {
+            // It is the limit that has no such number.
+            Errno::EINVAL => Errno::EMFILE.into(),
+            error => error.into(),
+        };
     }
     Err(failed)
 }

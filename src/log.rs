@@ -8,11 +8,13 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
@@ -81,6 +83,9 @@ impl LiveLine {
     /// Shows who is waited for, and for how long.
     pub fn show(&mut self, subject: &Subject, holder: Option<&Holder>, waited: Duration) {
         let waiting = Waiting { subject, holder };
+        if !stderr_takes_more(Duration::ZERO) {
+            return;
+        }
         SHOWN.store(true, Ordering::Relaxed);
         self.0.set_message(one_line(&format!("[{}] {waiting}", for_people(waited))));
         self.0.tick();
@@ -89,6 +94,9 @@ impl LiveLine {
 
 impl Drop for LiveLine {
     fn drop(&mut self) {
+        if !stderr_takes_more(Duration::ZERO) {
+            self.0.set_draw_target(ProgressDrawTarget::hidden());
+        }
         self.0.finish_and_clear();
         SHOWN.store(false, Ordering::Relaxed);
     }
@@ -310,8 +318,43 @@ impl<S: Subscriber> Layer<S> for Stderr {
                 text(level, &fields.message, ["\x1b[1m", "\x1b[33m", "\x1b[31m", "\x1b[0m"])
             }
         };
-        // A reader that has gone must not take the build with it.
-        let _ = std::io::stderr().lock().write_all(line.as_bytes());
+        to_stderr(line.as_bytes());
+    }
+}
+
+/// Writes to stderr, as far as somebody takes it: a reader that has gone must not take the build
+/// with it, and one that has stopped reading (a terminal after Ctrl-S, a full pipe) must not keep
+/// limits and signals from doing their work, and others from the lock.
+fn to_stderr(text: &[u8]) {
+    /// How long we wait for such a reader, all lines together.
+    const PATIENCE: Duration = Duration::from_secs(1);
+    /// What a pipe that is ready takes without blocking, in bytes (pipe(7), PIPE_BUF).
+    const PIECE: usize = 4096;
+    static LEFT: Mutex<Duration> = Mutex::new(PATIENCE);
+    let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+    for piece in text.chunks(PIECE) {
+        let start = Instant::now();
+        let ready = stderr_takes_more(*left);
+        *left = left.saturating_sub(start.elapsed());
+        if !ready || std::io::stderr().lock().write_all(piece).is_err() {
+            return;
+        }
+    }
+}
+
+/// Can stderr be written to, by `within` from now, without waiting for its reader?
+fn stderr_takes_more(within: Duration) -> bool {
+    let stderr = std::io::stderr();
+    let until = Instant::now() + within;
+    loop {
+        let mut polled = [PollFd::new(&stderr, PollFlags::OUT)];
+        let left = until.saturating_duration_since(Instant::now());
+        match rustix::event::poll(&mut polled, Timespec::try_from(left).ok().as_ref()) {
+            Ok(ready) => return ready > 0,
+            Err(Errno::INTR) => {}
+            // What cannot be polled can be tried.
+            Err(_) => return true,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod outside;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Finished, Fixture, Invocation, Running, is_root};
+use common::{Finished, Fixture, Invocation, Running, is_root, send_signal};
 use fake::{FakeEngine, found, missing, send};
 use outside::{ForeignLock, Gate, buildlock_path, descriptors, has, is_free, wait_for_waiters};
 
@@ -600,6 +601,39 @@ fn nobody_needs_to_read_what_buildlock_says() {
             assert_eq!(Started::new(&site.f, wrong, stream(), stream()).wait().code(), Some(125));
         }
     }
+}
+
+/// A pipe that is full, and its reader, who does not read.
+fn stalled() -> (Stdio, std::io::PipeReader) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
+    rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+    while writer.write_all(b"x").is_ok() {}
+    rustix::fs::fcntl_setfl(&writer, flags).unwrap();
+    (OwnedFd::from(writer).into(), reader)
+}
+
+#[test]
+fn reader_who_has_stopped_reading_stops_no_limit_and_keeps_no_lock() {
+    let site = Site::new();
+    let started = |options: &[&str], script: &str| {
+        let words = [options, &["-v", "-f", "-t", TAG, "--", "sh", "-c", script]].concat();
+        let (stderr, reader) = stalled();
+        (Started::new(&site.f, site.buildlock(words), Stdio::null(), stderr), reader)
+    };
+    let (limited, _reader) = started(&["-k", "1s", "--build-timeout", "200ms"], "sleep 600");
+    assert_eq!(limited.wait().code(), Some(124));
+    let (failing, _reader) = started(&[], "exit 3");
+    assert_eq!(failing.wait().code(), Some(3));
+    let (signalled, _reader) = started(&[], "echo $$ >\"$STANDIN/began\"; exec sleep 600");
+    site.f.wait_for_file("began");
+    send_signal(signalled.child.id(), "TERM");
+    assert_eq!(signalled.wait().signal(), Some(15));
+    let lock = ForeignLock::exclusive(&site.f, &site.lock());
+    let (waiter, _reader) = started(&["-w", "200ms"], "true");
+    assert_eq!(waiter.wait().code(), Some(124));
+    drop(lock);
+    assert!(is_free(&site.lock()));
 }
 
 // Limits of the kernel.

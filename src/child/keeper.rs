@@ -13,6 +13,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::libc;
 use nix::sys::signal::Signal;
@@ -30,6 +31,9 @@ const DONE: u8 = b'd';
 /// How long a keeper whose COMMAND has ended waits to hear that it was executed, in milliseconds.
 /// Where it was not, buildlock waits for the keeper's end to learn of that.
 const STARTED_WITHIN: libc::c_int = 100;
+
+/// How long a keeper may take to report before we see to it that it is not stopped.
+const STOPPED_AFTER: Duration = Duration::from_millis(100);
 
 /// The pipes between buildlock and the keeper.
 #[derive(Debug)]
@@ -79,6 +83,10 @@ impl Kept {
         drop(line.from_keeper.1);
         // Nothing can be done where the keeper has been killed already; its end tells.
         _ = orders.write_all(&[STARTED]);
+        let keeper_pid = keeper.pids().first().copied().unwrap_or_default();
+        while !becomes_readable(&reports, STOPPED_AFTER) {
+            _ = tree::send(keeper_pid, Signal::SIGCONT);
+        }
         let mut pid = [0; size_of::<libc::pid_t>()];
         reports.read_exact(&mut pid).map_err(|_| killed())?;
         rustix::io::ioctl_fionbio(&reports, true)?;
@@ -108,7 +116,8 @@ impl Kept {
         let mut report = [0; 2 * size_of::<libc::c_int>()];
         match self.reports.read(&mut report) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if self.ended.as_ref().is_some_and(is_readable) {
+                let ended = |fd| becomes_readable(fd, Duration::ZERO);
+                if self.ended.as_ref().is_some_and(ended) {
                     self.ended = None;
                     self.wake();
                 }
@@ -152,9 +161,10 @@ impl Kept {
     }
 }
 
-fn is_readable(descriptor: &OwnedFd) -> bool {
+fn becomes_readable(descriptor: &impl AsFd, within: Duration) -> bool {
     let mut polled = [PollFd::new(descriptor, PollFlags::IN)];
-    rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    let within = Timespec::try_from(within).ok();
+    rustix::event::poll(&mut polled, within.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
 /// What the forked process knows.

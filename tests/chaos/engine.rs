@@ -161,7 +161,7 @@ fn look(world: &World, pid: u32, tag: &str, mut stream: &UnixStream) {
         let mut state = world.state();
         let fault = state.fault;
         let present = match fault {
-            None => Some(state.images.contains(tag)),
+            None => Some(state.images.contains_key(tag)),
             Some(_) => None,
         };
         let answer = Answer { tag: tag.to_owned(), present, at: Instant::now() };
@@ -208,7 +208,7 @@ fn reply(mut stream: &UnixStream, status: &str, body: &str, length: usize) {
 
 fn build(world: &World, pid: u32, order: Order, mut stream: &UnixStream) {
     let plan = world.plan(order.call);
-    let inodes = order.inherited.iter().map(|&(_, _, inode)| inode).collect();
+    let inodes: Vec<u64> = order.inherited.iter().map(|&(_, _, inode)| inode).collect();
     let start = Instant::now();
     let handle = rustix::process::Pid::from_raw(pid.cast_signed()).and_then(|pid| {
         rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
@@ -257,7 +257,8 @@ fn build(world: &World, pid: u32, order: Order, mut stream: &UnixStream) {
             (false, Ends::Badly(status)) => Some(status),
             (false, Ends::Emptily) => Some(0),
             (false, Ends::Well) => {
-                state.images.extend(plan.tags.iter().cloned());
+                let lost = state.has_lost_one(&inodes);
+                state.images.extend(plan.tags.iter().map(|tag| (tag.clone(), lost)));
                 Some(0)
             }
         };
@@ -300,10 +301,10 @@ fn admit(world: &World, state: &mut State, new: &Build, plan: &Plan) {
             }
         }
     }
-    // Under the lock nobody else can have made them since it looked.
-    let lost_a_lock = |inode| state.displaced.contains_key(inode);
-    let taken_away = new.inherited.iter().any(|(_, _, inode)| lost_a_lock(inode));
-    if !plan.force && !taken_away && plan.tags.iter().all(|tag| state.images.contains(tag)) {
+    // Nobody else can have made them since it looked, unless one of the two had lost its lock.
+    let inodes: Vec<u64> = new.inherited.iter().map(|&(_, _, inode)| inode).collect();
+    let all_there = plan.tags.iter().all(|tag| state.images.get(tag) == Some(&false));
+    if !plan.force && all_there && !state.has_lost_one(&inodes) {
         wrong.push(format!("call {} builds what is there: {:?}", new.call, plan.tags));
     }
     for descriptor in new.inherited.iter().filter(|it| !world.from_outside.contains(it)) {

@@ -203,7 +203,7 @@ impl Saboteur<'_> {
 
     fn remove_an_image(&mut self) {
         let mut state = self.world.state();
-        let mut images: Vec<String> = state.images.iter().cloned().collect();
+        let mut images: Vec<String> = state.images.keys().cloned().collect();
         images.sort();
         let Some(image) = self.rng.choice(images) else { return };
         state.images.remove(&image);

@@ -28,7 +28,8 @@ pub struct World {
 /// What changes.
 #[derive(Default)]
 pub struct State {
-    pub images: HashSet<String>,
+    /// Images by their tags, and whether the build that made it had lost its lock by then.
+    pub images: HashMap<String, bool>,
     pub fault: Option<Fault>,
     /// Builds that run.
     pub active: Vec<Build>,
@@ -240,6 +241,11 @@ impl World {
 impl State {
     pub fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
+    }
+
+    /// Has one of these lock files been taken away?
+    pub fn has_lost_one(&self, inodes: &[u64]) -> bool {
+        inodes.iter().any(|inode| self.displaced.contains_key(inode))
     }
 
     /// Something begins that a call may fail of.
