@@ -50,11 +50,10 @@ pub fn make_room(locks: usize) -> Rlimit {
     /// What else is open: the standard streams, pipes, the engine, a folder being read.
     const OTHERS: u64 = 32;
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    // Each one, and the copy that COMMAND inherits.
-    let needed = 2 * locks as u64 + OTHERS;
+    // Each one, and the copy that COMMAND inherits, with its high number.
+    let needed = HIGH as u64 + 2 * locks as u64 + OTHERS;
     if limit.current.is_some_and(|current| current < needed) {
-        let wanted = HIGH as u64 + needed;
-        let current = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+        let current = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
         let raised = Rlimit { current: Some(current), ..limit };
         // Where that is not allowed, opening one too many will say so.
         _ = rustix::process::setrlimit(Resource::Nofile, raised);
@@ -111,10 +110,25 @@ pub fn run(job: &Job<'_>, signals: &Signals) -> Result<Ended, NotRun> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(io::Error::from)?;
     let start = Instant::now();
-    let kept = spawn(job, signals.inherited()).inspect_err(|_| {
-        // A keeper that was killed before it could report leaves a COMMAND that may well run.
-        end_descendants(None, &spared, job.kill_after, signals);
-    })?;
+    let kept = match spawn(job, signals.inherited()) {
+        Ok(kept) => kept,
+        Err(why) => {
+            // A keeper that was killed before it could report leaves a COMMAND that may well run.
+            let (left, interrupted) = end_descendants(None, &spared, job.kill_after, signals);
+            if left.is_empty() {
+                return Err(why);
+            }
+            tracing::error!("COMMAND cannot be watched over: {why:?}");
+            let exit = Exit::Code(crate::exit::FAILURE);
+            return Ok(Ended {
+                exit,
+                elapsed: start.elapsed(),
+                interrupted,
+                timed_out: false,
+                left,
+            });
+        }
+    };
     let mut running = Running { job, kept, spared, interrupted: None, timed_out: false };
     // What came in before COMMAND was there has reached nobody else.
     while let Some(arrived) = signals.next(Some(start), &[]) {
@@ -190,7 +204,13 @@ impl Running<'_> {
             return;
         }
         match tree::send(self.kept.command, signal) {
-            Ok(()) => tracing::debug!("passed {signal} on to COMMAND"),
+            Ok(()) => {
+                tracing::debug!("passed {signal} on to COMMAND");
+                if signals::is_terminating(signal) {
+                    // As timeout(1) does it: a stopped process takes no other signal.
+                    _ = tree::send(self.kept.command, Signal::SIGCONT);
+                }
+            }
             Err(error) => tracing::warn!(
                 "{signal} cannot be passed on to COMMAND (pid {}): {}",
                 self.kept.command,
@@ -215,14 +235,14 @@ impl Running<'_> {
     }
 
     fn descendants(&self) -> Vec<u32> {
-        tree::descendants(Some(self.kept.pid()), &self.spared)
+        tree::descendants(self.kept.pid(), &self.spared)
     }
 
     /// Ends what is left of a COMMAND that was ended: its descendants may still build. Returns
     /// those that cannot be ended.
     fn end_what_is_left(&mut self, signals: &Signals) -> Vec<u32> {
-        let keeper = Some(self.kept.pid());
-        let (left, signal) = end_descendants(keeper, &self.spared, self.job.kill_after, signals);
+        let (left, signal) =
+            end_descendants(self.kept.pid(), &self.spared, self.job.kill_after, signals);
         self.interrupted = signal.or(self.interrupted);
         left
     }

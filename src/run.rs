@@ -40,9 +40,12 @@ pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
             Locked::Failed(status) => return Ok(Exit::Code(status)),
             Locked::TimedOut => return Ok(Exit::Code(job.conflict_exit_code)),
         };
-        if job.is_present()? {
-            release(locks, None);
-            return Ok(job.skip());
+        match job.is_present() {
+            Ok(false) => {}
+            done => {
+                release(locks, None);
+                return done.map(|_| job.skip());
+            }
         }
         // One may have been lost while we waited for another, or for the engine.
         let Some(why) = locks.iter().find_map(|lock| lock.lost()) else { break locks };
@@ -53,8 +56,7 @@ pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
         }
         tracing::warn!("{why}; locking again before anything is built");
     };
-    let signals = Signals::take_in()?;
-    let ended = match job.build(&locks, &signals) {
+    let (ended, signals) = match job.build(&locks) {
         Ok(ended) => ended,
         Err(error) => {
             release(locks, None);
@@ -201,8 +203,9 @@ impl Job {
         Ok(Locked::Ours(ours))
     }
 
-    /// 5. COMMAND, holding the locks.
-    fn build(&self, locks: &[Box<dyn Held>], signals: &Signals) -> Result<Ended> {
+    /// 5. COMMAND, holding the locks. From here on signals are ours to take.
+    fn build(&self, locks: &[Box<dyn Held>]) -> Result<(Ended, Signals)> {
+        let signals = Signals::take_in()?;
         log::building(&self.tags, &self.command.to_string());
         let job = child::Job {
             command: &self.command,
@@ -212,7 +215,10 @@ impl Job {
             kill_after: self.kill_after,
             open_files: self.open_files,
         };
-        child::run(&job, signals).map_err(|why| validate::cannot_run(&self.command, why))
+        match child::run(&job, &signals) {
+            Ok(ended) => Ok((ended, signals)),
+            Err(why) => Err(validate::cannot_run(&self.command, why)),
+        }
     }
 
     /// 6. What COMMAND's end is worth: a 0 must have made every image.

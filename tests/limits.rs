@@ -777,6 +777,20 @@ fn files_that_may_not_grow_are_in_nobodys_way() {
     assert!(is_free(&site.lock()));
 }
 
+/// What a client says would be lost, and a sudo that asks for a password be taken for «missing».
+#[test]
+fn client_whose_answer_may_not_grow_is_not_asked() {
+    let f = Fixture::new();
+    f.install_engine("podman");
+    let script = "(ulimit -f 0; exec \"$0\" \"$@\") 2>&1 | cat";
+    let words = ["-t", TAG, "--", "podman", "build", "-t", TAG, "."];
+    let call = f.program("sh").args(["-c", script]).arg(buildlock_path()).args(words);
+    let call = call.env("STANDIN_LOOK_STATUS", "1").env("STANDIN_LOOK_ERR", "sudo: a password");
+    let said = String::from_utf8(call.run().stdout).unwrap();
+    assert!(said.contains("error: ") && said.contains("ulimit -f"), "{said}");
+    assert_eq!(f.build_events(), []);
+}
+
 /// What a shell ends with that writes a file which may not grow.
 fn call_alone(site: &Site, limit: &str) -> String {
     let command = "echo long >\"$STANDIN/long\"; exit 3";

@@ -561,6 +561,22 @@ fn what_cannot_be_ended_keeps_the_lock_and_is_said() {
 }
 
 #[test]
+fn command_that_somebody_stopped_is_ended_all_the_same() {
+    for signal in ["TERM", "INT", "HUP"] {
+        let f = Fixture::new();
+        let script = "echo $$ >\"$STANDIN/began\"; exec sleep 600";
+        let build = command(&f, &[], &shell(script)).start();
+        let sleep = wait_for_pid(&f, "began");
+        f.wait_for("sleep", || fs::read(format!("/proc/{sleep}/comm")).unwrap() == b"sleep\n");
+        send_signal(sleep, "STOP");
+        f.wait_for("it to stop", || state(sleep) == 'T');
+        build.signal(signal);
+        build.wait().assert_signal(number(signal));
+        assert!(!is_alive(sleep));
+    }
+}
+
+#[test]
 fn keeper_that_somebody_stopped_goes_on_when_there_is_something_to_do() {
     let f = Fixture::new();
     f.hold_builds();

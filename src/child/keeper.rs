@@ -73,6 +73,8 @@ pub(super) struct Kept {
     pub(super) command: u32,
     /// Readable once COMMAND has ended, whatever the keeper does (pidfd_open(2), Linux 5.3).
     ended: Option<OwnedFd>,
+    /// Somebody killed the keeper.
+    is_gone: bool,
 }
 
 impl Kept {
@@ -93,12 +95,19 @@ impl Kept {
         let command = libc::pid_t::from_ne_bytes(pid);
         let ended = Pid::from_raw(command)
             .and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
-        Ok(Kept { keeper, orders, reports, command: command.cast_unsigned(), ended })
+        Ok(Kept {
+            keeper,
+            orders,
+            reports,
+            command: command.cast_unsigned(),
+            ended,
+            is_gone: false,
+        })
     }
 
-    /// The keeper's process id.
-    pub(super) fn pid(&self) -> u32 {
-        self.keeper.pids().first().copied().unwrap_or_default()
+    /// The keeper's process id, unless it has ended and another may have got it.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.keeper.pids().first().copied().filter(|_| !self.is_gone)
     }
 
     /// One of them is readable as soon as there is something new about COMMAND.
@@ -108,7 +117,7 @@ impl Kept {
 
     /// Somebody may have stopped the keeper. When there is something to do for it, it goes on.
     fn wake(&self) {
-        _ = tree::send(self.pid(), Signal::SIGCONT);
+        _ = self.pid().map(|pid| tree::send(pid, Signal::SIGCONT));
     }
 
     /// How COMMAND ended, if it has.
@@ -138,6 +147,7 @@ impl Kept {
             // COMMAND gets its death signal, and is our child now.
             Ok(_) => {
                 let exit = Exit::from(self.keeper.wait()?.status);
+                self.is_gone = true;
                 tracing::error!(
                     "buildlock-keep, the process behind which COMMAND runs, ended by {exit}"
                 );

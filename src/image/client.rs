@@ -13,6 +13,8 @@ use serde_json::Value;
 use super::{ANSWER_WITHIN, Answer, Platform, Unanswered, excerpt, says_no_such_image};
 use crate::command::{Client, Engine};
 
+/// More than a client answers, in bytes.
+const ANSWER_MAX: u64 = 1 << 20;
 /// Most that is read of what a client prints, in bytes.
 const OUTPUT_MAX: u64 = 16 << 20;
 
@@ -118,6 +120,13 @@ impl Said {
 fn run(client: &Client, arguments: &[&str]) -> Result<Said, Unanswered> {
     let failed =
         |error: std::io::Error| Unanswered::lasting(format!("cannot run {client}: {error}"));
+    let may_grow = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+    if may_grow.is_some_and(|most| most < ANSWER_MAX) {
+        // What is cut off, or not there at all, could be taken for another answer.
+        return Err(Unanswered::lasting(format!(
+            "{client} is asked through files, and none may grow to {ANSWER_MAX} bytes (ulimit -f)"
+        )));
+    }
     let (mut stdout, mut stderr) =
         (nameless_file().map_err(failed)?, nameless_file().map_err(failed)?);
     let (program, rest) = client.words(arguments);

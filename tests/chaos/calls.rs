@@ -221,7 +221,9 @@ fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
     let building = building.and_then(|line| line["timestamp"].as_str());
     let building = building.and_then(|at| humantime::parse_rfc3339(at).ok());
     for inode in built.iter().flat_map(|build| &build.inodes) {
-        let (Some(began), Some(&gone)) = (building, state.displaced.get(inode)) else { continue };
+        let (Some(began), Some(&(gone, _))) = (building, state.displaced.get(inode)) else {
+            continue;
+        };
         // Between the last check and the message there is always a moment, which a loaded machine
         // makes longer, and a stopped process as long as it likes.
         check(

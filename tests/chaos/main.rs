@@ -127,6 +127,10 @@ fn run_on_small_disk(folder: &Path) -> Option<ExitCode> {
 
 fn run(options: &Options, folder: PathBuf, on_small_disk: bool) -> ExitCode {
     let Options { seed, duration } = *options;
+    // For the files that are gone and stay open.
+    let room = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let all = rustix::process::Rlimit { current: room.maximum, ..room };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, all).unwrap();
     println!("chaos: seed {seed}, {} s, {} at once", duration.as_secs(), plan::AT_ONCE);
     let world = Arc::new(World::new(seed, folder, on_small_disk));
     let engine = engine::start(&world);

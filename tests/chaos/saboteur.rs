@@ -224,7 +224,7 @@ impl Saboteur<'_> {
         // Before it is gone, for who comes then may be quick. Another may have removed it, and made
         // it anew.
         if fs::metadata(&path).is_ok_and(|there| there.ino() == inode) {
-            state.displaced.insert(inode, SystemTime::now());
+            state.displaced.insert(inode, (SystemTime::now(), file));
             _ = fs::remove_file(&path);
             state.count("lock file removed");
             self.world
@@ -244,8 +244,8 @@ impl Saboteur<'_> {
         if fs::rename(folder.join(name), &moved).is_ok() {
             let now = SystemTime::now();
             for file in files_below(&moved) {
-                let Ok(metadata) = fs::metadata(&file) else { continue };
-                state.displaced.insert(metadata.ino(), now);
+                let Ok(file) = File::open(&file) else { continue };
+                state.displaced.insert(file.metadata().unwrap().ino(), (now, file));
             }
             state.count("folder moved away");
             self.world.note(&mut state, format!("{name} is moved away"));

@@ -41,8 +41,9 @@ pub struct State {
     pub calls: BTreeMap<u32, usize>,
     /// Calls to which, or to whose build, something was done.
     pub disturbed: HashSet<usize>,
-    /// Inodes of lock files that the saboteur took out of their place, and when.
-    pub displaced: HashMap<u64, SystemTime>,
+    /// Lock files that the saboteur took out of their place, by inode, and when. They stay open, so
+    /// that no other file gets the same inode.
+    pub displaced: HashMap<u64, (SystemTime, File)>,
     /// Times in which something was broken that a call may fail of.
     pub troubles: Vec<Trouble>,
     pub counts: BTreeMap<&'static str, usize>,
@@ -195,6 +196,7 @@ impl World {
         if !left.is_empty() {
             wrong.push(format!("prune left {left:?}"));
         }
+        let descriptors = descriptors + self.state().displaced.len();
         // Threads of the engine close theirs a moment after their client has gone.
         let until = Instant::now() + Duration::from_secs(5);
         let mut open = crate::own_descriptors();

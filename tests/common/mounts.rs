@@ -63,10 +63,6 @@ impl<'f> Namespace<'f> {
 
     /// A shell script that must succeed in there.
     #[track_caller]
-    pub fn sh(&self, script: &str) {
-        self.program("sh").args(["-ec", script]).run().assert_code(0);
-    }
-
     /// Where the test sees what is at `path` in there.
     pub fn path(&self, path: &Path) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.keeper.pid()));

@@ -338,15 +338,6 @@ impl<'f> Recorder<'f> {
         self.f.wait_for(&format!("{signal} at COMMAND"), || self.count(signal) > 0);
     }
 
-    /// Fails unless this signal reached it just once: what was sent after it has arrived, so a
-    /// second one would have, too.
-    pub fn assert_once(&self, buildlock: u32, signal: &str, later: &str) {
-        self.wait_for(signal);
-        crate::common::send_signal(buildlock, later);
-        self.wait_for(later);
-        assert_eq!(self.count(signal), 1, "{signal}\n{}", self.f.scene());
-    }
-
     /// Lets it end with this status, of one digit.
     pub fn end(&self, status: u8) {
         self.gate.say(&status.to_string());
