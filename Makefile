@@ -19,7 +19,7 @@ fuzz_targets := reference holder_record command duration engine_answer
 scripts := .ci/run benches/bench.sh tests/demo.sh tests/stand-in/docker
 
 .DELETE_ON_ERROR:
-.PHONY: all install uninstall test chaos fuzz lint bench demo completions man clean help
+.PHONY: all install uninstall test test-scale chaos fuzz lint bench demo completions man clean help
 
 all: $(BINARY)                 ## build the release binary (the default)
 
@@ -50,6 +50,9 @@ uninstall:                     ## remove what install has put there
 
 test:                          ## run every test; BUILDLOCK_REQUIRE_ENGINE=1: no engine is a failure
 	+$(CARGO) test --locked
+
+test-scale:                    ## a thousand waiters, calls and tags, one test after the other
+	+BUILDLOCK_TEST_SCALE=1000 $(CARGO) test --locked --test limits thousand -- --test-threads=1
 
 chaos: SECONDS ?= 600
 chaos:                         ## kill, stop, remove, fill and break for SECONDS (600), by SEED
@@ -106,4 +109,4 @@ clean:                         ## remove what was built
 	$(CARGO) clean
 
 help:                          ## print this
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14

@@ -161,8 +161,9 @@ pub trait Store: Send + Sync {
     /// The store cannot be used.
     fn acquire(&self, key: &Key, deadline: Deadline) -> Result<Box<dyn Held>>;
 
-    /// Who holds the lock, as far as that can be known for certain.
-    fn holder(&self, key: &Key) -> Option<Holder>;
+    /// Who holds the lock, as far as that can be known for certain. It is cheaper to tell whether
+    /// the process `known` still does.
+    fn holder(&self, key: &Key, known: Option<u32>) -> Option<Holder>;
 
     /// What the last build under the lock ended with, if that was a failure.
     fn last_failure(&self, key: &Key) -> Option<FailedBuild>;
@@ -260,7 +261,7 @@ fn take_or_descend(
         log::acquired(held.subject(), Duration::ZERO);
         return Ok(Some(Turn::Held(held)));
     }
-    let holder = store.holder(key);
+    let holder = store.holder(key, None);
     if is_held_by_ancestor(holder.as_ref()) {
         return Ok(None);
     }
@@ -332,7 +333,7 @@ fn try_for_a_moment(store: &Arc<dyn Store>, key: &Key) -> Result<Turn> {
             break;
         }
     }
-    log::timeout(key.subject(), store.holder(key).as_ref(), start.elapsed());
+    log::timeout(key.subject(), store.holder(key, None).as_ref(), start.elapsed());
     Ok(Turn::TimedOut)
 }
 
@@ -408,12 +409,12 @@ impl<'a> Wait<'a> {
 
         let before = self.holder.clone();
         if !std::mem::take(&mut self.is_first) {
-            self.holder = self.store.holder(self.key);
+            self.holder = self.who();
         }
         if self.holder.as_ref().is_none_or(|holder| holder.build.is_none()) {
             match receiver.recv_timeout(RECORD_GRACE) {
                 Ok(done) => return done.map(Waited::Done),
-                Err(_) => self.holder = self.store.holder(self.key),
+                Err(_) => self.holder = self.who(),
             }
         }
         if self.holder.is_some() && self.holder != before {
@@ -440,7 +441,7 @@ impl<'a> Wait<'a> {
                 }
                 Err(RecvTimeoutError::Timeout) if self.deadline.has_passed() => {
                     drop(live);
-                    let holder = self.store.holder(self.key);
+                    let holder = self.who();
                     log::timeout(self.key.subject(), holder.as_ref(), self.deadline.so_far());
                     return Ok(Waited::TimedOut);
                 }
@@ -449,13 +450,18 @@ impl<'a> Wait<'a> {
         }
     }
 
+    /// Who holds the lock now.
+    fn who(&self) -> Option<Holder> {
+        self.store.holder(self.key, self.holder.as_ref().map(|holder| holder.pid))
+    }
+
     /// Says who is waited for, if it is time to: at once, then after 5, 10, 20 and 40 seconds and
     /// every full minute. On a terminal one live line says it all the time.
     fn say(&mut self, live: Option<&mut log::LiveLine>) {
         let waited = self.start.elapsed();
         if waited >= self.next_message {
             if !self.next_message.is_zero() {
-                self.holder = self.store.holder(self.key).or(self.holder.take());
+                self.holder = self.who().or(self.holder.take());
             }
             if live.is_none() {
                 let lock = self.store.location(self.key);

@@ -311,7 +311,7 @@ fn forced_by_us(force: bool, tags: &[Tag]) -> Option<(&'static str, OsString)> {
 fn is_forced_by_ancestor(tags: &[Tag], store: &dyn Store) -> bool {
     let Ok(forced) = std::env::var(FORCED) else { return false };
     tags.iter().filter(|tag| forced.split(' ').any(|it| it == tag.as_str())).any(|tag| {
-        let holder = store.holder(&Key::new(tag.into()));
+        let holder = store.holder(&Key::new(tag.into()), None);
         holder.is_some_and(|holder| holder.is_our_ancestor)
     })
 }

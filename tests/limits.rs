@@ -1,7 +1,7 @@
 //! What is many, long, strange, missing or broken around buildlock.
 //!
 //! Where a thousand processes start, a debug build on a small machine takes its time: the tests
-//! start `BUILDLOCK_TEST_SCALE` of them (200 by default; 1000 is what is promised).
+//! start `BUILDLOCK_TEST_SCALE` of them: 200 by default, a thousand in `make test-scale`.
 
 mod common;
 #[path = "engine/fake.rs"]
@@ -20,9 +20,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Finished, Fixture, Invocation, Running, is_root, send_signal};
+use common::{BOUND, Finished, Fixture, Invocation, Running, is_root, send_signal};
 use fake::{FakeEngine, found, missing, send};
-use outside::{ForeignLock, Gate, buildlock_path, descriptors, has, is_free, wait_for_waiters};
+use outside::{
+    ForeignLock, Gate, buildlock_path, descriptors, has, is_free, wait_for_waiters,
+    waiters as waiters_of,
+};
 
 const TAG: &str = "env:abc";
 
@@ -33,6 +36,11 @@ const BUILD: &str = r#"echo built >>"$STANDIN/built"; : >"$STANDIN/images/env:ab
 fn scale() -> usize {
     let given = std::env::var("BUILDLOCK_TEST_SCALE").ok();
     given.map_or(200, |n| n.parse().expect("BUILDLOCK_TEST_SCALE is a number"))
+}
+
+/// The longest wait for the end of that many.
+fn bound() -> Duration {
+    BOUND * u32::try_from(scale().div_ceil(200)).unwrap()
 }
 
 /// An engine on a socket, which costs less than the stand-in where many look. It has the images
@@ -109,7 +117,8 @@ impl Site {
 /// Starts many at once, and waits until all of them wait for the lock.
 fn waiters<'f>(n: usize, start: impl Fn() -> Invocation<'f>, site: &'f Site) -> Vec<Running<'f>> {
     let all: Vec<_> = (0..n).map(|_| start().start()).collect();
-    wait_for_waiters(&site.f, &site.lock(), n);
+    let waiting = || waiters_of(&site.lock()).len() >= n;
+    site.f.wait_for_within(bound(), &format!("{n} waiters"), waiting);
     all
 }
 
@@ -125,9 +134,9 @@ fn a_thousand_waiters_share_one_build() {
 
     gate.open();
 
-    first.wait().assert_code(0);
+    first.wait_within(bound()).assert_code(0);
     for one in all {
-        one.wait().assert_code(0).assert_stderr("present");
+        one.wait_within(bound()).assert_code(0).assert_stderr("present");
     }
     site.assert_built_once();
 }
@@ -142,7 +151,7 @@ fn a_thousand_waiters_whose_builds_all_fail_all_end() {
 
     for one in all {
         // One after the other: nothing makes the image appear.
-        one.wait().assert_code(1).assert_stderr("building");
+        one.wait_within(bound()).assert_code(1).assert_stderr("building");
     }
     assert!(is_free(&site.lock()));
 }
@@ -158,7 +167,7 @@ fn a_thousand_calls_with_a_tag_each_all_build() {
     };
     let all: Vec<_> = (0..n).map(start).collect();
     for one in all {
-        one.wait().assert_code(0);
+        one.wait_within(bound()).assert_code(0);
     }
     let mut built: Vec<usize> =
         site.f.lines("built").iter().map(|line| line.parse().unwrap()).collect();

@@ -283,9 +283,9 @@ impl Store for FileStore {
         }
     }
 
-    fn holder(&self, key: &Key) -> Option<Holder> {
+    fn holder(&self, key: &Key, known: Option<u32>) -> Option<Holder> {
         let lock = self.open_file(key).ok()?;
-        Holder::of(&lock.file)
+        Holder::of(&lock.file, known)
     }
 
     fn last_failure(&self, key: &Key) -> Option<FailedBuild> {

@@ -72,11 +72,17 @@ impl Holder {
     }
 
     /// Who holds the lock on `file`, if the kernel can tell: what the record says if it is about
-    /// that process, else what `/proc` says of it.
-    pub(super) fn of(file: &File) -> Option<Self> {
+    /// that process, else what `/proc` says of it. `known` had it when we last asked.
+    pub(super) fn of(file: &File, known: Option<u32>) -> Option<Self> {
         let stat = rustix::fs::fstat(file).ok()?;
-        let pid = agreed(|| KernelLocks::read_once().holder(&stat, file))?;
-        let holder = Self::with_pid(pid, read_record(file));
+        let record = read_record(file);
+        // For its whole list the kernel stops everybody who takes or releases any lock; a thousand
+        // waiters that ask for it at once stop the machine. So the likely ones are asked about first.
+        let mut likely = record.iter().map(|record| record.pid).chain(known);
+        let pid = likely
+            .find(|&pid| has_locked(pid, pid, stat.st_ino))
+            .or_else(|| agreed(|| KernelLocks::read_once().holder(&stat, file)))?;
+        let holder = Self::with_pid(pid, record);
         let ancestors = ancestors();
         // Where the process that took it has ended, an ancestor may have its descriptor.
         let is_our_ancestor = ancestors.contains(&pid)
@@ -226,10 +232,12 @@ pub(super) fn ancestors() -> Vec<u32> {
 /// Has `process` an open descriptor with the lock that `taker` took on the inode? The kernel lists
 /// locks there too (proc_pid_fdinfo(5)), for those who may look.
 fn has_locked(process: u32, taker: u32, inode: u64) -> bool {
+    /// A record may name a process with any number of them.
+    const DESCRIPTORS_MAX: usize = 4096;
     let Ok(descriptors) = std::fs::read_dir(format!("/proc/{process}/fdinfo")) else {
         return false;
     };
-    descriptors.flatten().any(|descriptor| {
+    descriptors.flatten().take(DESCRIPTORS_MAX).any(|descriptor| {
         let text = std::fs::read_to_string(descriptor.path()).unwrap_or_default();
         let mut locks =
             text.lines().filter_map(|line| KernelLock::parse(line.strip_prefix("lock:")?));

@@ -313,10 +313,15 @@ impl Fixture {
     // Waiting.
 
     /// Waits until `happened` is true; fails after [`BOUND`] with everything there is to see.
-    pub fn wait_for(&self, what: &str, mut happened: impl FnMut() -> bool) {
+    pub fn wait_for(&self, what: &str, happened: impl FnMut() -> bool) {
+        self.wait_for_within(BOUND, what, happened);
+    }
+
+    /// The same for what takes longer.
+    pub fn wait_for_within(&self, bound: Duration, what: &str, mut happened: impl FnMut() -> bool) {
         let start = Instant::now();
         while !happened() {
-            assert!(start.elapsed() < BOUND, "no sight of {what}\n{}", self.scene());
+            assert!(start.elapsed() < bound, "no sight of {what}\n{}", self.scene());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -543,9 +548,14 @@ impl Running<'_> {
     }
 
     /// Waits until it has ended.
-    pub fn wait(mut self) -> Finished {
+    pub fn wait(self) -> Finished {
+        self.wait_within(BOUND)
+    }
+
+    /// The same for what takes longer.
+    pub fn wait_within(mut self, bound: Duration) -> Finished {
         let mut status = None;
-        self.fixture.wait_for(&format!("the end of {}", self.words), || {
+        self.fixture.wait_for_within(bound, &format!("the end of {}", self.words), || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
