@@ -245,7 +245,9 @@ impl KeepersSide {
                         1 if order == STARTED => started = true,
                         1 => libc::_exit(0),
                         // buildlock has ended.
-                        _ => break,
+                        0 => break,
+                        // Interrupted.
+                        _ => {}
                     }
                 }
             }

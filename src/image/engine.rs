@@ -275,7 +275,8 @@ fn connect(socket: &Path) -> std::io::Result<UnixStream> {
         None,
     )?;
     set_socket_timeout(&stream, Timeout::Send, Some(ANSWER_WITHIN))?;
-    rustix::net::connect(&stream, &address)?;
+    // With a limit on it, the kernel does not go on by itself after an interruption.
+    rustix::io::retry_on_intr(|| rustix::net::connect(&stream, &address))?;
     Ok(stream.into())
 }
 
