@@ -81,6 +81,9 @@ fn one_call(world: &World, call: usize) {
     if plan.ignores_term {
         command.env("CHAOS_IGNORE_TERM", "1");
     }
+    if plan.closes {
+        command.env("CHAOS_CLOSE", "1");
+    }
     if let Some(user) = plan.user {
         command.uid(user).gid(user);
     }

@@ -26,6 +26,15 @@ pub fn build() -> ExitCode {
         #[allow(unsafe_code)]
         unsafe { signal(Signal::SIGTERM, SigHandler::SigIgn) }.unwrap();
     }
+    if std::env::var_os("CHAOS_CLOSE").is_some() {
+        for (number, ..) in &inherited {
+            // SAFETY: nothing in this program uses what it has inherited.
+            #[allow(unsafe_code)]
+            unsafe {
+                nix::libc::close(number.cast_signed())
+            };
+        }
+    }
     let variable = |name| std::env::var(name).unwrap_or_else(|_| panic!("no {name}"));
     let order = Order { call: variable("CHAOS_CALL").parse().unwrap(), inherited };
     let host = variable("DOCKER_HOST");

@@ -216,6 +216,12 @@ fn build(world: &World, pid: u32, order: Order, mut stream: &UnixStream) {
     {
         let mut state = world.state();
         if state.fault.is_some() {
+            // It is refused, but somebody wanted to build.
+            state.built.entry(order.call).or_default().push(Built {
+                began: start,
+                well: false,
+                inodes,
+            });
             return;
         }
         let build = Build {

@@ -28,6 +28,8 @@ pub struct Plan {
     pub ends: Ends,
     /// Its client goes on after TERM.
     pub ignores_term: bool,
+    /// Its client closes what it has inherited, as sudo does.
+    pub closes: bool,
 }
 
 /// What COMMAND is.
@@ -104,6 +106,7 @@ impl Plan {
             },
             ends,
             ignores_term: one_in(&mut rng, 12),
+            closes: one_in(&mut rng, 6),
         }
     }
 

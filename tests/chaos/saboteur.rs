@@ -185,6 +185,10 @@ impl Saboteur<'_> {
         let mut state = self.world.state();
         let Some(build) = self.rng.choice(&state.active) else { return };
         let (call, client) = (build.call, build.pid);
+        if signal == Signal::KILL && self.world.plan(call).closes {
+            // Should buildlock be killed too, nobody would be left to hold the lock.
+            return;
+        }
         let Some(keeper) = keeper_of(client) else { return };
         let Some(process) = open(keeper) else { return };
         // Still, and not another that has got its id meanwhile.
