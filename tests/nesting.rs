@@ -7,7 +7,7 @@ mod outside;
 use std::fs;
 use std::path::Path;
 
-use common::{Finished, Fixture, Invocation, is_root};
+use common::{Finished, Fixture, Invocation, is_root, send_signal};
 use outside::{ForeignLock, Gate, buildlock_path, has, holders, is_free, python, wait_for_waiters};
 
 /// A fixture with buildlock in PATH, as COMMANDs call it.
@@ -475,6 +475,33 @@ fn nested_call_goes_on_after_its_outer_one_was_killed(reap: bool) {
     assert_eq!(f.build_count("env:a"), 1);
     f.wait_for("the lock is free", || is_free(&f.lock_file("env:a")));
     drop(zombie);
+}
+
+#[test]
+fn nested_call_does_not_wait_for_a_lock_that_only_it_has_inherited() {
+    let f = fixture();
+    // Whoever stands between the two is gone when the nested call wants the lock.
+    let inner = "while [ ! -e \"$STANDIN/go\" ]; do sleep 0.02; done; \
+                 exec buildlock -w none -t env:a -- docker build -t env:a .";
+    let script = format!("({inner}) & echo $! >\"$STANDIN/inner\"; wait");
+    let killed = outer(&f, &script).start();
+    let inner: u32 = f.wait_for_file("inner").trim().parse().unwrap();
+    let parent = |pid| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let parent = |pid: u32| -> u32 {
+        parent(pid).rsplit_once(") ").unwrap().1.split(' ').nth(1).unwrap().parse().unwrap()
+    };
+    let shell = parent(inner);
+    let keeper = parent(shell);
+    for pid in [killed.pid(), keeper, shell] {
+        send_signal(pid, "KILL");
+        f.wait_for_death(pid);
+    }
+    fs::write(f.path("go"), "").unwrap();
+    f.wait_for_death(inner);
+    assert_eq!(f.build_count("env:a"), 1, "{}", f.scene());
+    assert!(f.has_image("env:a"));
+    f.wait_for("the lock is free", || is_free(&f.lock_file("env:a")));
+    drop(killed);
 }
 
 #[test]

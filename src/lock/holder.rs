@@ -84,8 +84,10 @@ impl Holder {
             .or_else(|| agreed(|| KernelLocks::read_once().holder(&stat, file)))?;
         let holder = Self::with_pid(pid, record);
         let ancestors = ancestors();
-        // Where the process that took it has ended, an ancestor may have its descriptor.
+        // Where the process that took it has ended, an ancestor may have its descriptor; and where
+        // the ancestors have ended, too, we have inherited it ourselves.
         let is_our_ancestor = ancestors.contains(&pid)
+            || has_locked(std::process::id(), pid, stat.st_ino)
             || holder.gone
                 && ancestors.iter().any(|&ancestor| has_locked(ancestor, pid, stat.st_ino));
         Some(Holder { is_our_ancestor, ..holder })
