@@ -85,9 +85,11 @@ impl Holder {
         let holder = Self::with_pid(pid, record);
         let ancestors = ancestors();
         // Where the process that took it has ended, an ancestor may have its descriptor; and where
-        // the ancestors have ended, too, we have inherited it ourselves.
+        // the ancestors have ended, too, we have inherited it ourselves. But a thread of ours that
+        // waited may just have had it.
+        let ourselves = std::process::id();
         let is_our_ancestor = ancestors.contains(&pid)
-            || has_locked(std::process::id(), pid, stat.st_ino)
+            || pid != ourselves && has_locked(ourselves, pid, stat.st_ino)
             || holder.gone
                 && ancestors.iter().any(|&ancestor| has_locked(ancestor, pid, stat.st_ino));
         Some(Holder { is_our_ancestor, ..holder })
