@@ -119,9 +119,12 @@ pub fn start(world: &Arc<World>) -> Listening {
 }
 
 fn listen(world: &World) -> UnixListener {
-    let listener = UnixListener::bind(world.socket()).unwrap();
+    // For every user from the first moment on.
+    let fresh = world.folder.join("engine.new");
+    let listener = UnixListener::bind(&fresh).unwrap();
     listener.set_nonblocking(true).unwrap();
-    std::fs::set_permissions(world.socket(), std::fs::Permissions::from_mode(0o666)).unwrap();
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o666)).unwrap();
+    std::fs::rename(&fresh, world.socket()).unwrap();
     listener
 }
 
