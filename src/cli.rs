@@ -104,6 +104,8 @@ pub struct BuildArgs {
     pub on_failure: OnFailure,
 
     /// One more exclusive lock, for a shared resource that is not an image (repeatable)
+    ///
+    /// A name has at most 1,024 bytes and no control characters.
     #[arg(long = "lock", value_name = "NAME", value_parser = parse_lock_name)]
     pub locks: Vec<String>,
 
