@@ -166,10 +166,15 @@ impl Job {
         let mut ours: Vec<Box<dyn Held>> = Vec::new();
         for subject in subjects {
             let is_image = subject.tag().is_some();
-            if !is_image && self.is_present()? {
-                // Nothing to wait for any more.
-                release(ours, None);
-                return Ok(Locked::Present);
+            if !is_image {
+                match self.is_present() {
+                    Ok(false) => {}
+                    // Nothing to wait for any more.
+                    done => {
+                        release(ours, None);
+                        return done.map(|_| Locked::Present);
+                    }
+                }
             }
             let mut settled = || self.is_present();
             let patience = Patience {
