@@ -465,6 +465,11 @@ impl<'f> Invocation<'f> {
         &mut self.command
     }
 
+    /// For what is started in another way.
+    pub fn into_command(self) -> Command {
+        self.command
+    }
+
     /// Starts it. Output goes to files: a daemon that keeps a pipe open cannot hold the test up.
     pub fn start(mut self) -> Running<'f> {
         let n = self.fixture.runs.get() + 1;

@@ -126,6 +126,11 @@ pub fn skip(reason: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }
 
+/// A site with the first client in PATH that builds in this way.
+pub fn site(buildkit: bool) -> Option<Site> {
+    clients()?.iter().find(|client| client.buildkit == buildkit).map(Site::new)
+}
+
 fn clients() -> Option<&'static [Client]> {
     static CLIENTS: OnceLock<Result<Vec<Client>, &str>> = OnceLock::new();
     let found = CLIENTS.get_or_init(|| {
@@ -369,6 +374,11 @@ impl Site {
         let buildlock = assert_cmd::cargo::cargo_bin!("buildlock");
         let env = self.f.program("env").arg("--default-signal").arg(buildlock);
         self.in_engine(env.args(["--log-format", "json", "-t", tag, "--"]).args(command))
+    }
+
+    /// Any program, with this client and builder in front.
+    pub fn program(&self, program: impl AsRef<OsStr>) -> Invocation<'_> {
+        self.in_engine(self.f.program(program))
     }
 
     fn in_engine<'f>(&self, invocation: Invocation<'f>) -> Invocation<'f> {

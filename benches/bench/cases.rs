@@ -1,0 +1,256 @@
+//! The situations that are measured, and what they should take.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::measure::{BUILDING, Bench};
+use crate::table::{Case, Row, Unit};
+
+/// A situation, by its name on the command line.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Which {
+    /// The image exists, one call
+    Present,
+    /// It does not, one call
+    Missing,
+    /// It does not, a hundred calls at once
+    Hundred,
+    /// Three hundred
+    ThreeHundred,
+    /// Two hundred calls, one after the other, with nothing to do
+    HandOff,
+    /// Two hundred calls that wait
+    Waiting,
+    /// A thousand calls at once with a tag each, all there
+    Tags,
+    /// The size of the program
+    Binary,
+}
+
+impl std::fmt::Display for Which {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let value = self.to_possible_value();
+        f.write_str(value.as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
+impl Which {
+    pub fn all() -> impl Iterator<Item = Which> {
+        Which::value_variants().iter().copied()
+    }
+
+    pub fn measure(self, bench: &Bench<'_>) -> Result<Case> {
+        match self {
+            Which::Present => present(bench),
+            Which::Missing => missing(bench),
+            Which::Hundred => hundred(bench),
+            Which::ThreeHundred => three_hundred(bench),
+            Which::HandOff => hand_off(bench),
+            Which::Waiting => waiting(bench),
+            Which::Tags => tags(bench),
+            Which::Binary => binary(),
+        }
+    }
+}
+
+const FLOCK_AND_INSPECT: &str = "flock FILE sh -c 'docker image inspect || docker build'";
+
+/// Measures so many times in turns; a column for each figure of a round.
+fn in_turns<const N: usize>(
+    rounds: usize,
+    round: impl Fn() -> Result<[f64; N]>,
+) -> Result<[Vec<f64>; N]> {
+    let mut columns = [const { Vec::new() }; N];
+    for _ in 0..rounds {
+        for (column, figure) in columns.iter_mut().zip(round()?) {
+            column.push(figure);
+        }
+    }
+    Ok(columns)
+}
+
+fn seconds(what: &str, runs: Vec<f64>) -> Row {
+    Row::new(what, Unit::Seconds, runs)
+}
+
+/// buildlock's row, and what it is compared with.
+fn case(title: impl Into<String>, buildlock: Row, others: impl IntoIterator<Item = Row>) -> Case {
+    let others: Vec<Row> = others.into_iter().map(|row| row.beside(&buildlock)).collect();
+    Case { title: title.into(), rows: std::iter::once(buildlock).chain(others).collect() }
+}
+
+fn times(n: usize, command: impl Fn() -> Command) -> Vec<Command> {
+    (0..n).map(|_| command()).collect()
+}
+
+fn present(bench: &Bench<'_>) -> Result<Case> {
+    let recipe = bench.site.recipe("true");
+    let mut build = bench.build(&recipe);
+    build.retain(|word| word != "--no-cache");
+    bench.seconds(bench.program(&build))?;
+    let [buildlock, inspect, flock, inspect_or, flock_and_inspect_or, bare] = in_turns(50, || {
+        Ok([
+            bench.seconds(bench.buildlock(&["-q"], &build))?,
+            bench.seconds(bench.inspect())?,
+            bench.seconds(bench.flock(["true"]))?,
+            bench.seconds(bench.inspect_or(&build))?,
+            bench.seconds(bench.flock_and_inspect_or(&build))?,
+            bench.seconds(bench.program(&build))?,
+        ])
+    })?;
+    let others = [
+        seconds("docker image inspect", inspect).at_most(0.12),
+        seconds("flock FILE true", flock).at_most(2.0),
+        seconds("docker image inspect || docker build", inspect_or),
+        seconds(FLOCK_AND_INSPECT, flock_and_inspect_or),
+        seconds("docker build, all of it cached", bare),
+    ];
+    Ok(case("image exists, one call", seconds("buildlock", buildlock), others))
+}
+
+fn missing(bench: &Bench<'_>) -> Result<Case> {
+    let recipe = bench.site.slow_recipe(1, "true");
+    let build = bench.build(&recipe);
+    let [buildlock, bare, inspect_or, flock] = in_turns(11, || {
+        Ok([
+            bench.seconds_to_build_once(vec![bench.buildlock(&[], &build)])?,
+            bench.seconds_to_build(vec![bench.program(&build)])?,
+            bench.seconds_to_build_once(vec![bench.inspect_or(&build)])?,
+            bench.seconds_to_build_once(vec![bench.flock_and_inspect_or(&build)])?,
+        ])
+    })?;
+    let others = [
+        seconds("docker build", bare).at_most(1.02),
+        seconds("docker image inspect || docker build", inspect_or),
+        seconds(FLOCK_AND_INSPECT, flock),
+    ];
+    Ok(case("image missing, one call", seconds("buildlock", buildlock), others))
+}
+
+fn hundred(bench: &Bench<'_>) -> Result<Case> {
+    const CALLS: usize = 100;
+    let recipe = bench.site.slow_recipe(1, "true");
+    let build = bench.build(&recipe);
+    let [buildlock, one, flock, bare] = in_turns(5, || {
+        Ok([
+            bench.seconds_to_build_once(times(CALLS, || bench.buildlock(&[], &build)))?,
+            bench.seconds_to_build(vec![bench.program(&build)])?,
+            bench.seconds_to_build_once(times(CALLS, || bench.flock_and_inspect_or(&build)))?,
+            bench.seconds_to_build(times(CALLS, || bench.program(&build)))?,
+        ])
+    })?;
+    let others = [
+        seconds("one docker build alone", one).at_most(1.2),
+        seconds(FLOCK_AND_INSPECT, flock).at_most(0.25),
+        seconds("100 docker builds", bare),
+    ];
+    Ok(case("image missing, 100 calls at once", seconds("buildlock", buildlock), others))
+}
+
+fn three_hundred(bench: &Bench<'_>) -> Result<Case> {
+    const CALLS: usize = 300;
+    let recipe = bench.site.slow_recipe(1, "true");
+    let build = bench.build(&recipe);
+    let [buildlock, one, flock] = in_turns(5, || {
+        Ok([
+            bench.seconds_to_build_once(times(CALLS, || bench.buildlock(&[], &build)))?,
+            bench.seconds_to_build(vec![bench.program(&build)])?,
+            bench.seconds_to_build_once(times(CALLS, || bench.flock_and_inspect_or(&build)))?,
+        ])
+    })?;
+    let others =
+        [seconds("one docker build alone", one).at_most(1.45), seconds(FLOCK_AND_INSPECT, flock)];
+    Ok(case("image missing, 300 calls at once", seconds("buildlock", buildlock), others))
+}
+
+fn hand_off(bench: &Bench<'_>) -> Result<Case> {
+    const CALLS: usize = 200;
+    let recipe = bench.site.recipe("true");
+    bench.seconds(bench.program(bench.build(&recipe)))?;
+    let forced = || bench.buildlock(&["-q", "--force", "-t", &bench.tag], ["true"]);
+    let [buildlock, flock] = in_turns(9, || {
+        Ok([
+            bench.seconds_of_all(times(CALLS, forced))?,
+            bench.seconds_of_all(times(CALLS, || bench.flock(["true"])))?,
+        ])
+    })?;
+    let others = [seconds("flock FILE true", flock).at_most(1.5)];
+    let buildlock = seconds("buildlock --force -- true", buildlock);
+    Ok(case("200 holders in a row, nothing to do", buildlock, others))
+}
+
+fn waiting(bench: &Bench<'_>) -> Result<Case> {
+    const CALLS: usize = 200;
+    const WHILE: Duration = Duration::from_secs(10);
+    bench.remove_image()?;
+    let recipe = bench.site.recipe("true");
+    let build = bench.build(&recipe);
+    bench.site.f.hold_builds();
+    let gate = bench.site.f.path("gate");
+    let script = format!("read _ <'{}'; exec {}", gate.display(), build.join(" "));
+    let call = || bench.buildlock(&["-t", &bench.tag], ["sh", "-c", &script]);
+
+    let holder = bench.start(vec![call()], "holder")?;
+    holder.wait_for_lines_with(BUILDING, 1)?;
+    let waiters = bench.start(times(CALLS, call), "waiters")?;
+    waiters.wait_for_lines_with("waiting for", CALLS)?;
+    let (woken, said) = (waiters.wake_ups()?, waiters.lines_with("waiting for")?);
+    std::thread::sleep(WHILE);
+    let (woken, said) = (waiters.wake_ups()? - woken, waiters.lines_with("waiting for")? - said);
+    let memory = waiters.private_memory()?;
+    bench.site.f.release_builds();
+    holder.wait()?;
+    waiters.wait()?;
+
+    let each = |all: usize| vec![all as f64 / CALLS as f64];
+    let largest = memory.iter().copied().fold(0.0, f64::max);
+    Ok(Case {
+        title: format!("{CALLS} waiters for {} s", WHILE.as_secs()),
+        rows: vec![
+            Row::new("wake-ups of each", Unit::Times, each(woken)),
+            Row::new("messages of each", Unit::Times, each(said)),
+            Row::new("wake-ups without a message", Unit::Times, each(woken.saturating_sub(said)))
+                .at_most(0.0),
+            Row::new("private memory of each", Unit::MiB, memory),
+            Row::new("private memory of the largest", Unit::MiB, vec![largest]).at_most(4.0),
+        ],
+    })
+}
+
+fn tags(bench: &Bench<'_>) -> Result<Case> {
+    const CALLS: [usize; 3] = [250, 500, 1000];
+    let tags: Vec<String> = (0..1000).map(|n| bench.site.tag(&format!("tag-{n}"))).collect();
+    let mut build = bench.build(&bench.site.recipe("true"));
+    for tag in &tags {
+        build.splice(2..2, ["-t".to_owned(), tag.clone()]);
+    }
+    bench.seconds(bench.program(&build))?;
+    let first = |n: usize| {
+        let calls = tags.iter().take(n).map(|tag| bench.buildlock(&["-q", "-t", tag], ["false"]));
+        bench.seconds_of_all(calls.collect())
+    };
+    let columns = in_turns(5, || {
+        let [few, more, many] = CALLS;
+        Ok([first(few)?, first(more)?, first(many)?])
+    })?;
+    let growth = std::iter::zip(&columns[0], &columns[2])
+        .map(|(few, many)| (many / CALLS[2] as f64) / (few / CALLS[0] as f64));
+    let growth = Row::new("a call among 1,000, of one among 250", Unit::Times, growth.collect());
+    let rows = std::iter::zip(CALLS, columns.clone())
+        .map(|(calls, runs)| seconds(&format!("{calls} calls at once"), runs));
+    Ok(Case {
+        title: "a tag each, all present".into(),
+        rows: rows.chain([growth.at_most(1.2)]).collect(),
+    })
+}
+
+fn binary() -> Result<Case> {
+    let path = assert_cmd::cargo::cargo_bin!("buildlock");
+    let size = fs::metadata(path).with_context(|| format!("{}", path.display()))?.len();
+    let size = Row::new("stripped", Unit::MiB, vec![size as f64 / f64::from(1 << 20)]);
+    Ok(Case { title: "binary".into(), rows: vec![size.at_most(4.0)] })
+}
