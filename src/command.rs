@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use crate::user;
 use crate::visible::is_visible;
 
 /// An engine whose client buildlock can talk through.
@@ -354,12 +355,13 @@ impl Client {
     /// The folder of docker's configuration, as its client finds it.
     pub fn configuration(&self) -> Option<PathBuf> {
         let flag = self.global_flags().into_iter().rev().find(|(name, _)| name == "config");
-        let of_user =
-            || nix::unistd::User::from_uid(nix::unistd::getuid()).ok()?.map(|user| user.dir);
         flag.map(|(_, folder)| PathBuf::from(folder))
             .or_else(|| self.variable("DOCKER_CONFIG").map(PathBuf::from))
             .or_else(|| {
-                let home = self.variable("HOME").map(PathBuf::from).or_else(of_user)?;
+                let home = self
+                    .variable("HOME")
+                    .map(PathBuf::from)
+                    .or_else(|| Some(user::ourselves()?.home))?;
                 Some(home.join(".docker"))
             })
     }

@@ -169,23 +169,26 @@ enum Program {
 
 fn docker_program(client: &Client) -> Program {
     /// A stand-in for docker is a line or two.
+    /// What a script begins with (execve(2)).
+    const MARK: [u8; 2] = *b"#!";
     const START: u64 = 4096;
     let Ok(path) = which::which(&client.program) else { return Program::Binary };
     let real = path.canonicalize().unwrap_or(path);
     if real.file_name().is_some_and(|name| name == "podman") {
         return Program::Podman;
     }
-    let mut start = Vec::new();
-    if let Ok(file) = std::fs::File::open(&real) {
-        // What cannot be read is no script either: its interpreter could not.
-        _ = file.take(START).read_to_end(&mut start);
+    // What cannot be read is no script either: its interpreter could not.
+    let Ok(mut file) = std::fs::File::open(&real) else { return Program::Binary };
+    let mut mark = [0; MARK.len()];
+    if file.read_exact(&mut mark).is_err() || mark != MARK {
+        return Program::Binary;
     }
-    let text = String::from_utf8_lossy(&start);
-    match start.starts_with(b"#!") {
-        // The package podman-docker: exec /usr/bin/podman "$@"
-        true if text.contains("podman \"$@\"") => Program::Podman,
-        true => Program::Script,
-        false => Program::Binary,
+    let mut start = Vec::new();
+    _ = file.take(START).read_to_end(&mut start);
+    // The package podman-docker: exec /usr/bin/podman "$@"
+    match String::from_utf8_lossy(&start).contains("podman \"$@\"") {
+        true => Program::Podman,
+        false => Program::Script,
     }
 }
 

@@ -18,5 +18,6 @@ pub mod proc;
 pub mod reference;
 pub mod run;
 pub mod status;
+pub mod user;
 pub mod validate;
 pub mod visible;

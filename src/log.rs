@@ -17,9 +17,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
-use tracing::{Event, Level, Subscriber};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 use crate::cli::{ColorChoice, CommonArgs, LogFormat};
 use crate::duration::for_people;
@@ -56,9 +56,8 @@ pub fn start(options: &CommonArgs) -> Result<(), String> {
             && !options.quiet
             && is_capable_terminal(),
     );
-    let subscriber = tracing_subscriber::registry().with(Stderr { style }.with_filter(filter));
     // Only a second call could fail.
-    let _ = tracing::subscriber::set_global_default(subscriber);
+    let _ = tracing::subscriber::set_global_default(Stderr { style, filter });
     Ok(())
 }
 
@@ -302,12 +301,36 @@ enum Style {
     Json,
 }
 
+/// Events as lines on stderr. There are no spans here, so there is no registry for them either: it
+/// would cost more than all the rest of logging where there is nothing to say.
 struct Stderr {
     style: Style,
+    filter: Targets,
 }
 
-impl<S: Subscriber> Layer<S> for Stderr {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+impl Subscriber for Stderr {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.filter.would_enable(metadata.target(), metadata.level())
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        let levels = self.filter.iter().map(|(_, level)| level);
+        levels.chain(self.filter.default_level()).max()
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
         let mut fields = Fields::default();
         event.record(&mut fields);
         let level = event.metadata().level();

@@ -31,6 +31,7 @@ pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
     if job.is_present()? {
         return Ok(job.skip());
     }
+    validate::lock_folder_is_shared(&common.lock_dir);
     let deadline = Deadline::after(job.timeout);
     let mut lost = 0;
     let locks = loop {
@@ -123,7 +124,6 @@ impl Job {
         if let Some(name) = named_locks.first() {
             store.prepare(&Subject::Named(name.clone()))?;
         }
-        validate::lock_folder_is_shared(&common.lock_dir);
         let store: Arc<dyn Store> = Arc::new(store);
         Ok(Job {
             force: args.force || is_forced_by_ancestor(&tags, &*store),

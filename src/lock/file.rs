@@ -23,6 +23,7 @@ use serde::Serialize;
 use super::holder::{self, Holder, KernelLocks};
 use super::{FailedBuild, Held, IMAGE_LOCKS, Key, NAMED_LOCKS, Passing, Store, Subject};
 use crate::duration::Deadline;
+use crate::user;
 
 /// Everybody may create and lock files in it, nobody remove another's.
 const FOLDER_MODE: u32 = 0o1777;
@@ -676,7 +677,7 @@ fn warn_of_owner(folder: &OwnedFd, path: &Path) {
         tracing::warn!(
             "the lock folder {shown} is owned by {}, who can break its locks; let root make it (make \
              install ships a line for tmpfiles.d that does)",
-            holder::user_name(stat.st_uid)
+            user::name(stat.st_uid)
         );
     } else if stat.st_mode & 0o1002 == 0o0002 {
         tracing::warn!(

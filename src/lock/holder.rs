@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::FailedBuild;
 use crate::duration::for_people;
 use crate::proc;
+use crate::user;
 use crate::visible::escaped;
 
 /// Largest record that is read, in bytes.
@@ -59,7 +60,7 @@ impl Holder {
     pub fn ourselves(command: String, build: String) -> Self {
         Holder {
             pid: std::process::id(),
-            user: Some(user_name(rustix::process::getuid().as_raw())),
+            user: Some(user::our_name()),
             host: Some(rustix::system::uname().nodename().to_string_lossy().into_owned()),
             tag: None,
             name: None,
@@ -117,7 +118,7 @@ impl Holder {
             crate::command::describe(&words)
         });
         Holder {
-            user: std::fs::metadata(&folder).ok().map(|meta| user_name(meta.uid())),
+            user: std::fs::metadata(&folder).ok().map(|meta| user::name(meta.uid())),
             command: command.filter(|command| !command.is_empty()),
             ..Holder::default()
         }
@@ -151,14 +152,6 @@ impl std::fmt::Display for Holder {
             Some(command) => write!(f, ": {command}"),
             None => Ok(()),
         }
-    }
-}
-
-/// The name of a user, or the number where there is no name.
-pub(super) fn user_name(uid: u32) -> String {
-    match nix::unistd::User::from_uid(uid.into()) {
-        Ok(Some(user)) => user.name,
-        _ => uid.to_string(),
     }
 }
 

@@ -1,0 +1,88 @@
+//! Users by their number, as `/etc/passwd` has them (passwd(5)).
+//!
+//! Not by getpwuid(3): it loads modules into the process, which a statically linked one can do
+//! only beside the very C library that it was linked with, and dies of otherwise. docker's client
+//! and other static programs read the file, too.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+/// A line of `/etc/passwd`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct User {
+    /// The name for logging in.
+    pub name: String,
+    /// The home folder.
+    pub home: PathBuf,
+}
+
+/// The user of this process.
+pub fn ourselves() -> Option<User> {
+    with_number(rustix::process::getuid().as_raw())
+}
+
+/// The name of this process's user. One whom a directory service has and the file has not is
+/// called what his session calls him, or else by his number.
+pub fn our_name() -> String {
+    let number = || rustix::process::getuid().as_raw().to_string();
+    let session = || {
+        let names = ["LOGNAME", "USER"].iter().filter_map(|name| std::env::var(name).ok());
+        names.into_iter().find(|name| !name.is_empty())
+    };
+    ourselves().map(|user| user.name).or_else(session).unwrap_or_else(number)
+}
+
+/// The name of a user, or the number where the file has no name.
+pub fn name(number: u32) -> String {
+    with_number(number).map_or_else(|| number.to_string(), |user| user.name)
+}
+
+fn with_number(number: u32) -> Option<User> {
+    find(&std::fs::read("/etc/passwd").ok()?, number)
+}
+
+fn find(passwd: &[u8], number: u32) -> Option<User> {
+    passwd.split(|&c| c == b'\n').find_map(|line| {
+        let fields: Vec<&[u8]> = line.split(|&c| c == b':').collect();
+        let [name, _, uid, _, _, home, ..] = fields[..] else { return None };
+        let uid: u32 = std::str::from_utf8(uid).ok()?.parse().ok()?;
+        (uid == number && !name.is_empty()).then(|| User {
+            name: String::from_utf8_lossy(name).into_owned(),
+            home: OsStr::from_bytes(home).into(),
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/bash\n\n# alice\nbob:x:none:1::/b:/bin/sh\n\
+        +::::::\nalice:x:1000:1000:Alice,,,:/home/alice:/bin/zsh\nshort:x:1001\n\
+        again:x:1000:1:::\n\xff:x:1002:1::/home/\xff:";
+
+    #[test]
+    fn the_first_line_with_the_number_counts() {
+        let alice = User { name: "alice".into(), home: "/home/alice".into() };
+        assert_eq!(find(PASSWD, 1000), Some(alice));
+        assert_eq!(find(PASSWD, 0).map(|user| user.name).as_deref(), Some("root"));
+    }
+
+    #[test]
+    fn lines_that_are_not_whole_are_nobodys() {
+        assert_eq!(find(PASSWD, 1001), None);
+        assert_eq!(find(b"", 0), None);
+    }
+
+    #[test]
+    fn names_need_not_be_utf_8() {
+        let user = find(PASSWD, 1002);
+        assert_eq!(user.map(|user| user.home), Some(OsStr::from_bytes(b"/home/\xff").into()));
+    }
+
+    #[test]
+    fn this_process_has_a_user() {
+        assert!(!our_name().is_empty());
+    }
+}
