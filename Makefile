@@ -16,16 +16,22 @@ tmpfiles := $(root)/lib/tmpfiles.d
 # Names of the subcommands that have a manual page of their own.
 subcommands := status path prune completions man
 fuzz_targets := reference holder_record command duration engine_answer
-scripts := .ci/run benches/bench.sh tests/demo.sh tests/stand-in/docker
+scripts := .ci/run tests/demo.sh tests/stand-in/docker
 
 .DELETE_ON_ERROR:
-.PHONY: all install uninstall test test-scale chaos fuzz lint bench demo completions man clean help
+.PHONY: all install uninstall test test-scale chaos fuzz lint bench bench-check demo completions man clean help
 
 all: $(BINARY)                 ## build the release binary (the default)
 
+# Linked with the C library in it, where that is there for it: with no libraries to load, a program
+# starts in less time (docs/performance.md). `make STATIC=` links as cargo does.
+STATIC ?= $(shell folder=$$(mktemp -d) && echo 'int main(void) { return 0; }' | \
+  $${CC:-cc} -static-pie -x c - -o "$$folder/it" 2>/dev/null && echo yes; rm -rf "$$folder")
+link = $(if $(STATIC),-C target-feature=+crt-static)
+
 # As root, `make install` after `make` must not run cargo: it would leave root's files behind.
 $(BINARY): Cargo.toml Cargo.lock $(shell find src -name '*.rs')
-	+$(CARGO) build --release --locked
+	+$(CARGO) rustc --release --locked --bin buildlock -- $(link)
 	@touch -c $@
 
 install: $(BINARY)             ## install below PREFIX (/usr/local), in DESTDIR if given
@@ -85,7 +91,10 @@ fuzz:                          ## every fuzz target for FUZZ_SECONDS (60); night
 	done
 
 bench: all                     ## times beside docker's and flock's, on the real engine
-	benches/bench.sh "$(BINARY)"
+	+$(CARGO) test --quiet --locked --bench bench -- --buildlock "$(BINARY)" $(BENCH)
+
+bench-check: all               ## instructions of a call that finds its image; needs valgrind
+	+$(CARGO) test --quiet --locked --bench instructions -- --buildlock "$(BINARY)"
 
 demo: all                      ## eight calls at once for one tag: one build, seven waits
 	tests/demo.sh "$(BINARY)"

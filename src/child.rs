@@ -13,7 +13,7 @@ mod tree;
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ pub struct Job<'a> {
 }
 
 /// Makes room for as many open files as `locks` locks need, as far as the hard limit allows, and
-/// returns the limit that was there.
+/// returns the limit that was there. Before the first thread.
 pub fn make_room(locks: usize) -> Rlimit {
     /// What else is open: the standard streams, pipes, the engine, a folder being read.
     const OTHERS: u64 = 32;
@@ -58,6 +58,10 @@ pub fn make_room(locks: usize) -> Rlimit {
         // Where that is not allowed, opening one too many will say so.
         _ = rustix::process::setrlimit(Resource::Nofile, raised);
     }
+    // The table of descriptors grows to the high numbers now. Were it to grow while there are two
+    // threads, the kernel would first wait until no processor reads the old one (expand_fdtable()
+    // in Linux, synchronize_rcu()): up to 20 ms, with the lock held.
+    drop(high_copy(std::io::stderr().as_fd()));
     limit
 }
 

@@ -8,7 +8,7 @@ pub mod client;
 pub mod engine;
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
@@ -83,12 +83,14 @@ pub struct Missing<'a> {
 }
 
 impl Images {
-    /// Where the images of `command` are looked up: on the engine that it names, or on `chosen`.
-    pub fn of(command: &Command, chosen: Option<Engine>) -> Self {
+    /// Where the images of `command`, whose program is the file `program`, are looked up: on the
+    /// engine that it names, or on `chosen`.
+    pub fn of(command: &Command, program: &Path, chosen: Option<Engine>) -> Self {
         let named = command.client().filter(|client| chosen.is_none_or(|it| it == client.engine));
         let client =
             named.cloned().unwrap_or_else(|| Client::plain(chosen.unwrap_or(Engine::Docker)));
-        let way = way_to(&client);
+        let is_command = client.program == command.program();
+        let way = way_to(&client, is_command.then_some(program));
         tracing::debug!("images are looked up on {client}, {way}");
         Images { way, platform: platform_of(command, &client), client }
     }
@@ -146,13 +148,14 @@ impl Images {
     }
 }
 
-fn way_to(client: &Client) -> Way {
+/// The way to ask; the client is the file `program`, if that is known already.
+fn way_to(client: &Client, program: Option<&Path>) -> Way {
     match client.engine {
         Engine::Podman => return Way::PodmanExists,
         Engine::Nerdctl => return Way::Inspect,
         Engine::Docker => {}
     }
-    match docker_program(client) {
+    match docker_program(client, program) {
         Program::Podman => Way::PodmanExists,
         Program::Script => Way::Inspect,
         Program::Binary if client.behind_others => Way::Inspect,
@@ -167,12 +170,15 @@ enum Program {
     Podman,
 }
 
-fn docker_program(client: &Client) -> Program {
-    /// A stand-in for docker is a line or two.
+fn docker_program(client: &Client, program: Option<&Path>) -> Program {
     /// What a script begins with (execve(2)).
     const MARK: [u8; 2] = *b"#!";
+    /// A stand-in for docker is a line or two.
     const START: u64 = 4096;
-    let Ok(path) = which::which(&client.program) else { return Program::Binary };
+    let found = program.map(Path::to_owned);
+    let Some(path) = found.or_else(|| which::which(&client.program).ok()) else {
+        return Program::Binary;
+    };
     let real = path.canonicalize().unwrap_or(path);
     if real.file_name().is_some_and(|name| name == "podman") {
         return Program::Podman;

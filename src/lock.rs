@@ -411,7 +411,8 @@ impl<'a> Wait<'a> {
         if !std::mem::take(&mut self.is_first) {
             self.holder = self.who();
         }
-        if self.holder.as_ref().is_none_or(|holder| holder.build.is_none()) {
+        let will_be_told = tracing::enabled!(tracing::Level::INFO);
+        if self.holder.as_ref().is_none_or(|holder| will_be_told && holder.build.is_none()) {
             match receiver.recv_timeout(RECORD_GRACE) {
                 Ok(done) => return done.map(Waited::Done),
                 Err(_) => self.holder = self.who(),

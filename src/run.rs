@@ -110,7 +110,7 @@ impl Job {
         }
         let command = Command::new(args.command);
         let mut tags = validate::tags(args.tags, &command)?;
-        validate::program(&command)?;
+        let program = validate::program(&command)?;
         validate::ends_with_an_image(&command)?;
         tags.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         tags.dedup();
@@ -127,7 +127,7 @@ impl Job {
         let store: Arc<dyn Store> = Arc::new(store);
         Ok(Job {
             force: args.force || is_forced_by_ancestor(&tags, &*store),
-            images: Arc::new(Images::of(&command, args.engine)),
+            images: Arc::new(Images::of(&command, &program, args.engine)),
             command: Arc::new(command),
             tags,
             named_locks,

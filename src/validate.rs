@@ -57,17 +57,17 @@ fn said<T>(named: &[(&str, T)]) -> String {
     }
 }
 
-/// COMMAND's program exists and may be executed.
+/// COMMAND's program exists and may be executed. Returns where it is.
 ///
 /// # Errors
 /// With the status that a shell would give.
-pub fn program(command: &Command) -> Result<()> {
+pub fn program(command: &Command) -> Result<PathBuf> {
     let program = Path::new(command.program());
     // What execvp(3) falls back to.
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
     let here = std::env::current_dir().unwrap_or_default();
-    if which::which_in(program, Some(&path), here).is_ok() {
-        return Ok(());
+    if let Ok(found) = which::which_in(program, Some(&path), here) {
+        return Ok(found);
     }
     let shown = program.display();
     let in_path = || -> Vec<PathBuf> {

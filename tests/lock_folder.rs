@@ -128,7 +128,7 @@ fn lock_folder_that_may_not_be_written_is_said() {
     let f = Fixture::new();
     fs::create_dir(f.lock_dir()).unwrap();
     set_mode(&f.lock_dir(), 0o555);
-    let root = nix::unistd::geteuid().is_root();
+    let root = rustix::process::geteuid().is_root();
     let program = open_to_everybody(&f);
     for words in [&["-t", TAG, "--", "docker", "build", "."][..], &["path", TAG]] {
         // Root may write anywhere.

@@ -744,3 +744,37 @@ fn script_that_reads_the_lock_file_of_a_build_sees_one_line() {
     f.release_builds();
     build.wait().assert_code(0);
 }
+
+#[test]
+fn descriptors_have_their_room_before_there_is_a_second_thread() {
+    // Were their table to grow afterwards, the kernel would let us wait, with the lock held, until
+    // no processor reads the old one.
+    if !has("strace") {
+        return;
+    }
+    let f = Fixture::new();
+    f.hold_builds();
+    let first = f.docker_build(TAG).start();
+    f.wait_for_builds(1);
+    let trace = f.path("trace");
+    let strace = f.program("strace").args(["-f", "-e", "trace=fcntl,clone,clone3", "-o"]);
+    let second =
+        strace.arg(&trace).arg(buildlock_path()).args(["--force", "-t", TAG, "--", "true"]);
+    let mut second = second.start();
+    f.wait_for("a waiter, or no tracing", || {
+        second.has_ended() || common::kernel_locks(&f.lock_file(TAG)).iter().any(|l| l.waiting)
+    });
+    if second.has_ended() {
+        return common::skip("needs to trace");
+    }
+    f.release_builds();
+    first.wait().assert_code(0);
+    second.wait().assert_code(0);
+    let calls = fs::read_to_string(trace).unwrap();
+    let number = |call: &str| call.rsplit(" = ").next().and_then(|made| made.parse().ok());
+    let highest = calls.lines().filter(|line| line.contains("F_DUPFD")).filter_map(number).max();
+    let highest: u32 = highest.expect("COMMAND inherits a copy of the lock");
+    let (alone, _) = calls.split_once("CLONE_THREAD").expect("who waits has a thread for it");
+    let room = alone.lines().filter(|line| line.contains("F_DUPFD")).filter_map(number).max();
+    assert!(room >= Some(highest), "{calls}");
+}

@@ -260,7 +260,7 @@ fn as_ordinary_user<'f>(f: &'f Fixture, args: &[&str]) -> Invocation<'f> {
         fs::set_permissions(f.path(folder), mode).unwrap();
     }
     let mut invocation = f.program(program).args(args);
-    if nix::unistd::geteuid().is_root() {
+    if rustix::process::geteuid().is_root() {
         invocation.command().uid(65534).gid(65534);
     }
     invocation

@@ -125,6 +125,28 @@ fn two_users_exclude_each_other_whoever_comes_first() {
     assert_exclude_whatever_the_umask(&f, &root, &other);
 }
 
+#[test]
+fn user_without_a_name_on_this_machine_is_called_as_his_session_calls_him_or_by_his_number() {
+    /// That no `/etc/passwd` has.
+    const NOBODYS: &str = "3141592";
+    if !is_root() || !has("setpriv") {
+        return;
+    }
+    let (f, program) = fixture();
+    let show = format!("cat '{}'", f.lock_file(TAG).display());
+    let called = |variables: [&str; 2]| {
+        let call = f.program("setpriv").args(["--reuid", NOBODYS, "--regid", NOBODYS]);
+        let call = call.args(["--clear-groups", "env"]).args(variables).arg(&program);
+        let built = call.args(["--force", "-t", TAG, "--", "sh", "-c", &show]).run();
+        built.assert_code(0);
+        let record: serde_json::Value = serde_json::from_slice(&built.stdout).unwrap();
+        record["user"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(called(["LOGNAME=carol", "USER=dave"]), "carol");
+    assert_eq!(called(["LOGNAME=", "USER=dave"]), "dave");
+    assert_eq!(called(["--unset=LOGNAME", "--unset=USER"]), NOBODYS);
+}
+
 /// What sudo takes out of the environment.
 fn environment(f: &Fixture) -> Vec<String> {
     let lock_dir = f.lock_dir();

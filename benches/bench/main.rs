@@ -16,7 +16,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 
 use crate::cases::Which;
@@ -26,6 +26,10 @@ use crate::table::Case;
 /// Times of buildlock beside what people use without it, on the real engine.
 #[derive(Parser)]
 struct Options {
+    /// The program to measure; by default the one that cargo has just built
+    #[arg(long, value_name = "FILE")]
+    buildlock: Option<PathBuf>,
+
     /// Only this case (repeatable)
     #[arg(long, value_enum, value_name = "CASE")]
     only: Vec<Which>,
@@ -43,14 +47,28 @@ struct Options {
     bench: bool,
 }
 
-fn main() -> Result<ExitCode> {
-    let options = Options::parse();
+fn main() -> ExitCode {
+    measure(&Options::parse()).map_or_else(
+        |error| {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        },
+        |()| ExitCode::SUCCESS,
+    )
+}
+
+fn measure(options: &Options) -> Result<()> {
     // As docker's client decides it.
     let buildkit = std::env::var("DOCKER_BUILDKIT").is_ok_and(|value| value == "1");
     let Some(site) = engine::site(buildkit) else {
         bail!("no engine to measure anything on");
     };
-    let bench = Bench::new(&site);
+    let built = || assert_cmd::cargo::cargo_bin!("buildlock").to_owned();
+    let buildlock = options.buildlock.clone().unwrap_or_else(built);
+    // The commands run elsewhere.
+    let buildlock = buildlock.canonicalize().with_context(|| format!("{}", buildlock.display()))?;
+    ensure!(buildlock.to_str().is_some(), "{} is not UTF-8", buildlock.display());
+    let bench = Bench::new(&site, buildlock);
     let machine = bench.machine()?;
     eprintln!("bench: {machine}");
 
@@ -69,5 +87,5 @@ fn main() -> Result<ExitCode> {
         let text = format!("{:#}\n", table::json(&machine, &measured));
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

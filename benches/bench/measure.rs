@@ -14,14 +14,17 @@ use crate::engine::{Recipe, Site};
 pub struct Bench<'a> {
     pub site: &'a Site,
     pub tag: String,
+    /// The program that is measured.
+    pub buildlock: PathBuf,
     flock: PathBuf,
     stderr: PathBuf,
 }
 
 impl<'a> Bench<'a> {
-    pub fn new(site: &'a Site) -> Self {
+    pub fn new(site: &'a Site, buildlock: PathBuf) -> Self {
         Bench {
             site,
+            buildlock,
             tag: site.tag("image"),
             flock: site.f.path("flock"),
             stderr: site.f.path("stderr"),
@@ -57,8 +60,9 @@ impl<'a> Bench<'a> {
         options: &[&str],
         command: impl IntoIterator<Item = A>,
     ) -> Command {
-        let program = assert_cmd::cargo::cargo_bin!("buildlock").to_str().expect("a path of ours");
-        let words = std::iter::once(program).chain(options.iter().copied()).chain(["--"]);
+        let words = std::iter::once(self.buildlock.to_str().expect("looked at before"))
+            .chain(options.iter().copied())
+            .chain(["--"]);
         let command = command.into_iter().map(|word| word.as_ref().to_owned());
         self.program(words.map(str::to_owned).chain(command))
     }
@@ -98,7 +102,7 @@ impl<'a> Bench<'a> {
     /// How long it takes until this has ended, in seconds.
     ///
     /// # Errors
-    /// It did not end with 0, or there is no image afterwards.
+    /// It did not end with 0.
     pub fn seconds(&self, command: Command) -> Result<f64> {
         self.seconds_of_all(vec![command])
     }
@@ -106,7 +110,7 @@ impl<'a> Bench<'a> {
     /// How long it takes until all of these have ended that are started at once, in seconds.
     ///
     /// # Errors
-    /// One did not end with 0, or there is no image afterwards.
+    /// One did not end with 0.
     pub fn seconds_of_all(&self, commands: Vec<Command>) -> Result<f64> {
         let stderr = File::create(&self.stderr)?;
         let start = Instant::now();
@@ -121,7 +125,6 @@ impl<'a> Bench<'a> {
         let failed = failed.count();
         let elapsed = start.elapsed();
         ensure!(failed == 0, "{failed} of {} failed: {}", children.len(), self.last_words());
-        ensure!(self.has_image(), "no image in the end: {}", self.last_words());
         Ok(elapsed.as_secs_f64())
     }
 
@@ -130,8 +133,7 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// One did not end with 0, there is no image afterwards, or it was not built once.
     pub fn seconds_to_build_once(&self, commands: Vec<Command>) -> Result<f64> {
-        self.remove_image()?;
-        let seconds = self.seconds_of_all(commands)?;
+        let seconds = self.seconds_to_build(commands)?;
         let said = fs::read_to_string(&self.stderr)?;
         let builds = said.lines().filter(|line| line.contains(BUILDING)).count();
         ensure!(builds == 1, "built {builds} times: {}", self.last_words());
@@ -144,7 +146,9 @@ impl<'a> Bench<'a> {
     /// One did not end with 0, or there is no image afterwards.
     pub fn seconds_to_build(&self, commands: Vec<Command>) -> Result<f64> {
         self.remove_image()?;
-        self.seconds_of_all(commands)
+        let seconds = self.seconds_of_all(commands)?;
+        self.check_image()?;
+        Ok(seconds)
     }
 
     /// Starts commands, all with one stderr of this name.
@@ -156,13 +160,18 @@ impl<'a> Bench<'a> {
         Ok(Started { children: children?, stderr: path })
     }
 
-    pub fn has_image(&self) -> bool {
-        self.site.image_id(&self.tag).is_some()
+    /// # Errors
+    /// There is no image.
+    pub fn check_image(&self) -> Result<()> {
+        ensure!(self.site.image_id(&self.tag).is_some(), "no image: {}", self.last_words());
+        Ok(())
     }
 
+    /// # Errors
+    /// There still is an image afterwards.
     pub fn remove_image(&self) -> Result<()> {
         self.site.client.docker(["image", "rm", "--force", &self.tag]);
-        ensure!(!self.has_image(), "the image cannot be removed");
+        ensure!(self.site.image_id(&self.tag).is_none(), "the image cannot be removed");
         Ok(())
     }
 

@@ -47,17 +47,22 @@ impl Row {
     }
 
     pub fn median(&self) -> f64 {
-        let mut sorted = self.runs.clone();
-        sorted.sort_by(f64::total_cmp);
-        let middle = sorted.len() / 2;
-        match sorted.len() % 2 {
-            0 => f64::midpoint(sorted[middle - 1], sorted[middle]),
-            _ => sorted[middle],
-        }
+        median(&self.runs)
     }
 
     fn is_met(&self) -> Option<bool> {
         Some(self.ratio.unwrap_or(self.median()) <= self.at_most?)
+    }
+}
+
+/// The one in the middle, or what is between the two there.
+pub fn median(runs: &[f64]) -> f64 {
+    let mut sorted = runs.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match sorted.len() % 2 {
+        0 => f64::midpoint(sorted[middle - 1], sorted[middle]),
+        _ => sorted[middle],
     }
 }
 

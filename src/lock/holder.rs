@@ -197,7 +197,14 @@ pub fn read_record(file: &File) -> Option<Holder> {
 
 /// The result that a build left in a lock file. Whatever else stands there is none.
 pub fn read_result(file: &File) -> Option<FailedBuild> {
-    serde_json::from_slice(&read_line(file)?).ok()
+    /// As a holder's record is no mistake but the usual case, it is read without one, too.
+    #[derive(Deserialize)]
+    struct Line {
+        build: Option<String>,
+        status: Option<u8>,
+    }
+    let Line { build, status } = serde_json::from_slice(&read_line(file)?).ok()?;
+    Some(FailedBuild { build: build?, status: status? })
 }
 
 /// Replaces what stands in a lock file by `line`, or by nothing.

@@ -68,7 +68,7 @@ impl World {
             seed,
             folder,
             on_small_disk,
-            is_root: nix::unistd::geteuid().is_root(),
+            is_root: rustix::process::geteuid().is_root(),
             start: Instant::now(),
             from_outside: crate::client::inherited(),
             state: Mutex::default(),

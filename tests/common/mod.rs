@@ -771,7 +771,7 @@ fn restore_signals() {
 #[track_caller]
 pub fn skip(reason: &str) {
     let must = std::env::var_os("BUILDLOCK_REQUIRE_ENGINE").is_some();
-    let root = nix::unistd::geteuid().is_root();
+    let root = rustix::process::geteuid().is_root();
     assert!(!must || !root, "{reason}, and nothing is to be skipped");
     let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }
@@ -779,7 +779,7 @@ pub fn skip(reason: &str) {
 /// True for root; otherwise says that the test is skipped.
 #[track_caller]
 pub fn is_root() -> bool {
-    let root = nix::unistd::geteuid().is_root();
+    let root = rustix::process::geteuid().is_root();
     if !root {
         skip("needs root");
     }
