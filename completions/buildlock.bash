@@ -16,6 +16,9 @@ _buildlock() {
             ",$1")
                 cmd="buildlock"
                 ;;
+            buildlock,cache)
+                cmd="buildlock__subcmd__cache"
+                ;;
             buildlock,completions)
                 cmd="buildlock__subcmd__completions"
                 ;;
@@ -33,6 +36,27 @@ _buildlock() {
                 ;;
             buildlock,status)
                 cmd="buildlock__subcmd__status"
+                ;;
+            buildlock__subcmd__cache,forget)
+                cmd="buildlock__subcmd__cache__subcmd__forget"
+                ;;
+            buildlock__subcmd__cache,help)
+                cmd="buildlock__subcmd__cache__subcmd__help"
+                ;;
+            buildlock__subcmd__cache,ls)
+                cmd="buildlock__subcmd__cache__subcmd__ls"
+                ;;
+            buildlock__subcmd__cache__subcmd__help,forget)
+                cmd="buildlock__subcmd__cache__subcmd__help__subcmd__forget"
+                ;;
+            buildlock__subcmd__cache__subcmd__help,help)
+                cmd="buildlock__subcmd__cache__subcmd__help__subcmd__help"
+                ;;
+            buildlock__subcmd__cache__subcmd__help,ls)
+                cmd="buildlock__subcmd__cache__subcmd__help__subcmd__ls"
+                ;;
+            buildlock__subcmd__help,cache)
+                cmd="buildlock__subcmd__help__subcmd__cache"
                 ;;
             buildlock__subcmd__help,completions)
                 cmd="buildlock__subcmd__help__subcmd__completions"
@@ -52,6 +76,12 @@ _buildlock() {
             buildlock__subcmd__help,status)
                 cmd="buildlock__subcmd__help__subcmd__status"
                 ;;
+            buildlock__subcmd__help__subcmd__cache,forget)
+                cmd="buildlock__subcmd__help__subcmd__cache__subcmd__forget"
+                ;;
+            buildlock__subcmd__help__subcmd__cache,ls)
+                cmd="buildlock__subcmd__help__subcmd__cache__subcmd__ls"
+                ;;
             *)
                 ;;
         esac
@@ -59,7 +89,7 @@ _buildlock() {
 
     case "${cmd}" in
         buildlock)
-            opts="-t -w -k -E -f -q -v -h -V --tag --timeout --build-timeout --kill-after --conflict-exit-code --force --on-failure --lock --engine --lock-dir --quiet --verbose --log-format --color --help --version status path prune completions man help"
+            opts="-t -w -k -E -f -q -v -h -V --tag --timeout --build-timeout --kill-after --conflict-exit-code --force --on-failure --lock --cache --no-retry --engine --lock-dir --quiet --verbose --log-format --color --help --version status path prune cache completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -109,10 +139,157 @@ _buildlock() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --cache)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --engine)
                     COMPREPLY=($(compgen -W "docker podman nerdctl" -- "${cur}"))
                     return 0
                     ;;
+                --lock-dir)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --log-format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        buildlock__subcmd__cache)
+            opts="-q -v -h --lock-dir --quiet --verbose --log-format --color --help ls forget help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --lock-dir)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --log-format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        buildlock__subcmd__cache__subcmd__forget)
+            opts="-q -v -h --lock-dir --quiet --verbose --log-format --color --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --lock-dir)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --log-format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        buildlock__subcmd__cache__subcmd__help)
+            opts="ls forget help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        buildlock__subcmd__cache__subcmd__help__subcmd__forget)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        buildlock__subcmd__cache__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        buildlock__subcmd__cache__subcmd__help__subcmd__ls)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        buildlock__subcmd__cache__subcmd__ls)
+            opts="-q -v -h --json --lock-dir --quiet --verbose --log-format --color --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
                 --lock-dir)
                     COMPREPLY=()
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
@@ -165,8 +342,50 @@ _buildlock() {
             return 0
             ;;
         buildlock__subcmd__help)
-            opts="status path prune completions man help"
+            opts="status path prune cache completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        buildlock__subcmd__help__subcmd__cache)
+            opts="ls forget"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        buildlock__subcmd__help__subcmd__cache__subcmd__forget)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        buildlock__subcmd__help__subcmd__cache__subcmd__ls)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -263,7 +482,7 @@ _buildlock() {
             return 0
             ;;
         buildlock__subcmd__man)
-            opts="-q -v -h --lock-dir --quiet --verbose --log-format --color --help status path prune completions man"
+            opts="-q -v -h --lock-dir --quiet --verbose --log-format --color --help status path prune cache completions man"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -29,12 +29,14 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand --conflict-exit-code 'Exit status when a lock was not had in time'
             cand --on-failure 'What to do when the build that was waited for failed'
             cand --lock 'One more exclusive lock, for a shared resource that is not an image (repeatable)'
+            cand --cache 'Build cache that COMMAND writes (repeatable)'
             cand --engine 'Where images are looked up'
             cand --lock-dir 'Where lock files live'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand -f 'Build even when the image exists; still one at a time'
             cand --force 'Build even when the image exists; still one at a time'
+            cand --no-retry 'Do not run COMMAND again, alone, when it failed beside others that share a cache'
             cand -q 'Only warnings and errors'
             cand --quiet 'Only warnings and errors'
             cand -v 'Say more'
@@ -46,6 +48,7 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand status 'List held locks: tag, holder, since when, number of waiters, command'
             cand path 'Print the path of a lock file, for scripts in other languages'
             cand prune 'Remove lock files that nobody holds or waits for'
+            cand cache 'What is known of build caches'
             cand completions 'Print a completion script'
             cand man 'Print a manual page'
             cand help 'Print this message or the help of the given subcommand(s)'
@@ -85,6 +88,54 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand -h 'Print help (see more with ''--help'')'
             cand --help 'Print help (see more with ''--help'')'
         }
+        &'buildlock;cache'= {
+            cand --lock-dir 'Where lock files live'
+            cand --log-format 'How to write the log, to stderr'
+            cand --color 'When to use colours and a live line while waiting'
+            cand -q 'Only warnings and errors'
+            cand --quiet 'Only warnings and errors'
+            cand -v 'Say more'
+            cand --verbose 'Say more'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
+            cand ls 'List the caches that are known to be warm: id, since when, for which files'
+            cand forget 'Forget that a cache is warm: the next build with it runs alone'
+            cand help 'Print this message or the help of the given subcommand(s)'
+        }
+        &'buildlock;cache;ls'= {
+            cand --lock-dir 'Where lock files live'
+            cand --log-format 'How to write the log, to stderr'
+            cand --color 'When to use colours and a live line while waiting'
+            cand --json 'Print a JSON array'
+            cand -q 'Only warnings and errors'
+            cand --quiet 'Only warnings and errors'
+            cand -v 'Say more'
+            cand --verbose 'Say more'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
+        }
+        &'buildlock;cache;forget'= {
+            cand --lock-dir 'Where lock files live'
+            cand --log-format 'How to write the log, to stderr'
+            cand --color 'When to use colours and a live line while waiting'
+            cand -q 'Only warnings and errors'
+            cand --quiet 'Only warnings and errors'
+            cand -v 'Say more'
+            cand --verbose 'Say more'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
+        }
+        &'buildlock;cache;help'= {
+            cand ls 'List the caches that are known to be warm: id, since when, for which files'
+            cand forget 'Forget that a cache is warm: the next build with it runs alone'
+            cand help 'Print this message or the help of the given subcommand(s)'
+        }
+        &'buildlock;cache;help;ls'= {
+        }
+        &'buildlock;cache;help;forget'= {
+        }
+        &'buildlock;cache;help;help'= {
+        }
         &'buildlock;completions'= {
             cand --lock-dir 'Where lock files live'
             cand --log-format 'How to write the log, to stderr'
@@ -111,6 +162,7 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand status 'List held locks: tag, holder, since when, number of waiters, command'
             cand path 'Print the path of a lock file, for scripts in other languages'
             cand prune 'Remove lock files that nobody holds or waits for'
+            cand cache 'What is known of build caches'
             cand completions 'Print a completion script'
             cand man 'Print a manual page'
             cand help 'Print this message or the help of the given subcommand(s)'
@@ -120,6 +172,14 @@ set edit:completion:arg-completer[buildlock] = {|@words|
         &'buildlock;help;path'= {
         }
         &'buildlock;help;prune'= {
+        }
+        &'buildlock;help;cache'= {
+            cand ls 'List the caches that are known to be warm: id, since when, for which files'
+            cand forget 'Forget that a cache is warm: the next build with it runs alone'
+        }
+        &'buildlock;help;cache;ls'= {
+        }
+        &'buildlock;help;cache;forget'= {
         }
         &'buildlock;help;completions'= {
         }

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_buildlock_global_optspecs
-    string join \n t/tag= w/timeout= build-timeout= k/kill-after= E/conflict-exit-code= f/force on-failure= lock= engine= lock-dir= q/quiet v/verbose log-format= color= h/help V/version
+    string join \n t/tag= w/timeout= build-timeout= k/kill-after= E/conflict-exit-code= f/force on-failure= lock= cache= no-retry engine= lock-dir= q/quiet v/verbose log-format= color= h/help V/version
 end
 
 function __fish_buildlock_needs_command
@@ -32,6 +32,7 @@ complete -c buildlock -n "__fish_buildlock_needs_command" -s E -l conflict-exit-
 complete -c buildlock -n "__fish_buildlock_needs_command" -l on-failure -d 'What to do when the build that was waited for failed' -r -f -a "retry\t'Build it again'
 share\t'End with the failed build\'s exit status'"
 complete -c buildlock -n "__fish_buildlock_needs_command" -l lock -d 'One more exclusive lock, for a shared resource that is not an image (repeatable)' -r
+complete -c buildlock -n "__fish_buildlock_needs_command" -l cache -d 'Build cache that COMMAND writes (repeatable)' -r
 complete -c buildlock -n "__fish_buildlock_needs_command" -l engine -d 'Where images are looked up' -r -f -a "docker\t'Docker Engine'
 podman\t'Podman'
 nerdctl\t'containerd, through nerdctl'"
@@ -42,6 +43,7 @@ complete -c buildlock -n "__fish_buildlock_needs_command" -l color -d 'When to u
 always\t'Always'
 never\t'Never'"
 complete -c buildlock -n "__fish_buildlock_needs_command" -s f -l force -d 'Build even when the image exists; still one at a time'
+complete -c buildlock -n "__fish_buildlock_needs_command" -l no-retry -d 'Do not run COMMAND again, alone, when it failed beside others that share a cache'
 complete -c buildlock -n "__fish_buildlock_needs_command" -s q -l quiet -d 'Only warnings and errors'
 complete -c buildlock -n "__fish_buildlock_needs_command" -s v -l verbose -d 'Say more'
 complete -c buildlock -n "__fish_buildlock_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
@@ -49,6 +51,7 @@ complete -c buildlock -n "__fish_buildlock_needs_command" -s V -l version -d 'Pr
 complete -c buildlock -n "__fish_buildlock_needs_command" -a "status" -d 'List held locks: tag, holder, since when, number of waiters, command'
 complete -c buildlock -n "__fish_buildlock_needs_command" -a "path" -d 'Print the path of a lock file, for scripts in other languages'
 complete -c buildlock -n "__fish_buildlock_needs_command" -a "prune" -d 'Remove lock files that nobody holds or waits for'
+complete -c buildlock -n "__fish_buildlock_needs_command" -a "cache" -d 'What is known of build caches'
 complete -c buildlock -n "__fish_buildlock_needs_command" -a "completions" -d 'Print a completion script'
 complete -c buildlock -n "__fish_buildlock_needs_command" -a "man" -d 'Print a manual page'
 complete -c buildlock -n "__fish_buildlock_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -81,6 +84,40 @@ never\t'Never'"
 complete -c buildlock -n "__fish_buildlock_using_subcommand prune" -s q -l quiet -d 'Only warnings and errors'
 complete -c buildlock -n "__fish_buildlock_using_subcommand prune" -s v -l verbose -d 'Say more'
 complete -c buildlock -n "__fish_buildlock_using_subcommand prune" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and not __fish_seen_subcommand_from ls forget help" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and not __fish_seen_subcommand_from ls forget help" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
+json\t'For machines'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and not __fish_seen_subcommand_from ls forget help" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and not __fish_seen_subcommand_from ls forget help" -s q -l quiet -d 'Only warnings and errors'
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and not __fish_seen_subcommand_from ls forget help" -s v -l verbose -d 'Say more'
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and not __fish_seen_subcommand_from ls forget help" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and not __fish_seen_subcommand_from ls forget help" -f -a "ls" -d 'List the caches that are known to be warm: id, since when, for which files'
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and not __fish_seen_subcommand_from ls forget help" -f -a "forget" -d 'Forget that a cache is warm: the next build with it runs alone'
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and not __fish_seen_subcommand_from ls forget help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from ls" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from ls" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
+json\t'For machines'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from ls" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from ls" -l json -d 'Print a JSON array'
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from ls" -s q -l quiet -d 'Only warnings and errors'
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from ls" -s v -l verbose -d 'Say more'
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from ls" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from forget" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from forget" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
+json\t'For machines'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from forget" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from forget" -s q -l quiet -d 'Only warnings and errors'
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from forget" -s v -l verbose -d 'Say more'
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from forget" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from help" -f -a "ls" -d 'List the caches that are known to be warm: id, since when, for which files'
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from help" -f -a "forget" -d 'Forget that a cache is warm: the next build with it runs alone'
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c buildlock -n "__fish_buildlock_using_subcommand completions" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
 complete -c buildlock -n "__fish_buildlock_using_subcommand completions" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
 json\t'For machines'"
@@ -99,9 +136,12 @@ never\t'Never'"
 complete -c buildlock -n "__fish_buildlock_using_subcommand man" -s q -l quiet -d 'Only warnings and errors'
 complete -c buildlock -n "__fish_buildlock_using_subcommand man" -s v -l verbose -d 'Say more'
 complete -c buildlock -n "__fish_buildlock_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune completions man help" -f -a "status" -d 'List held locks: tag, holder, since when, number of waiters, command'
-complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune completions man help" -f -a "path" -d 'Print the path of a lock file, for scripts in other languages'
-complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune completions man help" -f -a "prune" -d 'Remove lock files that nobody holds or waits for'
-complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune completions man help" -f -a "completions" -d 'Print a completion script'
-complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune completions man help" -f -a "man" -d 'Print a manual page'
-complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache completions man help" -f -a "status" -d 'List held locks: tag, holder, since when, number of waiters, command'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache completions man help" -f -a "path" -d 'Print the path of a lock file, for scripts in other languages'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache completions man help" -f -a "prune" -d 'Remove lock files that nobody holds or waits for'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache completions man help" -f -a "cache" -d 'What is known of build caches'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache completions man help" -f -a "completions" -d 'Print a completion script'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache completions man help" -f -a "man" -d 'Print a manual page'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "ls" -d 'List the caches that are known to be warm: id, since when, for which files'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "forget" -d 'Forget that a cache is warm: the next build with it runs alone'

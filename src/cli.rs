@@ -4,10 +4,12 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::error::{ContextKind, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::cache;
 use crate::command::Engine;
 use crate::duration::{self, Limit};
 use crate::exit;
@@ -109,6 +111,20 @@ pub struct BuildArgs {
     #[arg(long = "lock", value_name = "NAME", value_parser = parse_lock_name)]
     pub locks: Vec<String>,
 
+    /// Build cache that COMMAND writes (repeatable)
+    ///
+    /// For builds that share a cache mount without sharing=locked. ID is the mount's, or any name
+    /// that they agree on. Without files, COMMAND runs alone among them. With files, as in
+    /// cargo=Cargo.lock, it runs alone until one build with these very files has succeeded, and
+    /// from then on beside the others.
+    #[arg(long = "cache", value_name = "ID[=FILE,...]",
+          value_parser = OsStringValueParser::new().try_map(|text: OsString| cache::Use::parse(&text)))]
+    pub caches: Vec<cache::Use>,
+
+    /// Do not run COMMAND again, alone, when it failed beside others that share a cache
+    #[arg(long)]
+    pub no_retry: bool,
+
     /// Where images are looked up
     ///
     /// By default the engine that COMMAND names, else docker. [env: BUILDLOCK_ENGINE]
@@ -177,6 +193,12 @@ pub enum Sub {
     },
     /// Remove lock files that nobody holds or waits for
     Prune,
+    /// What is known of build caches
+    Cache {
+        /// What to do.
+        #[command(subcommand)]
+        action: CacheAction,
+    },
     /// Print a completion script
     Completions {
         /// The shell to complete for
@@ -186,8 +208,25 @@ pub enum Sub {
     /// Print a manual page
     Man {
         /// The subcommand whose page to print; without one, buildlock(1)
-        #[arg(value_name = "SUBCOMMAND", value_parser = ["status", "path", "prune", "completions", "man"])]
+        #[arg(value_name = "SUBCOMMAND", value_parser = ["status", "path", "prune", "cache", "completions", "man"])]
         page: Option<String>,
+    },
+}
+
+/// What `buildlock cache` does.
+#[derive(Debug, Subcommand)]
+pub enum CacheAction {
+    /// List the caches that are known to be warm: id, since when, for which files
+    Ls {
+        /// Print a JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Forget that a cache is warm: the next build with it runs alone
+    Forget {
+        /// The cache's id
+        #[arg(value_name = "ID")]
+        id: String,
     },
 }
 

@@ -64,6 +64,11 @@ impl Deadline {
         }
     }
 
+    /// What has `left`, from now on; no bound if none. Nothing left means not to wait at all.
+    pub fn within(left: Option<Duration>) -> Self {
+        Self::after(Limit(left))
+    }
+
     /// Is it the deadline of somebody who does not want to wait at all?
     pub fn is_at_once(&self) -> bool {
         self.at_once

@@ -9,7 +9,7 @@ pub mod engine;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, anyhow};
 use serde::Deserialize;
@@ -82,6 +82,15 @@ pub struct Missing<'a> {
     pub instead: Option<String>,
 }
 
+/// A cache that builds on an engine share (`RUN --mount=type=cache`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheMount {
+    /// The engine's id of it, which it never has again once it is gone.
+    pub id: String,
+    /// When a build used it last.
+    pub last_used: Option<SystemTime>,
+}
+
 impl Images {
     /// Where the images of `command`, whose program is the file `program`, are looked up: on the
     /// engine that it names, or on `chosen`.
@@ -110,6 +119,27 @@ impl Images {
             }
         }
         Ok(None)
+    }
+
+    /// What tells the engine, and the builder on it, from others: their build caches differ.
+    pub fn engine(&self) -> String {
+        let variables = ["DOCKER_HOST", "DOCKER_CONTEXT", "CONTAINER_HOST", "BUILDX_BUILDER"];
+        let variables = variables.iter().filter_map(|name| self.client.variable(name));
+        let at = match &self.way {
+            Way::Socket(path) => path.as_os_str().to_owned(),
+            Way::Inspect | Way::PodmanExists => Default::default(),
+        };
+        let named = self.client.globals.iter().cloned().chain(variables).chain([at]);
+        let named: Vec<_> = named.map(|it| it.to_string_lossy().into_owned()).collect();
+        format!("{} {}", self.client, named.join("\0"))
+    }
+
+    /// The engine's cache mounts; none if it does not say.
+    pub fn cache_mounts(&self) -> Option<Vec<CacheMount>> {
+        match &self.way {
+            Way::Socket(path) => engine::cache_mounts(path),
+            Way::Inspect | Way::PodmanExists => None,
+        }
     }
 
     fn look(&self, tag: &Tag) -> Result<Answer> {

@@ -5,6 +5,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("buildlock needs Linux: it relies on /proc, signalfd(2) and PR_SET_PDEATHSIG");
 
+pub mod cache;
 pub mod child;
 pub mod cli;
 pub mod command;

@@ -29,14 +29,19 @@ pub const DEFAULT_DIR: &str = "/tmp/buildlock";
 pub const IMAGE_LOCKS: &str = "image-locks";
 /// Folder of the locks with names.
 pub const NAMED_LOCKS: &str = "named-locks";
+/// Folder of the locks for build caches.
+pub const CACHE_LOCKS: &str = "cache-locks";
 
-/// What a lock is for. Ordered as locks are taken: all tags, then named locks, each sorted.
+/// What a lock is for. Ordered as locks are taken: all tags, then named locks, then caches, each
+/// sorted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     /// An image, by its canonical tag.
     Image(String),
     /// A resource with a name of its own (`--lock`).
     Named(String),
+    /// A build cache, by its id (`--cache`).
+    Cache(String),
 }
 
 impl Subject {
@@ -44,15 +49,23 @@ impl Subject {
     pub fn tag(&self) -> Option<&str> {
         match self {
             Subject::Image(tag) => Some(tag),
-            Subject::Named(_) => None,
+            Subject::Named(_) | Subject::Cache(_) => None,
         }
     }
 
     /// The name, if it is a named lock.
     pub fn name(&self) -> Option<&str> {
         match self {
-            Subject::Image(_) => None,
             Subject::Named(name) => Some(name),
+            Subject::Image(_) | Subject::Cache(_) => None,
+        }
+    }
+
+    /// The id, if it is a build cache.
+    pub fn cache(&self) -> Option<&str> {
+        match self {
+            Subject::Cache(id) => Some(id),
+            Subject::Image(_) | Subject::Named(_) => None,
         }
     }
 }
@@ -68,6 +81,7 @@ impl std::fmt::Display for Subject {
         match self {
             Subject::Image(tag) => f.write_str(tag),
             Subject::Named(name) => write!(f, "lock {name}"),
+            Subject::Cache(id) => write!(f, "cache {id}"),
         }
     }
 }
@@ -79,12 +93,51 @@ pub struct Key {
     /// How many of our ancestors hold a lock for the same subject. A nested call excludes its
     /// siblings with a lock of its own, one level down.
     level: usize,
+    part: Part,
+}
+
+/// What there is of a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Itself,
+    /// A second lock, which everybody takes first who wants the lock itself, and releases when he
+    /// has it: so that who needs it for himself gets it from those who share it.
+    Turnstile,
+    /// No lock, but what is remembered from one holder to the next.
+    Memory,
+}
+
+/// How a lock is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockMode {
+    /// By one.
+    Exclusive,
+    /// By all who share it.
+    Shared,
 }
 
 impl Key {
     /// The lock for `subject`.
     pub fn new(subject: Subject) -> Self {
-        Key { subject, level: 0 }
+        Key { subject, level: 0, part: Part::Itself }
+    }
+
+    /// The turnstile in front of the lock.
+    #[must_use]
+    fn turnstile(&self) -> Self {
+        Key { part: Part::Turnstile, ..self.clone() }
+    }
+
+    /// The lock behind the turnstile.
+    #[must_use]
+    fn itself(&self) -> Self {
+        Key { part: Part::Itself, ..self.clone() }
+    }
+
+    /// What is remembered from one holder to the next.
+    #[must_use]
+    pub fn memory(&self) -> Self {
+        Key { part: Part::Memory, ..self.clone() }
     }
 
     /// What it is for.
@@ -104,17 +157,23 @@ impl Key {
         match self.subject {
             Subject::Image(_) => IMAGE_LOCKS,
             Subject::Named(_) => NAMED_LOCKS,
+            Subject::Cache(_) => CACHE_LOCKS,
         }
     }
 
     /// `image-locks/<sha256 of the tag>.lock`, or its like: where a store of files keeps it.
     pub fn relative_path(&self) -> PathBuf {
         let digest = match &self.subject {
-            Subject::Image(name) | Subject::Named(name) => sha256_hex(name),
+            Subject::Image(name) | Subject::Named(name) | Subject::Cache(name) => sha256_hex(name),
         };
-        let file = match self.level {
-            0 => format!("{digest}.lock"),
-            level => format!("{digest}.{level}.lock"),
+        let level = match self.level {
+            0 => String::new(),
+            level => format!(".{level}"),
+        };
+        let file = match self.part {
+            Part::Itself => format!("{digest}{level}.lock"),
+            Part::Turnstile => format!("{digest}{level}.turnstile.lock"),
+            Part::Memory => format!("{digest}{level}.json"),
         };
         Path::new(self.folder()).join(file)
     }
@@ -141,11 +200,11 @@ pub trait Store: Send + Sync {
     /// It can not.
     fn check(&self, key: &Key) -> Result<()>;
 
-    /// Takes the lock exclusively, or says at once that it is busy.
+    /// Takes the lock, or says at once that it is busy.
     ///
     /// # Errors
     /// The store cannot be used; [`Passing`] if that may be different in a moment.
-    fn try_acquire(&self, key: &Key) -> Result<Option<Box<dyn Held>>>;
+    fn try_acquire(&self, key: &Key, mode: LockMode) -> Result<Option<Box<dyn Held>>>;
 
     /// Waits until nobody holds the lock exclusively, together with everybody else who does, and
     /// returns what the last build ended with if it failed. Never call this twice in a row: waiters
@@ -155,11 +214,11 @@ pub trait Store: Send + Sync {
     /// The store cannot be used.
     fn wait_released(&self, key: &Key, deadline: Deadline) -> Result<Option<FailedBuild>>;
 
-    /// Takes the lock exclusively, in line with everybody else who does.
+    /// Takes the lock, in line with everybody else who does.
     ///
     /// # Errors
     /// The store cannot be used.
-    fn acquire(&self, key: &Key, deadline: Deadline) -> Result<Box<dyn Held>>;
+    fn acquire(&self, key: &Key, mode: LockMode, deadline: Deadline) -> Result<Box<dyn Held>>;
 
     /// Who holds the lock, as far as that can be known for certain. It is cheaper to tell whether
     /// the process `known` still does.
@@ -173,6 +232,15 @@ pub trait Store: Send + Sync {
 
     /// Where a person finds the lock.
     fn location(&self, key: &Key) -> PathBuf;
+
+    /// What is remembered under this key; nothing if that cannot be read.
+    fn remembered(&self, key: &Key) -> Option<Vec<u8>>;
+
+    /// Remembers a line, or nothing any more.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    fn remember(&self, key: &Key, line: Option<&[u8]>) -> Result<()>;
 }
 
 /// A lock that is held. Dropping it without [`Held::release`] leaves it to whoever inherited it.
@@ -188,6 +256,16 @@ pub trait Held: Send {
 
     /// Why it can no longer be believed to exclude others, if so.
     fn lost(&self) -> Option<String>;
+
+    /// How it is held.
+    fn mode(&self) -> LockMode;
+
+    /// From now on it is shared. Where the store has to give it back for a moment first, only who
+    /// has the lock's turnstile may ask for that.
+    ///
+    /// # Errors
+    /// The store cannot be used; it is no longer held.
+    fn share(&mut self) -> Result<()>;
 
     /// The descriptor that keeps it held in a child that inherits it.
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
@@ -240,9 +318,13 @@ const NO_WAIT_GRACE: Duration = Duration::from_millis(100);
 /// # Errors
 /// The store, or `patience.settled`, failed.
 pub fn take(store: &Arc<dyn Store>, subject: Subject, mut patience: Patience<'_>) -> Result<Turn> {
+    let start = Instant::now();
     let mut key = Key::new(subject);
     loop {
-        if let Some(turn) = take_or_descend(store, &key, &mut patience)? {
+        if let Some(turn) = take_or_descend(store, &key, LockMode::Exclusive, &mut patience)? {
+            if let Turn::Held(held) = &turn {
+                log::acquired(held.subject(), start.elapsed());
+            }
             return Ok(turn);
         }
         tracing::debug!("{}: an ancestor of this process holds the lock", key.subject());
@@ -250,23 +332,76 @@ pub fn take(store: &Arc<dyn Store>, subject: Subject, mut patience: Patience<'_>
     }
 }
 
+/// Takes a lock that may be shared, in the mode that is the right one when it is had. Everybody
+/// goes through its turnstile, one after the other, so that who needs it for himself waits for
+/// those who share it now and for nobody who comes later: flock(2) alone is not fair.
+///
+/// # Errors
+/// The store, or `mode`, failed.
+pub fn take_in_turn(
+    store: &Arc<dyn Store>,
+    subject: Subject,
+    deadline: Deadline,
+    mode: &mut dyn FnMut() -> Result<LockMode>,
+) -> Result<Turn> {
+    let mut key = Key::new(subject);
+    loop {
+        let mut patience = Patience { deadline, share_failure: false, settled: None };
+        let turnstile = key.turnstile();
+        let turnstile =
+            match take_or_descend(store, &turnstile, LockMode::Exclusive, &mut patience)? {
+                Some(Turn::Held(turnstile)) => Some(turnstile),
+                Some(turn) => return Ok(turn),
+                None => None,
+            };
+        let taken = match &turnstile {
+            Some(_) => take_behind_turnstile(store, &key, &mut patience, mode),
+            None => Ok(None),
+        };
+        // Closed, and nobody has inherited it.
+        drop(turnstile);
+        if let Some(turn) = taken? {
+            return Ok(turn);
+        }
+        tracing::debug!("{}: an ancestor of this process holds the lock", key.subject());
+        key = key.nested();
+    }
+}
+
+fn take_behind_turnstile(
+    store: &Arc<dyn Store>,
+    key: &Key,
+    patience: &mut Patience<'_>,
+    mode: &mut dyn FnMut() -> Result<LockMode>,
+) -> Result<Option<Turn>> {
+    let wanted = mode()?;
+    let turn = take_or_descend(store, key, wanted, patience)?;
+    let Some(Turn::Held(mut held)) = turn else { return Ok(turn) };
+    // Whoever we waited for may have done what it was wanted exclusively for.
+    if wanted == LockMode::Exclusive && mode()? == LockMode::Shared {
+        held.share()?;
+    }
+    Ok(Some(Turn::Held(held)))
+}
+
 /// Takes one lock; none if an ancestor of this process has it, so that waiting would be for
 /// ourselves.
 fn take_or_descend(
     store: &Arc<dyn Store>,
     key: &Key,
+    mode: LockMode,
     patience: &mut Patience<'_>,
 ) -> Result<Option<Turn>> {
-    if let Some(held) = unless_passing(store.try_acquire(key))? {
-        log::acquired(held.subject(), Duration::ZERO);
+    if let Some(held) = unless_passing(store.try_acquire(key, mode))? {
         return Ok(Some(Turn::Held(held)));
     }
-    let holder = store.holder(key, None);
+    // Who stands in a turnstile waits himself: for him who has the lock behind it.
+    let holder = store.holder(&key.itself(), None);
     if is_held_by_ancestor(holder.as_ref()) {
         return Ok(None);
     }
     if patience.deadline.is_at_once() {
-        return try_for_a_moment(store, key).map(Some);
+        return try_for_a_moment(store, key, mode).map(Some);
     }
 
     let mut wait = Wait::begin(store, key, patience.deadline, holder);
@@ -285,21 +420,21 @@ fn take_or_descend(
         if let Some(status) = wait.shared(failure.as_ref(), patience.share_failure) {
             return Ok(Some(Turn::Failed(status)));
         }
-        if let Some(held) = unless_passing(store.try_acquire(key))? {
-            return Ok(Some(wait.won(held)));
+        if let Some(held) = unless_passing(store.try_acquire(key, mode))? {
+            return Ok(Some(Turn::Held(held)));
         }
     }
 
     // Two shared waits in a row would let waiters keep each other out for ever: from here on we
     // stand in line.
-    let held = match wait.until(|store, key, deadline| store.acquire(key, deadline))? {
+    let held = match wait.until(move |store, key, deadline| store.acquire(key, mode, deadline))? {
         Waited::Done(held) => held,
         Waited::ForAncestor => return Ok(None),
         Waited::TimedOut => return Ok(Some(Turn::TimedOut)),
     };
     let failure = held.last_failure();
     let Some(status) = wait.shared(failure.as_ref(), patience.share_failure) else {
-        return Ok(Some(wait.won(held)));
+        return Ok(Some(Turn::Held(held)));
     };
     let settled = patience.settled.as_mut().map_or(Ok(false), |settled| settled());
     // It stays there for the next in line.
@@ -319,21 +454,20 @@ fn is_held_by_ancestor(holder: Option<&Holder>) -> bool {
     holder.is_some_and(|holder| holder.is_our_ancestor)
 }
 
-fn try_for_a_moment(store: &Arc<dyn Store>, key: &Key) -> Result<Turn> {
+fn try_for_a_moment(store: &Arc<dyn Store>, key: &Key, mode: LockMode) -> Result<Turn> {
     let start = Instant::now();
     loop {
         std::thread::sleep(Duration::from_millis(fastrand::u64(2..8)));
-        let tried = store.try_acquire(key);
+        let tried = store.try_acquire(key, mode);
         let is_last = start.elapsed() >= NO_WAIT_GRACE;
         if let Some(held) = if is_last { tried? } else { unless_passing(tried)? } {
-            log::acquired(held.subject(), start.elapsed());
             return Ok(Turn::Held(held));
         }
         if is_last {
             break;
         }
     }
-    log::timeout(key.subject(), store.holder(key, None).as_ref(), start.elapsed());
+    log::timeout(key.subject(), store.holder(&key.itself(), None).as_ref(), start.elapsed());
     Ok(Turn::TimedOut)
 }
 
@@ -453,7 +587,7 @@ impl<'a> Wait<'a> {
 
     /// Who holds the lock now.
     fn who(&self) -> Option<Holder> {
-        self.store.holder(self.key, self.holder.as_ref().map(|holder| holder.pid))
+        self.store.holder(&self.key.itself(), self.holder.as_ref().map(|holder| holder.pid))
     }
 
     /// Says who is waited for, if it is time to: at once, then after 5, 10, 20 and 40 seconds and
@@ -465,7 +599,7 @@ impl<'a> Wait<'a> {
                 self.holder = self.who().or(self.holder.take());
             }
             if live.is_none() {
-                let lock = self.store.location(self.key);
+                let lock = self.store.location(&self.key.itself());
                 log::waiting(self.key.subject(), &lock, self.holder.as_ref(), waited);
             }
             let seconds = waited.as_secs();
@@ -482,11 +616,6 @@ impl<'a> Wait<'a> {
     fn shared(&self, failure: Option<&FailedBuild>, share: bool) -> Option<u8> {
         let failure = failure.filter(|_| share && failure != self.failed_before.as_ref())?;
         (1..=123).contains(&failure.status).then_some(failure.status)
-    }
-
-    fn won(&self, held: Box<dyn Held>) -> Turn {
-        log::acquired(held.subject(), self.start.elapsed());
-        Turn::Held(held)
     }
 
     /// A nested call that waits for a lock against the order in which locks are taken may wait for

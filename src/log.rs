@@ -137,6 +137,7 @@ pub fn waiting(subject: &Subject, lock: &Path, holder: Option<&Holder>, waited: 
         event = "waiting",
         tag = subject.tag(),
         name = subject.name(),
+        cache = subject.cache(),
         lock = %lock.display(),
         holder.pid = holder.map(|holder| holder.pid),
         holder.user = holder.and_then(|holder| holder.user.as_deref()),
@@ -189,6 +190,25 @@ pub fn acquired(subject: &Subject, waited: Duration) {
     }
 }
 
+/// A build cache's lock is ours, alone or with others, and why.
+pub fn acquired_cache(subject: &Subject, shared: bool, why: &str, waited: Duration) {
+    let mode = if shared { "shared" } else { "exclusive" };
+    let after = match waited.as_secs() {
+        0 => String::new(),
+        _ => format!(" after {}", for_people(waited)),
+    };
+    tracing::info!(
+        event = "acquired",
+        tag = subject.tag(),
+        name = subject.name(),
+        cache = subject.cache(),
+        mode,
+        reason = why,
+        waited_s = waited.as_secs_f64(),
+        "{subject}: locked{after}: {why}"
+    );
+}
+
 /// COMMAND starts.
 pub fn building(tags: &[Tag], command: &str) {
     tracing::info!(
@@ -232,6 +252,7 @@ pub fn timeout(subject: &Subject, holder: Option<&Holder>, waited: Duration) {
         event = "timeout",
         tag = subject.tag(),
         name = subject.name(),
+        cache = subject.cache(),
         waited_s = waited.as_secs_f64(),
         holder.pid = holder.map(|holder| holder.pid),
         holder.user = holder.and_then(|holder| holder.user.as_deref()),
@@ -250,6 +271,7 @@ pub fn released(subject: &Subject) {
         event = "released",
         tag = subject.tag(),
         name = subject.name(),
+        cache = subject.cache(),
         "{subject}: released"
     );
 }

@@ -7,11 +7,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use buildlock::cli::{self, Cli, Sub};
+use buildlock::cli::{self, CacheAction, Cli, Sub};
 use buildlock::exit::{self, Exit};
 use buildlock::lock::file::FileStore;
-use buildlock::lock::{Key, Subject};
-use buildlock::{child, generate, log, run, status};
+use buildlock::lock::{CACHE_LOCKS, Key, Store, Subject};
+use buildlock::{cache, child, generate, log, run, status};
 use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
@@ -68,6 +68,16 @@ fn call(cli: Cli) -> Result<Exit> {
             let removed =
                 FileStore::find(&common.lock_dir)?.map_or(Ok(0), |store| store.prune())?;
             writeln!(out, "{removed} lock files removed")?;
+        }
+        Sub::Cache { action: CacheAction::Ls { json } } => {
+            let lines = FileStore::find(&common.lock_dir)?
+                .map_or(Ok(Vec::new()), |store| store.memories(CACHE_LOCKS))?;
+            cache::list(&lines, json, &mut out)?;
+        }
+        Sub::Cache { action: CacheAction::Forget { id } } => {
+            if let Some(store) = FileStore::find(&common.lock_dir)? {
+                store.remember(&Key::new(Subject::Cache(id)), None)?;
+            }
         }
         Sub::Completions { shell } => generate::completions(shell, &mut out)?,
         Sub::Man { page } => generate::man(page.as_deref(), &mut out)?,

@@ -50,9 +50,9 @@ impl PartialEq for Tag {
 
 impl Eq for Tag {}
 
-/// The sha256 of `text` in lower-case hex, as `sha256sum` prints it.
-pub fn sha256_hex(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+/// The sha256 of these bytes in lower-case hex, as `sha256sum` prints it.
+pub fn sha256_hex(bytes: impl AsRef<[u8]>) -> String {
+    Sha256::digest(bytes.as_ref()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Why a text cannot be the tag of a build.

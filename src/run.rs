@@ -5,11 +5,12 @@
 
 use std::ffi::OsString;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, anyhow, bail};
 use rustix::process::Rlimit;
 
+use crate::cache::Cache;
 use crate::child::{self, Ended, signals::Signals};
 use crate::cli::{BuildArgs, CommonArgs, OnFailure};
 use crate::command::Command;
@@ -17,7 +18,7 @@ use crate::duration::{Deadline, Limit};
 use crate::exit::{self, Exit};
 use crate::image::Images;
 use crate::lock::file::FileStore;
-use crate::lock::{self, FailedBuild, Held, Holder, Key, Patience, Store, Subject, Turn};
+use crate::lock::{self, FailedBuild, Held, Holder, Key, LockMode, Patience, Store, Subject, Turn};
 use crate::log;
 use crate::reference::Tag;
 use crate::validate;
@@ -57,15 +58,20 @@ pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
         }
         tracing::warn!("{why}; locking again before anything is built");
     };
-    let (ended, signals) = match job.build(&locks) {
+    let mut build = Build { locks, left: deadline.left(), again: false };
+    let (ended, signals) = match job.build(&mut build) {
         Ok(ended) => ended,
         Err(error) => {
-            release(locks, None);
+            release(build.locks, None);
             return Err(error);
         }
     };
+    let Build { locks, again, .. } = build;
     locks.iter().filter_map(|lock| lock.lost()).for_each(|why| tracing::warn!("{why}"));
     let exit = job.verify(&ended, &signals);
+    if matches!(exit, Ok(Exit::SUCCESS)) {
+        job.remember_warm_caches(&locks, &ended, again);
+    }
     job.release(locks, &ended);
     exit
 }
@@ -78,6 +84,8 @@ struct Job {
     /// In the order in which their locks are taken, each once.
     tags: Vec<Tag>,
     named_locks: Vec<String>,
+    /// In the order in which their locks are taken, each once.
+    caches: Arc<Vec<Cache>>,
     command: Arc<Command>,
     images: Arc<Images>,
     store: Arc<dyn Store>,
@@ -86,11 +94,22 @@ struct Job {
     kill_after: Option<Duration>,
     conflict_exit_code: u8,
     share_failure: bool,
+    /// Whether COMMAND gets a second try when a cache may be what it failed of.
+    retry: bool,
     force: bool,
     /// The limit on open files that COMMAND gets.
     open_files: Rlimit,
     /// This build's random id.
     id: String,
+}
+
+/// A build under way.
+struct Build {
+    locks: Vec<Box<dyn Held>>,
+    /// What is left of the time for waiting; no bound if none.
+    left: Option<Duration>,
+    /// Whether COMMAND has failed beside others that share a cache, and was run again.
+    again: bool,
 }
 
 enum Locked {
@@ -118,25 +137,33 @@ impl Job {
         named_locks.sort();
         named_locks.dedup();
 
-        let open_files = child::make_room(tags.len() + named_locks.len());
+        let images = Images::of(&command, &program, args.engine);
+        let caches = Cache::all(args.caches)?;
+
+        let open_files = child::make_room(tags.len() + named_locks.len() + caches.len());
         let store = FileStore::open(&common.lock_dir)?;
         store.prepare(&Subject::from(&tags[0]))?;
         if let Some(name) = named_locks.first() {
             store.prepare(&Subject::Named(name.clone()))?;
         }
+        if let Some(cache) = caches.first() {
+            store.prepare(&cache.subject())?;
+        }
         let store: Arc<dyn Store> = Arc::new(store);
         Ok(Job {
             force: args.force || is_forced_by_ancestor(&tags, &*store),
-            images: Arc::new(Images::of(&command, &program, args.engine)),
+            images: Arc::new(images),
             command: Arc::new(command),
             tags,
             named_locks,
+            caches: Arc::new(caches),
             store,
             timeout: args.timeout,
             build_timeout: args.build_timeout.unless_zero(),
             kill_after: args.kill_after.unless_zero(),
             conflict_exit_code: args.conflict_exit_code,
             share_failure: args.on_failure == OnFailure::Share,
+            retry: !args.no_retry,
             open_files,
             id: format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
         })
@@ -155,13 +182,16 @@ impl Job {
         Exit::SUCCESS
     }
 
-    /// 3. Every tag's lock in sorted order, then the named ones, within one deadline.
+    /// 3. Every tag's lock in sorted order, then the named ones, then those of caches, within one
+    ///    deadline.
     fn lock(&self, deadline: Deadline) -> Result<Locked> {
         let holder = Holder::ourselves(self.command.to_string(), self.id.clone());
         let images = self.tags.iter().map(Subject::from);
         let named = self.named_locks.iter().cloned().map(Subject::Named);
-        let subjects: Vec<Subject> = images.chain(named).collect();
+        let caches = self.caches.iter().map(Cache::subject);
+        let subjects: Vec<Subject> = images.chain(named).chain(caches).collect();
         // What is wrong with the last is not to be found out after waiting for the first.
+        self.caches.iter().try_for_each(|cache| cache.read(&self.images))?;
         subjects.iter().try_for_each(|subject| self.store.check(&Key::new(subject.clone())))?;
         let mut ours: Vec<Box<dyn Held>> = Vec::new();
         for subject in subjects {
@@ -183,7 +213,12 @@ impl Job {
                 share_failure: self.share_failure && is_image,
                 settled: (!self.force).then_some(&mut settled),
             };
-            let without = match lock::take(&self.store, subject, patience) {
+            let cache = self.caches.iter().find(|cache| subject.cache() == Some(cache.id()));
+            let turn = match cache {
+                Some(cache) => take_cache(&self.store, &self.images, cache, deadline, false),
+                None => lock::take(&self.store, subject, patience),
+            };
+            let without = match turn {
                 Ok(Turn::Held(lock)) => {
                     lock.record(&holder);
                     ours.push(lock);
@@ -209,8 +244,16 @@ impl Job {
     }
 
     /// 5. COMMAND, holding the locks. From here on signals are ours to take.
-    fn build(&self, locks: &[Box<dyn Held>]) -> Result<(Ended, Signals)> {
+    fn build(&self, build: &mut Build) -> Result<(Ended, Signals)> {
         let signals = Signals::take_in()?;
+        let ended = self.run_command(&build.locks, &signals)?;
+        if self.may_have_failed_of_a_cache(&ended, &build.locks) {
+            return Ok((self.run_again_alone(build, ended, &signals)?, signals));
+        }
+        Ok((ended, signals))
+    }
+
+    fn run_command(&self, locks: &[Box<dyn Held>], signals: &Signals) -> Result<Ended> {
         log::building(&self.tags, &self.command.to_string());
         let job = child::Job {
             command: &self.command,
@@ -220,9 +263,70 @@ impl Job {
             kill_after: self.kill_after,
             open_files: self.open_files,
         };
-        match child::run(&job, &signals) {
-            Ok(ended) => Ok((ended, signals)),
-            Err(why) => Err(validate::cannot_run(&self.command, why)),
+        child::run(&job, signals).map_err(|why| validate::cannot_run(&self.command, why))
+    }
+
+    /// That a cache is warm may be only remembered, and builders lose caches.
+    fn may_have_failed_of_a_cache(&self, ended: &Ended, locks: &[Box<dyn Held>]) -> bool {
+        let is_shared = |cache: &Cache| {
+            let lock = locks.iter().find(|lock| lock.subject().cache() == Some(cache.id()));
+            lock.is_some_and(|lock| lock.mode() == LockMode::Shared)
+        };
+        let mut doubtful = self.caches.iter().filter(|cache| cache.is_doubtful());
+        self.retry && ended.by_itself() && ended.exit != Exit::SUCCESS && doubtful.any(is_shared)
+    }
+
+    /// COMMAND once more, with the caches for itself, if they can be had within what is left of the
+    /// time for waiting. Otherwise its failure counts.
+    fn run_again_alone(&self, build: &mut Build, ended: Ended, signals: &Signals) -> Result<Ended> {
+        tracing::warn!(
+            "COMMAND failed with a shared cache: {}; running it once more, with the cache for itself",
+            ended.exit
+        );
+        let is_cache = |lock: &mut Box<dyn Held>| lock.subject().cache().is_some();
+        release(build.locks.extract_if(.., is_cache).collect(), None);
+        let deadline = Deadline::within(build.left);
+        let (store, images) = (Arc::clone(&self.store), Arc::clone(&self.images));
+        let caches = Arc::clone(&self.caches);
+        let take_all = move || -> Result<Option<Vec<Box<dyn Held>>>> {
+            let mut ours = Vec::new();
+            for cache in caches.iter() {
+                match take_cache(&store, &images, cache, deadline, true)? {
+                    Turn::Held(lock) => ours.push(lock),
+                    _ => {
+                        release(ours, None);
+                        return Ok(None);
+                    }
+                }
+            }
+            Ok(Some(ours))
+        };
+        match signals.unless_ended(take_all)? {
+            Ok(Ok(Some(caches))) => {
+                let holder = Holder::ourselves(self.command.to_string(), self.id.clone());
+                caches.iter().for_each(|lock| lock.record(&holder));
+                build.locks.extend(caches);
+                build.again = true;
+                self.run_command(&build.locks, signals)
+            }
+            Ok(Ok(None)) => Ok(ended),
+            Ok(Err(error)) => Err(error),
+            Err(signal) => {
+                let signal = signal as i32;
+                Ok(Ended { exit: Exit::Signal(signal), interrupted: Some(signal), ..ended })
+            }
+        }
+    }
+
+    /// A cache that a build has had for itself, and succeeded with, is warm. If it had failed before
+    /// beside others, whatever else was remembered was wrong.
+    fn remember_warm_caches(&self, locks: &[Box<dyn Held>], ended: &Ended, again: bool) {
+        let start = SystemTime::now().checked_sub(ended.elapsed).unwrap_or(SystemTime::UNIX_EPOCH);
+        for cache in self.caches.iter() {
+            let lock = locks.iter().find(|lock| lock.subject().cache() == Some(cache.id()));
+            if lock.is_some_and(|lock| lock.mode() == LockMode::Exclusive) {
+                cache.remember(&*self.store, &self.images, start, again);
+            }
         }
     }
 
@@ -289,6 +393,30 @@ impl Job {
         };
         release(locks, failure.as_ref());
     }
+}
+
+/// Takes a cache's lock: shared if it is warm, unless it is to be `alone` whatever is known of it.
+fn take_cache(
+    store: &Arc<dyn Store>,
+    images: &Images,
+    cache: &Cache,
+    deadline: Deadline,
+    alone: bool,
+) -> Result<Turn> {
+    let start = Instant::now();
+    let mut mode = || Ok(if alone { LockMode::Exclusive } else { cache.mode(&**store, images) });
+    let turn = lock::take_in_turn(store, cache.subject(), deadline, &mut mode)?;
+    if let Turn::Held(lock) = &turn {
+        let shared = lock.mode() == LockMode::Shared;
+        let why = match (shared, alone, cache.can_be_shared()) {
+            (true, ..) => format!("shared (cache={} warm)", cache.id()),
+            (_, true, _) => format!("alone, to try again (cache={})", cache.id()),
+            (_, _, true) => format!("alone, until it is warm (cache={} cold)", cache.id()),
+            (_, _, false) => format!("alone (cache={})", cache.id()),
+        };
+        log::acquired_cache(lock.subject(), shared, &why, start.elapsed());
+    }
+    Ok(turn)
 }
 
 /// The last one taken goes first.

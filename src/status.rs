@@ -42,11 +42,12 @@ fn table(held: &[HeldLock], out: &mut impl Write) -> io::Result<()> {
 
 fn row(lock: &HeldLock) -> [String; 5] {
     let holder = &lock.holder;
-    let subject = match (&lock.tag, &lock.name) {
-        (Some(tag), _) => tag.clone(),
-        (None, Some(name)) => format!("lock {name}"),
+    let subject = match (&lock.tag, &lock.name, &lock.cache) {
+        (Some(tag), ..) => tag.clone(),
+        (None, Some(name), _) => format!("lock {name}"),
+        (None, None, Some(id)) => format!("cache {id}"),
         // A tool that took the lock by its path; a hash cannot be turned back.
-        (None, None) => lock.lock.display().to_string(),
+        (None, None, None) => lock.lock.display().to_string(),
     };
     let at = match (&holder.user, &holder.host) {
         (Some(user), Some(host)) => format!("{user}@{host}, "),

@@ -7,12 +7,12 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{ANSWER_WITHIN, Answer, Platform, Unanswered, excerpt, says_no_such_image};
+use super::{ANSWER_WITHIN, Answer, CacheMount, Platform, Unanswered, excerpt, says_no_such_image};
 use crate::command::Client;
 use crate::reference::sha256_hex;
 
@@ -124,7 +124,7 @@ pub fn host_in(meta: &[u8]) -> serde_json::Result<String> {
 /// # Errors
 /// Anything but an image, or the engine's own word that there is none.
 pub(super) fn ask(socket: &Path, name: &str) -> Result<Answer, Unanswered> {
-    get(socket, &format!("/images/{name}/json"))
+    get(socket, &format!("/images/{name}/json"), ANSWER_WITHIN)
         .map_err(|error| explain(socket, &error))
         .and_then(|response| read_answer(&response, socket))
 }
@@ -204,9 +204,38 @@ pub struct Response {
     pub body: Vec<u8>,
 }
 
-fn get(socket: &Path, path: &str) -> std::io::Result<Response> {
-    let deadline = Instant::now() + ANSWER_WITHIN;
-    let mut stream = Timely { stream: connect(socket)?, deadline };
+/// What the engine that listens on `socket` says of its cache mounts; none if it does not, or not
+/// in time: it may have to add up the sizes of everything first.
+pub(super) fn cache_mounts(socket: &Path) -> Option<Vec<CacheMount>> {
+    const WITHIN: Duration = Duration::from_secs(10);
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Usage {
+        build_cache: Vec<Record>,
+    }
+    #[derive(Deserialize)]
+    struct Record {
+        #[serde(rename = "ID")]
+        id: String,
+        #[serde(rename = "Type")]
+        kind: String,
+        #[serde(rename = "LastUsedAt")]
+        last_used: Option<String>,
+    }
+    // Engines before API 1.42 know no type, and answer with everything.
+    let response = get(socket, "/system/df?type=build-cache", WITHIN).ok()?;
+    let usage = serde_json::from_slice::<Usage>(&response.body).ok()?;
+    let mounts = usage.build_cache.into_iter().filter(|record| record.kind == "exec.cachemount");
+    let mounts = mounts.map(|Record { id, last_used, .. }| CacheMount {
+        id,
+        last_used: last_used.and_then(|time| humantime::parse_rfc3339(&time).ok()),
+    });
+    (response.status == 200).then(|| mounts.collect())
+}
+
+fn get(socket: &Path, path: &str, within: Duration) -> std::io::Result<Response> {
+    let deadline = Instant::now() + within;
+    let mut stream = Timely { stream: connect(socket, within)?, deadline };
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: docker\r\nUser-Agent: buildlock/{}\r\n\
          Accept: application/json\r\nConnection: close\r\n\r\n",
@@ -261,7 +290,7 @@ pub fn receive(source: &mut impl Read) -> std::io::Result<Response> {
 
 /// Connects within the time that an answer may take: where nobody accepts and the queue is full,
 /// connect(2) waits, for as long as the socket's limit for sending says.
-fn connect(socket: &Path) -> std::io::Result<UnixStream> {
+fn connect(socket: &Path, within: Duration) -> std::io::Result<UnixStream> {
     use rustix::net::sockopt::{Timeout, set_socket_timeout};
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
     let address = match socket.as_os_str().as_encoded_bytes().strip_prefix(b"@") {
@@ -274,7 +303,7 @@ fn connect(socket: &Path) -> std::io::Result<UnixStream> {
         SocketFlags::CLOEXEC,
         None,
     )?;
-    set_socket_timeout(&stream, Timeout::Send, Some(ANSWER_WITHIN))?;
+    set_socket_timeout(&stream, Timeout::Send, Some(within))?;
     // With a limit on it, the kernel does not go on by itself after an interruption.
     rustix::io::retry_on_intr(|| rustix::net::connect(&stream, &address))?;
     Ok(stream.into())

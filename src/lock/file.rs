@@ -21,7 +21,10 @@ use rustix::io::{Errno, retry_on_intr};
 use serde::Serialize;
 
 use super::holder::{self, Holder, KernelLocks};
-use super::{FailedBuild, Held, IMAGE_LOCKS, Key, NAMED_LOCKS, Passing, Store, Subject};
+use super::{
+    CACHE_LOCKS, FailedBuild, Held, IMAGE_LOCKS, Key, LockMode, NAMED_LOCKS, Passing, Store,
+    Subject,
+};
 use crate::duration::Deadline;
 use crate::user;
 
@@ -29,6 +32,8 @@ use crate::user;
 const FOLDER_MODE: u32 = 0o1777;
 /// Everybody may lock it, and say in it that he did.
 const FILE_MODE: u32 = 0o666;
+/// The folders of all kinds of locks.
+const FOLDERS: [&str; 3] = [IMAGE_LOCKS, NAMED_LOCKS, CACHE_LOCKS];
 /// How often a lock file may vanish under us before we say so: each time somebody else has just
 /// removed it, so this many in a row are no accident.
 const VANISHED_MAX: usize = 1000;
@@ -49,6 +54,8 @@ pub struct HeldLock {
     pub tag: Option<String>,
     /// The name, if it is a named lock and the holder says so.
     pub name: Option<String>,
+    /// The id, if it is a build cache's lock and the holder says so.
+    pub cache: Option<String>,
     /// The lock file.
     #[serde(serialize_with = "as_text")]
     pub lock: PathBuf,
@@ -112,19 +119,34 @@ impl FileStore {
     pub fn held(&self) -> Result<Vec<HeldLock>> {
         let locks = KernelLocks::read();
         let mut held = Vec::new();
+        let mut turnstiles = Vec::new();
         self.each_file(&locks.inodes_held(), |path, file, stat| {
-            if let Some(pid) = locks.holder(stat, file) {
-                let holder = Holder::with_pid(pid, holder::read_record(file));
+            if let Some(behind) = behind_turnstile(&path) {
+                // Who stands in it waits for the lock behind it, and is counted there.
+                turnstiles.push((behind, locks.waiters(stat, file)));
+                return;
+            }
+            let record = holder::read_record(file);
+            let wanted = record.as_ref().map(|record| record.pid);
+            if let Some(pid) = locks.holder_or(wanted.as_slice(), stat, file) {
+                let holder = Holder::with_pid(pid, record);
                 held.push(HeldLock {
                     tag: holder.tag.clone(),
                     name: holder.name.clone(),
+                    cache: holder.cache.clone(),
                     lock: path,
                     waiters: locks.waiters(stat, file),
                     holder,
                 });
             }
         })?;
-        held.sort_by(|a, b| (&a.tag, &a.name, &a.lock).cmp(&(&b.tag, &b.name, &b.lock)));
+        for lock in &mut held {
+            let here = turnstiles.iter().filter(|(behind, _)| *behind == lock.lock);
+            lock.waiters += here.map(|(_, waiters)| waiters).sum::<usize>();
+        }
+        let order =
+            |it: &HeldLock| (it.tag.clone(), it.name.clone(), it.cache.clone(), it.lock.clone());
+        held.sort_by_cached_key(order);
         Ok(held)
     }
 
@@ -135,9 +157,9 @@ impl FileStore {
     /// The folder cannot be read.
     pub fn prune(&self) -> Result<usize> {
         let mut removed = 0;
-        for folder in [IMAGE_LOCKS, NAMED_LOCKS] {
+        for folder in FOLDERS {
             let Some(folder_fd) = self.existing_folder(folder)? else { continue };
-            for entry in entries(&folder_fd, &self.path.join(folder))? {
+            for entry in entries(&folder_fd, &self.path.join(folder), LOCK)? {
                 let Ok(file) = open_existing(&folder_fd, &entry.name) else { continue };
                 // Who waits has the file open, finds after locking it that it is no longer the
                 // one of that name, and opens anew.
@@ -152,6 +174,17 @@ impl FileStore {
         Ok(removed)
     }
 
+    /// What is remembered in a folder for locks, a line each.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn memories(&self, folder: &str) -> Result<Vec<Vec<u8>>> {
+        let Some(folder_fd) = self.existing_folder(folder)? else { return Ok(Vec::new()) };
+        let entries = entries(&folder_fd, &self.path.join(folder), MEMORY)?;
+        let files = entries.iter().filter_map(|it| open_existing(&folder_fd, &it.name).ok());
+        Ok(files.filter_map(|file| holder::read_line(&file)).collect())
+    }
+
     /// Calls `visit` with each lock file whose inode is one of `inodes`.
     fn each_file(
         &self,
@@ -161,10 +194,10 @@ impl FileStore {
         if inodes.is_empty() {
             return Ok(());
         }
-        for folder in [IMAGE_LOCKS, NAMED_LOCKS] {
+        for folder in FOLDERS {
             let Some(folder_fd) = self.existing_folder(folder)? else { continue };
             let path = self.path.join(folder);
-            for entry in entries(&folder_fd, &path)? {
+            for entry in entries(&folder_fd, &path, LOCK)? {
                 if !inodes.contains(&entry.inode) {
                     continue;
                 }
@@ -246,11 +279,15 @@ impl Store for FileStore {
         self.open_file(key).map(drop)
     }
 
-    fn try_acquire(&self, key: &Key) -> Result<Option<Box<dyn Held>>> {
+    fn try_acquire(&self, key: &Key, mode: LockMode) -> Result<Option<Box<dyn Held>>> {
+        let attempt = match mode {
+            LockMode::Exclusive => Flock::try_lock_exclusive,
+            LockMode::Shared => Flock::try_lock_shared,
+        };
         for _ in 0..VANISHED_MAX {
             let lock = self.open_file(key)?;
-            match Flock::try_lock_exclusive(&lock.file) {
-                Ok(()) if lock.is_in_place() => return Ok(Some(lock.held(key))),
+            match attempt(&lock.file) {
+                Ok(()) if lock.is_in_place() => return Ok(Some(lock.held(key, mode))),
                 // Somebody unlinked it before we had it: it excludes nobody.
                 Ok(()) => {}
                 Err(error) if would_block(&error) => return Ok(None),
@@ -274,12 +311,16 @@ impl Store for FileStore {
         Ok(result)
     }
 
-    fn acquire(&self, key: &Key, deadline: Deadline) -> Result<Box<dyn Held>> {
+    fn acquire(&self, key: &Key, mode: LockMode, deadline: Deadline) -> Result<Box<dyn Held>> {
+        let flock = match mode {
+            LockMode::Exclusive => Flock::lock_exclusive,
+            LockMode::Shared => Flock::lock_shared,
+        };
         loop {
             let lock = self.open_file(key)?;
-            lock.block(deadline, Flock::lock_exclusive)?;
+            lock.block(deadline, flock)?;
             if lock.is_in_place() {
-                return Ok(lock.held(key));
+                return Ok(lock.held(key, mode));
             }
         }
     }
@@ -302,9 +343,9 @@ impl Store for FileStore {
             let holder = locks.holder(stat, file).filter(|pid| ancestors.contains(pid));
             let record =
                 holder.and_then(|pid| holder::read_record(file).filter(|record| record.pid == pid));
-            subjects.extend(record.and_then(|record| match (record.tag, record.name) {
-                (Some(tag), _) => Some(Subject::Image(tag)),
-                (None, name) => name.map(Subject::Named),
+            subjects.extend(record.and_then(|Holder { tag, name, cache, .. }| {
+                let named = || name.map(Subject::Named);
+                tag.map(Subject::Image).or_else(named).or_else(|| cache.map(Subject::Cache))
             }));
         });
         if let Err(error) = read {
@@ -316,6 +357,24 @@ impl Store for FileStore {
     fn location(&self, key: &Key) -> PathBuf {
         self.path.join(key.relative_path())
     }
+
+    fn remembered(&self, key: &Key) -> Option<Vec<u8>> {
+        let folder = self.existing_folder(key.folder()).ok()??;
+        let relative = key.memory().relative_path();
+        holder::read_line(&open_existing(&folder, relative.file_name()?).ok()?)
+    }
+
+    fn remember(&self, key: &Key, line: Option<&[u8]>) -> Result<()> {
+        let file = self.open_file(&key.memory())?;
+        holder::replace_text(&file.file, line.unwrap_or_default())
+            .with_context(|| format!("cannot write {}", file.path.display()))
+    }
+}
+
+/// The lock that the turnstile with this path stands before, if it is one.
+fn behind_turnstile(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".turnstile.lock")?;
+    Some(path.with_file_name(format!("{name}.lock")))
 }
 
 /// An open lock file.
@@ -352,9 +411,10 @@ impl LockFile {
         holder::read_result(&self.file)
     }
 
-    fn held(self, key: &Key) -> Box<dyn Held> {
+    fn held(self, key: &Key, mode: LockMode) -> Box<dyn Held> {
         Box::new(HeldFile {
             lock: self,
+            mode,
             subject: key.subject().clone(),
             recorded: Cell::new(false),
         })
@@ -395,6 +455,7 @@ impl LockFile {
 /// A lock file that this process has locked.
 struct HeldFile {
     lock: LockFile,
+    mode: LockMode,
     subject: Subject,
     recorded: Cell<bool>,
 }
@@ -408,6 +469,7 @@ impl Held for HeldFile {
         let record = Holder {
             tag: self.subject.tag().map(str::to_owned),
             name: self.subject.name().map(str::to_owned),
+            cache: self.subject.cache().map(str::to_owned),
             since: Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
             ..holder.clone()
         };
@@ -427,10 +489,16 @@ impl Held for HeldFile {
             Ok(_) if !self.lock.is_in_place() => Some(format!(
                 "{path} was removed and made anew while it was held; is something cleaning that folder?"
             )),
-            // Ours is exclusive: a shared one beside it means that ours is gone.
-            Ok(anew) => Flock::try_lock_shared(&anew)
-                .is_ok()
-                .then(|| format!("{path} is no longer locked; did something unlock it?")),
+            Ok(anew) => {
+                let beside = match self.mode {
+                    // A shared one beside ours means that ours is gone.
+                    LockMode::Exclusive => Flock::try_lock_shared(&anew),
+                    LockMode::Shared => Flock::try_lock_exclusive(&anew),
+                };
+                beside
+                    .is_ok()
+                    .then(|| format!("{path} is no longer locked; did something unlock it?"))
+            }
             Err(NotALock::Missing | NotALock::Unlinked) => Some(format!(
                 "{path} was removed while it was held; is something cleaning that folder?"
             )),
@@ -442,13 +510,28 @@ impl Held for HeldFile {
         }
     }
 
+    fn mode(&self) -> LockMode {
+        self.mode
+    }
+
+    fn share(&mut self) -> Result<()> {
+        // The kernel gives the old lock back first (flock(2)); nobody else is in the turnstile.
+        Flock::lock_shared(&self.lock.file).map_err(|error| self.lock.cannot(&error))?;
+        self.mode = LockMode::Shared;
+        Ok(())
+    }
+
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         Some(self.lock.file.as_fd())
     }
 
     fn release(self: Box<Self>, failure: Option<&FailedBuild>) {
+        let is_anothers = || {
+            let record = holder::read_record(&self.lock.file);
+            self.mode == LockMode::Shared && record.is_some_and(|it| it.pid != std::process::id())
+        };
         let left = match failure {
-            None if !self.recorded.get() => Ok(()),
+            None if !self.recorded.get() || is_anothers() => Ok(()),
             failure => holder::write_line(&self.lock.file, failure),
         };
         if let Err(error) = left {
@@ -691,14 +774,19 @@ struct Entry {
     inode: u64,
 }
 
-/// The lock files in a folder.
-fn entries(folder: &OwnedFd, path: &Path) -> Result<Vec<Entry>> {
+/// What lock files' names end with, behind a dot.
+const LOCK: &str = "lock";
+/// The same of files in which something is remembered.
+const MEMORY: &str = "json";
+
+/// The files in a folder with such a name.
+fn entries(folder: &OwnedFd, path: &Path, kind: &str) -> Result<Vec<Entry>> {
     let unreadable = || format!("cannot read the lock folder {}", path.display());
     let mut found = Vec::new();
     for entry in Dir::read_from(folder).with_context(unreadable)? {
         let entry = entry.with_context(unreadable)?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
-        if Path::new(name).extension() == Some(OsStr::new("lock")) {
+        if Path::new(name).extension() == Some(OsStr::new(kind)) {
             found.push(Entry { name: name.to_owned(), inode: entry.ino() });
         }
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::Stat;
 use serde::{Deserialize, Serialize};
 
-use super::FailedBuild;
+use super::{FailedBuild, LockMode};
 use crate::duration::for_people;
 use crate::proc;
 use crate::user;
@@ -37,6 +37,9 @@ pub struct Holder {
     /// The lock's name, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// The cache's id, if the lock is one for a build cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<String>,
     /// COMMAND, without secrets.
     pub command: Option<String>,
     /// When it took the lock (RFC 3339).
@@ -64,6 +67,7 @@ impl Holder {
             host: Some(rustix::system::uname().nodename().to_string_lossy().into_owned()),
             tag: None,
             name: None,
+            cache: None,
             command: Some(command),
             since: None,
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
@@ -79,20 +83,23 @@ impl Holder {
         let record = read_record(file);
         // For its whole list the kernel stops everybody who takes or releases any lock; a thousand
         // waiters that ask for it at once stop the machine. So the likely ones are asked about first.
+        // But one of several that share it is not enough: an ancestor may be another one.
         let mut likely = record.iter().map(|record| record.pid).chain(known);
-        let pid = likely
-            .find(|&pid| has_locked(pid, pid, stat.st_ino))
-            .or_else(|| agreed(|| KernelLocks::read_once().holder(&stat, file)))?;
-        let holder = Self::with_pid(pid, record);
         let ancestors = ancestors();
+        let pid = likely
+            .find(|&pid| has_locked(pid, pid, stat.st_ino) == Some(LockMode::Exclusive))
+            .or_else(|| agreed(|| KernelLocks::read_once().holder_or(&ancestors, &stat, file)))?;
+        let holder = Self::with_pid(pid, record);
         // Where the process that took it has ended, an ancestor may have its descriptor; and where
         // the ancestors have ended, too, we have inherited it ourselves. But a thread of ours that
         // waited may just have had it.
         let ourselves = std::process::id();
         let is_our_ancestor = ancestors.contains(&pid)
-            || pid != ourselves && has_locked(ourselves, pid, stat.st_ino)
+            || pid != ourselves && has_locked(ourselves, pid, stat.st_ino).is_some()
             || holder.gone
-                && ancestors.iter().any(|&ancestor| has_locked(ancestor, pid, stat.st_ino));
+                && ancestors
+                    .iter()
+                    .any(|&ancestor| has_locked(ancestor, pid, stat.st_ino).is_some());
         Some(Holder { is_our_ancestor, ..holder })
     }
 
@@ -163,7 +170,7 @@ fn pid_of(pid: u32) -> rustix::process::Pid {
 }
 
 /// The first line of a lock file. Anything may stand there.
-fn read_line(file: &File) -> Option<Vec<u8>> {
+pub(super) fn read_line(file: &File) -> Option<Vec<u8>> {
     let mut text = vec![0; RECORD_MAX];
     let mut length = 0;
     loop {
@@ -188,6 +195,7 @@ pub fn read_record(file: &File) -> Option<Holder> {
         host: clean(record.host),
         tag: clean(record.tag),
         name: clean(record.name),
+        cache: clean(record.cache),
         command: clean(record.command),
         since: clean(record.since),
         version: clean(record.version),
@@ -213,8 +221,12 @@ pub fn read_result(file: &File) -> Option<FailedBuild> {
 /// The file cannot be written.
 pub fn write_line(file: &File, line: Option<&impl Serialize>) -> std::io::Result<()> {
     let Some(line) = line else { return file.set_len(0) };
-    let mut text = serde_json::to_vec(line)?;
-    text.push(b'\n');
+    replace_text(file, &serde_json::to_vec(line)?)
+}
+
+/// Replaces what stands in a file by this line.
+pub(super) fn replace_text(file: &File, line: &[u8]) -> std::io::Result<()> {
+    let text = [line, b"\n"].concat();
     // A full disk may leave half a line, which nobody believes.
     file.write_all_at(&text, 0)?;
     file.set_len(text.len() as u64)
@@ -233,19 +245,18 @@ pub(super) fn ancestors() -> Vec<u32> {
         .collect()
 }
 
-/// Has `process` an open descriptor with the lock that `taker` took on the inode? The kernel lists
-/// locks there too (proc_pid_fdinfo(5)), for those who may look.
-fn has_locked(process: u32, taker: u32, inode: u64) -> bool {
+/// The lock that `taker` took on the inode, if `process` has an open descriptor with it. The kernel
+/// lists locks there too (proc_pid_fdinfo(5)), for those who may look.
+fn has_locked(process: u32, taker: u32, inode: u64) -> Option<LockMode> {
     /// A record may name a process with any number of them.
     const DESCRIPTORS_MAX: usize = 4096;
-    let Ok(descriptors) = std::fs::read_dir(format!("/proc/{process}/fdinfo")) else {
-        return false;
-    };
-    descriptors.flatten().take(DESCRIPTORS_MAX).any(|descriptor| {
+    let descriptors = std::fs::read_dir(format!("/proc/{process}/fdinfo")).ok()?;
+    descriptors.flatten().take(DESCRIPTORS_MAX).find_map(|descriptor| {
         let text = std::fs::read_to_string(descriptor.path()).unwrap_or_default();
         let mut locks =
             text.lines().filter_map(|line| KernelLock::parse(line.strip_prefix("lock:")?));
-        locks.any(|lock| lock.pid == taker && lock.inode == inode)
+        let lock = locks.find(|lock| lock.pid == taker && lock.inode == inode)?;
+        Some(if lock.shared { LockMode::Shared } else { LockMode::Exclusive })
     })
 }
 
@@ -332,6 +343,12 @@ impl KernelLocks {
     /// The process that took the lock on the file; of several that share it, any.
     pub fn holder(&self, stat: &Stat, file: &File) -> Option<u32> {
         self.on(stat, file).find(|lock| !lock.waiting).map(|lock| lock.pid)
+    }
+
+    /// The same, but one of `wanted` if several share it and it is among them.
+    pub(super) fn holder_or(&self, wanted: &[u32], stat: &Stat, file: &File) -> Option<u32> {
+        let mut holders = self.on(stat, file).filter(|lock| !lock.waiting).map(|lock| lock.pid);
+        holders.find(|pid| wanted.contains(pid)).or_else(|| self.holder(stat, file))
     }
 
     /// How many wait for the lock on the file.

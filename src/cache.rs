@@ -1,0 +1,271 @@
+//! Build caches that several builds write (`--cache`): one at a time; or one alone, until it has
+//! been warmed for these very files, and then all at once.
+//!
+//! That a cache is warm is remembered beside its lock, and never evidence: builders lose caches. So
+//! the engine is asked where it can tell, and a build that fails beside others is run once more,
+//! alone, before its failure counts.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::image::{CacheMount, Images};
+use crate::lock::{Key, LockMode, Store, Subject};
+use crate::reference::sha256_hex;
+use crate::visible::escaped;
+
+/// How many sets of files are remembered for a cache: branches, and engines.
+const REMEMBERED_MAX: usize = 64;
+
+/// A cache that COMMAND writes, as typed: `ID` or `ID=FILE,...`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Use {
+    id: String,
+    files: Vec<PathBuf>,
+}
+
+impl Use {
+    /// Reads `ID` or `ID=FILE,...`.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn parse(text: &OsStr) -> Result<Self, &'static str> {
+        /// It stands in messages and in the lock file, which people read.
+        const LONGEST: usize = 1024;
+        let mut parts = text.as_bytes().splitn(2, |&c| c == b'=');
+        let id = parts.next().unwrap_or_default();
+        let id = std::str::from_utf8(id).map_err(|_| "a cache's id is UTF-8")?;
+        if id.is_empty() {
+            return Err("a cache needs an id");
+        }
+        if id.len() > LONGEST {
+            return Err("a cache's id has at most 1,024 bytes");
+        }
+        if id.chars().any(char::is_control) {
+            return Err("a cache's id has no control characters");
+        }
+        let files = match parts.next() {
+            None => Vec::new(),
+            Some(files) => {
+                files.split(|&c| c == b',').map(|it| OsStr::from_bytes(it).into()).collect()
+            }
+        };
+        if files.iter().any(|file: &PathBuf| file.as_os_str().is_empty()) {
+            return Err("a file's name is missing behind '=' or ','");
+        }
+        Ok(Use { id: id.to_owned(), files })
+    }
+}
+
+/// A cache that COMMAND writes, and what it has to be warm for to be shared.
+#[derive(Debug)]
+pub struct Cache {
+    id: String,
+    /// None if it is never shared.
+    files: Vec<PathBuf>,
+    /// The hash of the files, and of the engine whose cache it is. Read when it is needed first.
+    wanted: OnceLock<String>,
+    /// Whether the engine has just said that all of it is still there.
+    confirmed: AtomicBool,
+}
+
+/// What is remembered of a cache, as one line of JSON.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Memory {
+    cache: String,
+    /// The newest last.
+    warm: Vec<Warmth>,
+}
+
+/// A build that has warmed a cache.
+#[derive(Debug, Serialize, Deserialize)]
+struct Warmth {
+    files: String,
+    /// When (RFC 3339).
+    since: String,
+    /// The engine's ids of the cache mounts that it used, as far as the engine says so.
+    mounts: Vec<String>,
+}
+
+impl Cache {
+    /// The caches that COMMAND writes, in the order in which their locks are taken.
+    ///
+    /// # Errors
+    /// A file cannot be opened; a cache is named twice.
+    pub fn all(uses: Vec<Use>) -> Result<Vec<Self>> {
+        let mut caches = uses.into_iter().map(Self::new).collect::<Result<Vec<_>>>()?;
+        caches.sort_by(|a, b| a.id.cmp(&b.id));
+        if let Some(twice) = caches.windows(2).find(|two| two[0].id == two[1].id) {
+            bail!("--cache {} is there twice; name all its files in one", twice[0].id);
+        }
+        Ok(caches)
+    }
+
+    fn new(Use { id, files }: Use) -> Result<Self> {
+        for file in &files {
+            let it = || format!("--cache {id}: cannot read {}", file.display());
+            let opened = File::open(file).with_context(it)?;
+            if !opened.metadata().with_context(it)?.is_file() {
+                bail!("--cache {id}: {} is no file", file.display());
+            }
+        }
+        Ok(Cache { id, files, wanted: OnceLock::new(), confirmed: AtomicBool::new(false) })
+    }
+
+    /// Reads the files, if there are any and they were not read before.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn read(&self, images: &Images) -> Result<()> {
+        if self.files.is_empty() || self.wanted.get().is_some() {
+            return Ok(());
+        }
+        let mut hashes = sha256_hex(images.engine());
+        for file in &self.files {
+            let content = std::fs::read(file)
+                .with_context(|| format!("--cache {}: cannot read {}", self.id, file.display()))?;
+            hashes.push_str(&sha256_hex(content));
+        }
+        self.wanted.get_or_init(|| sha256_hex(hashes));
+        Ok(())
+    }
+
+    /// What its lock is for.
+    pub fn subject(&self) -> Subject {
+        Subject::Cache(self.id.clone())
+    }
+
+    /// Whether it can be shared once it is warm.
+    pub fn can_be_shared(&self) -> bool {
+        !self.files.is_empty()
+    }
+
+    /// How its lock is to be taken now: shared if it is warm.
+    pub fn mode(&self, store: &dyn Store, images: &Images) -> LockMode {
+        if self.is_warm(store, images) { LockMode::Shared } else { LockMode::Exclusive }
+    }
+
+    /// Is it only remembered that the cache is warm, so that a build which shares it may have failed
+    /// of that?
+    pub fn is_doubtful(&self) -> bool {
+        !self.confirmed.load(Ordering::Relaxed)
+    }
+
+    fn is_warm(&self, store: &dyn Store, images: &Images) -> bool {
+        let Some(wanted) = self.wanted.get() else { return false };
+        let memory = Memory::of(store, &self.key());
+        let Some(warmth) = memory.warm.iter().find(|warmth| warmth.files == *wanted) else {
+            return false;
+        };
+        // Somebody may have pruned it. Where the engine does not say, a failure will.
+        self.confirmed.store(false, Ordering::Relaxed);
+        if warmth.mounts.is_empty() {
+            return true;
+        }
+        let Some(there) = images.cache_mounts() else { return true };
+        let is_there = |mount: &String| there.iter().any(|it| it.id == *mount);
+        self.confirmed.store(warmth.mounts.iter().all(is_there), Ordering::Relaxed);
+        !self.is_doubtful()
+    }
+
+    /// Remembers that a build that began at `start`, alone, has warmed it. A failure is no error:
+    /// the next build is alone, too.
+    pub fn remember(&self, store: &dyn Store, images: &Images, start: SystemTime, forget: bool) {
+        let Some(wanted) = self.wanted.get() else { return };
+        let used = |mount: &CacheMount| mount.last_used.is_some_and(|used| used >= start);
+        let mounts = images.cache_mounts().unwrap_or_default().into_iter().filter(used);
+        let warmth = Warmth {
+            files: wanted.clone(),
+            since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            mounts: mounts.map(|mount| mount.id).collect(),
+        };
+        let mut memory = if forget { Memory::default() } else { Memory::of(store, &self.key()) };
+        memory.cache.clone_from(&self.id);
+        memory.warm.retain(|warmth| warmth.files != *wanted);
+        let surplus = (memory.warm.len() + 1).saturating_sub(REMEMBERED_MAX);
+        memory.warm.drain(..surplus);
+        memory.warm.push(warmth);
+        let line = serde_json::to_vec(&memory).unwrap_or_default();
+        if let Err(error) = store.remember(&self.key(), Some(&line)) {
+            tracing::debug!("cache {}: cannot remember that it is warm: {error:#}", self.id);
+        }
+    }
+
+    /// The id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn key(&self) -> Key {
+        Key::new(self.subject())
+    }
+}
+
+/// Prints what is remembered of caches, as a table or as a JSON array.
+///
+/// # Errors
+/// Nobody takes the output.
+pub fn list(lines: &[Vec<u8>], json: bool, out: &mut impl Write) -> Result<()> {
+    let memories = lines.iter().filter_map(|line| serde_json::from_slice::<Memory>(line).ok());
+    let mut memories: Vec<Memory> = memories.filter(|memory| !memory.warm.is_empty()).collect();
+    memories.sort_by(|a, b| a.cache.cmp(&b.cache));
+    if json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&memories)?)?;
+        return Ok(());
+    }
+    let shown: Vec<Memory> = memories;
+    let id = |memory: &Memory| escaped(&memory.cache);
+    let width = shown.iter().map(|memory| id(memory).chars().count()).max().unwrap_or_default();
+    let width = width.max("CACHE".len());
+    writeln!(out, "{:width$}  {:20}  FILES", "CACHE", "WARM SINCE")?;
+    for memory in &shown {
+        for warmth in memory.warm.iter().rev() {
+            let files: String = warmth.files.chars().take(12).collect();
+            let (since, files) = (escaped(&warmth.since), escaped(&files));
+            writeln!(out, "{:width$}  {since:20}  {files}", id(memory))?;
+        }
+    }
+    Ok(())
+}
+
+impl Memory {
+    /// Anybody may have written anything there.
+    fn of(store: &dyn Store, key: &Key) -> Self {
+        let line = store.remembered(key).unwrap_or_default();
+        serde_json::from_slice(&line).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Use, &'static str> {
+        Use::parse(OsStr::new(text))
+    }
+
+    #[test]
+    fn a_cache_is_an_id_with_or_without_files() {
+        let of = |id: &str, files: &[&str]| {
+            Ok(Use { id: id.into(), files: files.iter().map(PathBuf::from).collect() })
+        };
+        assert_eq!(parse("cargo"), of("cargo", &[]));
+        assert_eq!(parse("cargo=Cargo.lock"), of("cargo", &["Cargo.lock"]));
+        assert_eq!(parse("npm cache=a/b,c=d"), of("npm cache", &["a/b", "c=d"]));
+    }
+
+    #[test]
+    fn what_is_no_cache_is_refused() {
+        for text in ["", "=a", "a=", "a=b,", "a=,b", "a\n", "\u{7f}", &"x".repeat(1025)] {
+            assert!(parse(text).is_err(), "{text:?}");
+        }
+    }
+}
