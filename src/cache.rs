@@ -24,6 +24,8 @@ use crate::visible::escaped;
 
 /// How many sets of files are remembered for a cache: branches, and engines.
 const REMEMBERED_MAX: usize = 64;
+/// How many mounts are remembered for each: all in all it must not be more than is read again.
+const MOUNTS_MAX: usize = 16;
 
 /// A cache that COMMAND writes, as typed: `ID` or `ID=FILE,...`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,7 +187,7 @@ impl Cache {
         let warmth = Warmth {
             files: wanted.clone(),
             since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-            mounts: mounts.map(|mount| mount.id).collect(),
+            mounts: mounts.map(|mount| mount.id).take(MOUNTS_MAX).collect(),
         };
         let mut memory = if forget { Memory::default() } else { Memory::of(store, &self.key()) };
         memory.cache.clone_from(&self.id);

@@ -30,6 +30,8 @@ pub struct Images {
     client: Client,
     way: Way,
     platform: Option<Platform>,
+    /// The builder that COMMAND names.
+    builder: Option<String>,
 }
 
 /// How the engine is asked.
@@ -101,7 +103,8 @@ impl Images {
         let is_command = client.program == command.program();
         let way = way_to(&client, is_command.then_some(program));
         tracing::debug!("images are looked up on {client}, {way}");
-        Images { way, platform: platform_of(command, &client), client }
+        let builder = command.build().and_then(|build| build.builder.clone());
+        Images { way, platform: platform_of(command, &client), builder, client }
     }
 
     /// The first of `tags` whose image is not there, if any.
@@ -129,7 +132,8 @@ impl Images {
             Way::Socket(path) => path.as_os_str().to_owned(),
             Way::Inspect | Way::PodmanExists => Default::default(),
         };
-        let named = self.client.globals.iter().cloned().chain(variables).chain([at]);
+        let builder = self.builder.iter().map(Into::into);
+        let named = self.client.globals.iter().cloned().chain(variables).chain(builder).chain([at]);
         let named: Vec<_> = named.map(|it| it.to_string_lossy().into_owned()).collect();
         format!("{} {}", self.client, named.join("\0"))
     }
