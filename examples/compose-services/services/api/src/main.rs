@@ -1,0 +1,5 @@
+//! Answers what comes from outside.
+
+fn main() -> anyhow::Result<()> {
+    common::start(env!("CARGO_PKG_NAME"))
+}

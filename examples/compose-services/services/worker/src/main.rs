@@ -1,0 +1,5 @@
+//! Does what the executor leaves for later.
+
+fn main() -> anyhow::Result<()> {
+    common::start(env!("CARGO_PKG_NAME"))
+}
