@@ -46,6 +46,11 @@ impl Client {
 
     /// The client, for what a test itself asks of the engine; in bounded time, for engines hang.
     pub fn docker<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Output {
+        self.command(args).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// The same, not started yet.
+    pub fn command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
         let mut command = Command::new("timeout");
         command.args(["--kill-after", "5", "60"]).arg(&self.program);
         for (name, _) in std::env::vars_os() {
@@ -53,8 +58,8 @@ impl Client {
                 command.env_remove(name);
             }
         }
-        command.args(args).env("DOCKER_BUILDKIT", self.builder()).stdin(Stdio::null());
-        command.output().unwrap()
+        command.args(args).env("DOCKER_BUILDKIT", self.builder());
+        command
     }
 
     /// The same, for what has to work: its stdout.
@@ -127,8 +132,15 @@ pub fn skip(reason: &str) {
 }
 
 /// A site with the first client in PATH that builds in this way.
+///
+/// Where there is none it says so in one line, and fails if that is asked for.
+#[track_caller]
 pub fn site(buildkit: bool) -> Option<Site> {
-    clients()?.iter().find(|client| client.buildkit == buildkit).map(Site::new)
+    let client = clients()?.iter().find(|client| client.buildkit == buildkit);
+    if client.is_none() {
+        skip(if buildkit { "no client builds with BuildKit" } else { "BuildKit is all there is" });
+    }
+    client.map(Site::new)
 }
 
 fn clients() -> Option<&'static [Client]> {
@@ -281,9 +293,14 @@ impl Site {
 
     /// A tag of this test alone; what has it in the end is removed.
     pub fn tag(&self, name: &str) -> String {
-        let tag = format!("buildlock-test-{}-{}-{name}:1", std::process::id(), self.number);
+        let tag = format!("{}:1", self.name(name));
         self.remove_at_the_end(&tag);
         tag
+    }
+
+    /// A name of this test alone.
+    pub fn name(&self, name: &str) -> String {
+        format!("buildlock-test-{}-{}-{name}", std::process::id(), self.number)
     }
 
     /// Has an image removed with this site.

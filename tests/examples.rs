@@ -1,0 +1,118 @@
+//! What is below `examples/`, built for real: with BuildKit, and crates from the registry.
+//!
+//! Where there is no engine, no BuildKit or no registry, each test says so in one line and is
+//! skipped; with `BUILDLOCK_REQUIRE_ENGINE=1` it fails instead.
+
+mod common;
+#[path = "engine/mod.rs"]
+mod engine;
+#[path = "engine/rust_image.rs"]
+mod rust_image;
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use common::{Finished, Invocation};
+use rust_image::{CacheMounts, Rust, build_flags, rust};
+
+const SERVICES: [&str; 5] = ["api", "executor", "worker", "sensor", "notifier"];
+
+/// `examples/compose-services` in a folder of the test's own, with cache mounts of its own.
+struct Example<'r> {
+    rust: &'r Rust,
+    folder: PathBuf,
+    caches: CacheMounts<'r>,
+    /// What its images are called, up to the service.
+    images: String,
+}
+
+impl<'r> Example<'r> {
+    fn new(rust: &'r Rust) -> Self {
+        let folder = rust.site.f.path("work/compose-services");
+        let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/compose-services");
+        let copy = Command::new("cp").arg("-r").args([&original, &folder]).status().unwrap();
+        assert!(copy.success(), "cp {original:?}");
+        let caches = CacheMounts::new(&rust.site, "compose-services");
+
+        let path = folder.join("Dockerfile");
+        let name = &caches.name;
+        let mut text = fs::read_to_string(&path).unwrap();
+        for (from, to) in [
+            ("id=cargo,", format!("id={name},")),
+            ("id=compose-services-target,", format!("id={name}-target,")),
+            ("    cargo build ", format!("    : {name}; cargo build ")),
+        ] {
+            assert_eq!(text.matches(from).count(), 1, "{from:?} in {text}");
+            text = text.replace(from, &to);
+        }
+        fs::write(path, text).unwrap();
+
+        let images = rust.site.name("services");
+        for service in SERVICES {
+            rust.site.remove_at_the_end(&format!("{images}/{service}:1"));
+        }
+        Example { rust, folder, caches, images }
+    }
+
+    fn image(&self, service: &str) -> String {
+        format!("{}/{service}:1", self.images)
+    }
+
+    /// `make TARGET` as a user calls it, with the buildlock of this run.
+    fn make(&self, target: &str) -> Invocation<'_> {
+        let buildlock = assert_cmd::cargo::cargo_bin!("buildlock").parent().unwrap();
+        let client = self.rust.site.client.search_path();
+        let path: Vec<PathBuf> =
+            std::iter::once(buildlock.to_owned()).chain(std::env::split_paths(&client)).collect();
+        let make = self.rust.site.program("make").env("PATH", std::env::join_paths(path).unwrap());
+        let image = self.rust.image;
+        make.arg("-C")
+            .arg(&self.folder)
+            .args([target, "TAG=1"])
+            .arg(format!("IMAGES={}", self.images))
+            .arg(format!("RUST_IMAGE={image}"))
+            .arg(format!("RUNTIME_IMAGE={image}"))
+            .arg(format!("BUILD_FLAGS={}", build_flags().join(" ")))
+            .arg(self.cache_option())
+    }
+
+    /// The caches are called otherwise here.
+    fn cache_option(&self) -> OsString {
+        let help = self.rust.site.f.buildlock(["--help"]).run();
+        let known = String::from_utf8_lossy(&help.stdout).contains("--cache");
+        let option = format!("--cache {}=Cargo.lock", self.caches.name);
+        format!("BUILDLOCK_CACHE={}", if known { &option } else { "" }).into()
+    }
+
+    fn run_make(&self, target: &str) -> Finished {
+        self.make(target).start().wait_within(Duration::from_secs(120))
+    }
+
+    /// What a service prints in a container.
+    fn run(&self, service: &str) -> String {
+        self.rust.site.client.ask(["run", "--rm", "--network", "none", &self.image(service)])
+    }
+}
+
+#[test]
+fn five_services_are_built_beside_each_other_and_once() {
+    let Some(rust) = rust() else { return };
+    let example = Example::new(&rust);
+
+    let build = example.run_make("docker-build");
+    build.assert_code(0);
+    for service in SERVICES {
+        build.assert_stderr(&format!("{}: built in ", example.image(service)));
+    }
+    let said = example.run("sensor");
+    assert_eq!(said, r#"{"service":"sensor","version":"0.1.0","settings":{}}"#);
+
+    let again = example.run_make("docker-build");
+    again.assert_code(0).assert_no_stderr(": building: ");
+    for service in SERVICES {
+        again.assert_stderr(&format!("{}: present, nothing to build", example.image(service)));
+    }
+}
