@@ -19,7 +19,7 @@ fuzz_targets := reference holder_record command duration engine_answer
 scripts := .ci/run tests/demo.sh tests/stand-in/docker
 
 .DELETE_ON_ERROR:
-.PHONY: all install uninstall test test-scale chaos fuzz lint bench bench-check demo completions man clean help
+.PHONY: all install uninstall test test-scale chaos fuzz lint bench bench-caches bench-check demo completions man clean help
 
 all: $(BINARY)                 ## build the release binary (the default)
 
@@ -92,6 +92,9 @@ fuzz:                          ## every fuzz target for FUZZ_SECONDS (60); night
 
 bench: all                     ## times beside docker's and flock's, on the real engine
 	+$(CARGO) test --quiet --locked --bench bench -- --buildlock "$(BINARY)" $(BENCH)
+
+bench-caches: all              ## five builds that share cargo's cache: times and failures; BENCH=...
+	+$(CARGO) test --quiet --locked --bench caches -- --buildlock "$(BINARY)" $(BENCH)
 
 bench-check: all               ## instructions of a call that finds its image; needs valgrind
 	+$(CARGO) test --quiet --locked --bench instructions -- --buildlock "$(BINARY)"

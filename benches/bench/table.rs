@@ -107,10 +107,15 @@ pub fn markdown(cases: &[Case]) -> String {
             ]);
         }
     }
+    grid(&lines)
+}
+
+/// Lines of cells, the first of them the head.
+pub fn grid<const N: usize>(lines: &[[String; N]]) -> String {
     let length = |text: &String| text.chars().count();
-    let widths: Vec<usize> = (0..head.len())
-        .map(|column| lines.iter().map(|line| length(&line[column])).max().unwrap_or_default())
-        .collect();
+    let widths: [usize; N] = std::array::from_fn(|column| {
+        lines.iter().map(|line| length(&line[column])).max().unwrap_or_default()
+    });
     let mut text = String::new();
     for (at, line) in lines.iter().enumerate() {
         for (cell, &width) in line.iter().zip(&widths) {

@@ -90,12 +90,14 @@ impl<'s> CacheMounts<'s> {
         records.iter().filter(ours).filter_map(|r| r["ID"].as_str().map(str::to_owned)).collect()
     }
 
-    /// Removes them, as somebody who tidies up does behind buildlock's back.
-    pub fn remove(&self) {
-        for id in self.ids() {
+    /// Removes them, as somebody who tidies up does behind buildlock's back, and says how many.
+    pub fn remove(&self) -> usize {
+        let ids = self.ids();
+        for id in &ids {
             let filter = format!("id={id}");
             self.client.docker(["builder", "prune", "--force", "--all", "--filter", &filter]);
         }
+        ids.len()
     }
 }
 

@@ -1,0 +1,400 @@
+//! Five builds at once that share a cache mount of cargo's: `make bench-caches`.
+//!
+//! Each build fetches the crates of this project's own `Cargo.lock` into a mount over
+//! `$CARGO_HOME/registry`, where builds beside each other collide, and then sleeps for as long as
+//! it would compile. Crates come from the registry, as on this machine.
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+#[path = "../../tests/engine/mod.rs"]
+mod engine;
+#[path = "../../tests/engine/rust_image.rs"]
+mod rust_image;
+#[allow(dead_code)]
+#[path = "../bench/table.rs"]
+mod table;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Parser, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::rust_image::{CacheMounts, Rust, build_flags, rust};
+use crate::table::median;
+
+/// Builds at once.
+const SERVICES: [&str; 5] = ["api", "executor", "worker", "sensor", "notifier"];
+
+/// Five builds at once that share a cache mount of cargo's, on the real engine.
+#[derive(Parser)]
+struct Options {
+    /// The program to measure; by default the one that cargo has just built
+    #[arg(long, value_name = "FILE")]
+    buildlock: Option<PathBuf>,
+
+    /// How often everything is measured, in turns
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rounds: usize,
+
+    /// How long a build sleeps after it has fetched its crates
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    work: u32,
+
+    /// Only this method (repeatable)
+    #[arg(long, value_enum, value_name = "METHOD")]
+    only: Vec<Method>,
+
+    /// Write the table to a file, too
+    #[arg(long, value_name = "FILE")]
+    markdown: Option<PathBuf>,
+
+    /// Write every single figure to a file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+
+    /// What cargo says to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// A way to share the cache.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Method {
+    /// All at once
+    Parallel,
+    /// All at once, and BuildKit lets one after the other have the mount
+    Locked,
+    /// One first, then the others at once
+    Warm,
+    /// All at once behind an exclusive lock of buildlock's
+    Cache,
+    /// All at once behind buildlock, which lets one fill the cache
+    CacheFiles,
+    /// The same with a cache that was filled and then removed
+    CacheFilesPruned,
+}
+
+impl Method {
+    fn title(self) -> &'static str {
+        match self {
+            Method::Parallel => "parallel without a lock",
+            Method::Locked => "`sharing=locked`",
+            Method::Warm => "warm, then parallel",
+            Method::Cache => "`buildlock --cache cargo`",
+            Method::CacheFiles => "`buildlock --cache cargo=Cargo.lock`",
+            Method::CacheFilesPruned => "the same after `docker builder prune`",
+        }
+    }
+
+    /// What its mounts say beside their id.
+    fn sharing(self) -> &'static str {
+        if self == Method::Locked { ",sharing=locked" } else { "" }
+    }
+
+    /// The value of buildlock's option, if this is buildlock.
+    fn cache(self, id: &str, lock_file: &Path) -> Option<String> {
+        match self {
+            Method::Parallel | Method::Locked | Method::Warm => None,
+            Method::Cache => Some(id.to_owned()),
+            Method::CacheFiles | Method::CacheFilesPruned => {
+                Some(format!("{id}={}", lock_file.display()))
+            }
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    measure(&Options::parse()).map_or_else(
+        |error| {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        },
+        |()| ExitCode::SUCCESS,
+    )
+}
+
+fn measure(options: &Options) -> Result<()> {
+    ensure!(options.rounds > 0, "nothing to measure in no rounds");
+    let Some(rust) = rust() else {
+        bail!("nothing to build Rust with");
+    };
+    let built = || assert_cmd::cargo::cargo_bin!("buildlock").to_owned();
+    let buildlock = options.buildlock.clone().unwrap_or_else(built);
+    // The commands run elsewhere.
+    let buildlock = buildlock.canonicalize().with_context(|| format!("{}", buildlock.display()))?;
+    let bench = Bench { rust: &rust, buildlock, work: options.work };
+    let machine = bench.machine()?;
+    eprintln!("bench: {machine}");
+
+    let wanted = |method: &&Method| options.only.is_empty() || options.only.contains(method);
+    let mut measured: Vec<Figures> = Method::value_variants()
+        .iter()
+        .filter(wanted)
+        .map(|&method| Figures { method, rounds: Vec::new() })
+        .collect();
+    if !bench.buildlock_knows_caches() {
+        eprintln!("bench: this buildlock has no --cache");
+        measured.retain(|it| it.method.cache("", Path::new("")).is_none());
+    }
+    for round in 1..=options.rounds {
+        for figures in &mut measured {
+            let title = figures.method.title();
+            eprintln!("bench: round {round} of {}: {title}", options.rounds);
+            let name = format!("{round}-{}", figures.method as usize);
+            let figure = bench.round(figures.method, &name).context(title)?;
+            figures.rounds.push(figure);
+        }
+    }
+
+    let text = format!("{machine}\n\n{}", markdown(&measured));
+    print!("{text}");
+    if let Some(path) = &options.markdown {
+        fs::write(path, &text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(path) = &options.json {
+        let text = format!("{:#}\n", json(&machine, &measured));
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Where everything happens.
+struct Bench<'a> {
+    rust: &'a Rust,
+    buildlock: PathBuf,
+    work: u32,
+}
+
+impl Bench<'_> {
+    /// What the figures are of.
+    fn machine(&self) -> Result<String> {
+        let cores = std::thread::available_parallelism()?;
+        let format = "Docker Engine {{.Server.Version}}, client {{.Client.Version}}";
+        let engine = self.rust.site.client.ask(["version", "--format", format]);
+        let builds = SERVICES.len();
+        let work = self.work;
+        Ok(format!("{engine}, BuildKit; {cores} cores; {builds} builds of {work} s behind a fetch"))
+    }
+
+    fn buildlock_knows_caches(&self) -> bool {
+        let help = Command::new(&self.buildlock).arg("--help").output();
+        help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains("--cache"))
+    }
+
+    /// All of it once, on a cache mount that nobody has used.
+    fn round(&self, method: Method, name: &str) -> Result<Round> {
+        let site = &self.rust.site;
+        let caches = CacheMounts::new(site, name);
+        let recipe = Recipe {
+            bench: self,
+            method,
+            context: self.context(method, &caches.name)?,
+            id: &caches.name,
+        };
+        let first = match method {
+            Method::Warm => {
+                let one = recipe.build("first", &SERVICES[..1])?;
+                one.and(recipe.build("first", &SERVICES[1..])?)
+            }
+            Method::CacheFilesPruned => {
+                recipe.build("before", &SERVICES)?;
+                ensure!(caches.remove() > 0, "no cache mount to remove");
+                recipe.build("first", &SERVICES)?
+            }
+            _ => recipe.build("first", &SERVICES)?,
+        };
+        let incremental = recipe.build("incremental", &SERVICES)?;
+        Ok(Round { first, incremental })
+    }
+
+    /// A folder with this project's dependencies, and with nothing to compile.
+    fn context(&self, method: Method, id: &str) -> Result<PathBuf> {
+        let site = &self.rust.site;
+        let (image, sharing, work) = (self.rust.image, method.sharing(), self.work);
+        let context = site.context(&format!(
+            "FROM {image}\n\
+             ENV CARGO_HOME=/cargo\n\
+             WORKDIR /src\n\
+             COPY . .\n\
+             ARG BUILD\n\
+             RUN --mount=type=cache,id={id},target=/cargo/registry{sharing} \
+             : {id} $BUILD; cargo fetch --locked && sleep {work}\n"
+        ));
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        fs::copy(root.join("Cargo.lock"), context.join("Cargo.lock"))?;
+        let manifest = fs::read_to_string(root.join("Cargo.toml"))?;
+        fs::write(context.join("Cargo.toml"), dependencies(&manifest))?;
+        fs::create_dir(context.join("src"))?;
+        fs::write(context.join("src/lib.rs"), "")?;
+        Ok(context)
+    }
+}
+
+/// A manifest without its targets, whose files are not there.
+fn dependencies(manifest: &str) -> String {
+    let mut wanted = false;
+    let lines = manifest.lines().filter(|line| {
+        if line.starts_with('[') {
+            wanted = ["[package]", "[dependencies]", "[dev-dependencies]"].contains(line);
+        }
+        wanted
+    });
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+/// What is built, and how.
+struct Recipe<'a> {
+    bench: &'a Bench<'a>,
+    method: Method,
+    context: PathBuf,
+    /// The cache mount's.
+    id: &'a str,
+}
+
+impl Recipe<'_> {
+    /// Builds these at once.
+    fn build(&self, phase: &str, services: &[&str]) -> Result<Builds> {
+        let site = &self.bench.rust.site;
+        let mut commands = Vec::new();
+        for service in services {
+            let log = site.f.path(format!("{}-{phase}-{service}", self.id));
+            // An image each: buildlock builds none that is there.
+            let mut command = self.command(&site.tag(&format!("{}-{phase}-{service}", self.id)));
+            // So that its step is run, whatever was built before. Not with --no-cache, which
+            // empties the cache mounts, too.
+            command.arg("--build-arg").arg(format!("BUILD={phase}-{service}"));
+            let stderr = File::create(&log)?;
+            command.stdin(Stdio::null()).stdout(stderr.try_clone()?).stderr(stderr);
+            commands.push((command, log));
+        }
+        let start = Instant::now();
+        let mut running: Vec<(Child, PathBuf)> = Vec::new();
+        for (mut command, log) in commands {
+            let child = command.spawn().with_context(|| format!("cannot start {command:?}"));
+            running.push((child?, log));
+        }
+        let mut builds = Builds { seconds: 0.0, started: running.len(), failures: Vec::new() };
+        for (child, log) in &mut running {
+            if !child.wait()?.success() {
+                let text = fs::read(log)?;
+                builds.failures.push(reason(&String::from_utf8_lossy(&text)));
+            }
+        }
+        builds.seconds = start.elapsed().as_secs_f64();
+        for failure in &builds.failures {
+            eprintln!("bench:   a build failed: {failure}");
+        }
+        Ok(builds)
+    }
+
+    fn command(&self, tag: &str) -> Command {
+        let site = &self.bench.rust.site;
+        let invocation = match self.method.cache(self.id, &self.context.join("Cargo.lock")) {
+            None => site.program("docker"),
+            Some(cache) => {
+                site.program(&self.bench.buildlock).args(["--cache", &cache, "--", "docker"])
+            }
+        };
+        let invocation = invocation.args(["build", "-t", tag]).args(build_flags());
+        invocation.arg(&self.context).into_command()
+    }
+}
+
+/// The innermost cause that cargo or the engine gives.
+fn reason(text: &str) -> String {
+    let mut errors = text.lines().filter(|line| line.contains("(os error"));
+    let line = errors.next_back().or_else(|| text.trim_end().lines().last()).unwrap_or_default();
+    // Without the step and its clock.
+    let words = line.split_whitespace();
+    let word = |word: &&str| word.starts_with('#') || word.parse::<f64>().is_ok();
+    words.skip_while(word).collect::<Vec<_>>().join(" ")
+}
+
+/// Builds that were started at once.
+struct Builds {
+    /// Until the last had ended.
+    seconds: f64,
+    started: usize,
+    failures: Vec<String>,
+}
+
+impl Builds {
+    /// Both, one after the other.
+    fn and(mut self, later: Builds) -> Builds {
+        self.seconds += later.seconds;
+        self.started += later.started;
+        self.failures.extend(later.failures);
+        self
+    }
+}
+
+struct Round {
+    first: Builds,
+    incremental: Builds,
+}
+
+/// All rounds of a method.
+struct Figures {
+    method: Method,
+    rounds: Vec<Round>,
+}
+
+impl Figures {
+    fn seconds(&self, of: fn(&Round) -> &Builds) -> Vec<f64> {
+        self.rounds.iter().map(|round| of(round).seconds).collect()
+    }
+
+    fn failures(&self, of: fn(&Round) -> &Builds) -> (usize, usize) {
+        let builds = || self.rounds.iter().map(of);
+        (builds().map(|it| it.failures.len()).sum(), builds().map(|it| it.started).sum())
+    }
+
+    fn failed(&self) -> String {
+        let (failed, started) = self.failures(|round| &round.first);
+        match self.failures(|round| &round.incremental) {
+            (0, _) => format!("{failed} of {started}"),
+            (later, all) => format!("{failed} of {started}, {later} of {all} incremental"),
+        }
+    }
+}
+
+fn markdown(measured: &[Figures]) -> String {
+    let head = ["method", "first build", "incremental", "failed builds"];
+    let seconds = |runs: Vec<f64>| format!("{:.1} s", median(&runs));
+    let line = |it: &Figures| {
+        let first = seconds(it.seconds(|round| &round.first));
+        let incremental = seconds(it.seconds(|round| &round.incremental));
+        [it.method.title().to_owned(), first, incremental, it.failed()]
+    };
+    let lines: Vec<[String; 4]> =
+        std::iter::once(head.map(str::to_owned)).chain(measured.iter().map(line)).collect();
+    table::grid(&lines)
+}
+
+/// Every figure.
+fn json(machine: &str, measured: &[Figures]) -> Value {
+    let builds = |of: fn(&Round) -> &Builds, it: &Figures| {
+        let (failed, started) = it.failures(of);
+        let reasons: Vec<&String> =
+            it.rounds.iter().flat_map(|round| &of(round).failures).collect();
+        json!({
+            "seconds": it.seconds(of),
+            "median": median(&it.seconds(of)),
+            "builds": started,
+            "failed": failed,
+            "reasons": reasons,
+        })
+    };
+    let method = |it: &Figures| {
+        json!({
+            "method": it.method.title(),
+            "first": builds(|round| &round.first, it),
+            "incremental": builds(|round| &round.incremental, it),
+        })
+    };
+    json!({ "machine": machine, "methods": measured.iter().map(method).collect::<Vec<_>>() })
+}
