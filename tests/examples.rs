@@ -20,6 +20,16 @@ use rust_image::{CacheMounts, Rust, build_flags, rust};
 
 const SERVICES: [&str; 5] = ["api", "executor", "worker", "sensor", "notifier"];
 
+/// Without `target/`, where somebody has tried it with cargo.
+fn copy_example(folder: &Path) {
+    let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/compose-services");
+    fs::create_dir(folder).unwrap();
+    let files = fs::read_dir(original).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| !path.ends_with("target"));
+    let copy = Command::new("cp").arg("-r").args(files).arg(folder).status().unwrap();
+    assert!(copy.success(), "cp to {folder:?}");
+}
+
 /// `examples/compose-services` in a folder of the test's own, with cache mounts of its own.
 struct Example<'r> {
     rust: &'r Rust,
@@ -32,9 +42,7 @@ struct Example<'r> {
 impl<'r> Example<'r> {
     fn new(rust: &'r Rust) -> Self {
         let folder = rust.site.f.path("work/compose-services");
-        let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/compose-services");
-        let copy = Command::new("cp").arg("-r").args([&original, &folder]).status().unwrap();
-        assert!(copy.success(), "cp {original:?}");
+        copy_example(&folder);
         let caches = CacheMounts::new(&rust.site, "compose-services");
 
         let path = folder.join("Dockerfile");
@@ -115,4 +123,40 @@ fn five_services_are_built_beside_each_other_and_once() {
     for service in SERVICES {
         again.assert_stderr(&format!("{}: present, nothing to build", example.image(service)));
     }
+
+    // What compose is told, whether it is here or not.
+    let compose = r#"sh -c 'echo "compose $$0 $$* of $$IMAGES, $$TAG"'"#;
+    let up = example.make("docker-up").arg(format!("COMPOSE={compose}")).run();
+    up.assert_code(0).assert_no_stderr(": building: ");
+    let said = String::from_utf8_lossy(&up.stdout);
+    let wanted = format!("compose up --no-build of {}, 1", example.images);
+    assert!(said.lines().any(|line| line == wanted), "no {wanted:?}\n{up}");
+
+    // One service is built again from what the caches have.
+    rust.site.client.ask(["image", "rm", &example.image("api")]);
+    let one = example.run_make("docker-build-api");
+    one.assert_code(0).assert_stderr(&format!("{}: built in ", example.image("api")));
+    one.assert_no_stderr(&example.image("worker"));
+    example.run("api");
+}
+
+#[test]
+fn images_are_named_after_what_goes_into_them() {
+    let f = common::Fixture::new();
+    let folder = f.path("work/compose-services");
+    copy_example(&folder);
+    let tag = || {
+        let make =
+            f.program("make").arg("-n").arg("-C").arg(&folder).arg("docker-cache-warm").run();
+        make.assert_code(0);
+        let said = String::from_utf8_lossy(&make.stdout).into_owned();
+        let pattern = regex::Regex::new(r"-t compose-services/api:([0-9a-f]{12}) ").unwrap();
+        pattern.captures(&said).unwrap_or_else(|| panic!("no tag\n{make}"))[1].to_owned()
+    };
+    let before = tag();
+    assert_eq!(tag(), before);
+    fs::write(folder.join("README.md"), "Not in any image.\n").unwrap();
+    assert_eq!(tag(), before);
+    fs::write(folder.join("services/api/src/main.rs"), "fn main() {}\n").unwrap();
+    assert_ne!(tag(), before);
 }
