@@ -192,6 +192,7 @@ impl Bench<'_> {
         let recipe = Recipe {
             bench: self,
             method,
+            name,
             context: self.context(method, &caches.name)?,
             id: &caches.name,
         };
@@ -250,6 +251,8 @@ fn dependencies(manifest: &str) -> String {
 struct Recipe<'a> {
     bench: &'a Bench<'a>,
     method: Method,
+    /// The round's.
+    name: &'a str,
     context: PathBuf,
     /// The cache mount's.
     id: &'a str,
@@ -263,7 +266,7 @@ impl Recipe<'_> {
         for service in services {
             let log = site.f.path(format!("{}-{phase}-{service}", self.id));
             // An image each: buildlock builds none that is there.
-            let mut command = self.command(&site.tag(&format!("{}-{phase}-{service}", self.id)));
+            let mut command = self.command(&site.tag(&format!("{}-{phase}-{service}", self.name)));
             // So that its step is run, whatever was built before. Not with --no-cache, which
             // empties the cache mounts, too.
             command.arg("--build-arg").arg(format!("BUILD={phase}-{service}"));
