@@ -14,7 +14,7 @@ man1 := $(root)/share/man/man1
 tmpfiles := $(root)/lib/tmpfiles.d
 
 # Names of the subcommands that have a manual page of their own.
-subcommands := status path prune cache completions man
+subcommands := status path prune cache lint completions man
 fuzz_targets := reference holder_record command duration engine_answer
 scripts := .ci/run tests/demo.sh tests/stand-in/docker
 

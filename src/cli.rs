@@ -199,6 +199,27 @@ pub enum Sub {
         #[command(subcommand)]
         action: CacheAction,
     },
+    /// Find what makes builds race: cache mounts without a lock, images that two services build
+    ///
+    /// Exit status: 0 clean, 1 findings, 2 wrong usage, 125 something cannot be read. Notes are no
+    /// findings. Which caches need a lock, and why, is in docs/build-races.md.
+    Lint {
+        /// Add sharing=locked to the cache mounts that race, and change nothing else
+        #[arg(long)]
+        fix: bool,
+        /// Take notes for errors: caches of tools that buildlock does not know
+        #[arg(long)]
+        strict: bool,
+        /// How to print what was found
+        #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LintFormat::Text)]
+        format: LintFormat,
+        /// Dockerfiles, compose files, and folders with them; - is a Dockerfile from stdin
+        ///
+        /// Of a folder (the current one if none is given), Dockerfile, *.Dockerfile, Dockerfile.*,
+        /// Containerfile, compose.yaml and docker-compose.yaml.
+        #[arg(value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
+        paths: Vec<PathBuf>,
+    },
     /// Print a completion script
     Completions {
         /// The shell to complete for
@@ -208,7 +229,7 @@ pub enum Sub {
     /// Print a manual page
     Man {
         /// The subcommand whose page to print; without one, buildlock(1)
-        #[arg(value_name = "SUBCOMMAND", value_parser = ["status", "path", "prune", "cache", "completions", "man"])]
+        #[arg(value_name = "SUBCOMMAND", value_parser = ["status", "path", "prune", "cache", "lint", "completions", "man"])]
         page: Option<String>,
     },
 }
@@ -246,6 +267,19 @@ pub enum LogFormat {
     Text,
     /// For machines
     Json,
+}
+
+/// How lint prints what it has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LintFormat {
+    /// For people, and for editors: PATH:LINE:COLUMN: LEVEL: MESSAGE
+    Text,
+    /// An array of objects
+    Json,
+    /// Annotations of GitHub Actions
+    Github,
+    /// SARIF 2.1.0, for code scanning
+    Sarif,
 }
 
 /// When to use colours.

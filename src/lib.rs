@@ -13,6 +13,7 @@ pub mod duration;
 pub mod exit;
 pub mod generate;
 pub mod image;
+pub mod lint;
 pub mod lock;
 pub mod log;
 pub mod proc;

@@ -11,7 +11,7 @@ use buildlock::cli::{self, CacheAction, Cli, Sub};
 use buildlock::exit::{self, Exit};
 use buildlock::lock::file::FileStore;
 use buildlock::lock::{CACHE_LOCKS, Key, Store, Subject};
-use buildlock::{cache, child, generate, log, run, status};
+use buildlock::{cache, child, generate, lint, log, run, status};
 use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
@@ -78,6 +78,9 @@ fn call(cli: Cli) -> Result<Exit> {
             if let Some(store) = FileStore::find(&common.lock_dir)? {
                 store.remember(&Key::new(Subject::Cache(id)), None)?;
             }
+        }
+        Sub::Lint { fix, strict, format, paths } => {
+            return lint::run(&lint::Options { fix, strict, format, paths }, &mut out);
         }
         Sub::Completions { shell } => generate::completions(shell, &mut out)?,
         Sub::Man { page } => generate::man(page.as_deref(), &mut out)?,

@@ -1,0 +1,284 @@
+//! `buildlock lint`: what in Dockerfiles and compose files makes builds race.
+
+mod compose;
+mod dockerfile;
+mod heredoc;
+mod report;
+mod tools;
+
+use std::ffi::OsStr;
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Serialize;
+
+use crate::cli::LintFormat;
+use crate::exit::{self, Exit};
+use crate::log;
+
+/// No Dockerfile is as long, in bytes.
+const LONGEST: u64 = 16 << 20;
+
+/// What to look at, and what to make of it.
+#[derive(Debug)]
+pub struct Options {
+    /// Write `sharing=locked` where it is missing.
+    pub fix: bool,
+    /// Notes are errors.
+    pub strict: bool,
+    /// How to print what was found.
+    pub format: LintFormat,
+    /// Files, folders, or `-` for stdin; none is the current folder.
+    pub paths: Vec<PathBuf>,
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    Error,
+    Note,
+}
+
+/// What kind of thing a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+enum Rule {
+    #[serde(rename = "cache-mount-race")]
+    Race,
+    #[serde(rename = "cache-mount-unknown")]
+    Unknown,
+    #[serde(rename = "cache-mount-variable")]
+    Variable,
+    #[serde(rename = "compose-same-image")]
+    SameImage,
+}
+
+/// Something that was found.
+#[derive(Debug, Serialize)]
+struct Finding {
+    path: String,
+    /// From 1.
+    line: usize,
+    /// From 1, in characters.
+    column: usize,
+    level: Level,
+    rule: Rule,
+    message: String,
+    advice: String,
+    /// It was mended.
+    fixed: bool,
+}
+
+/// Looks at all of it, prints what was found, and says how to end: 0 clean, 1 findings, 125 if
+/// something could not be read (the rest was looked at all the same).
+///
+/// # Errors
+/// There is nothing to look at, or nobody takes the output.
+pub fn run(options: &Options, out: &mut impl Write) -> Result<Exit> {
+    let (files, mut all_read) = files(&options.paths)?;
+    let mut findings = Vec::new();
+    let mut fixed_text = None;
+    for file in files {
+        match look(&file, options, &mut findings) {
+            Ok(text) => fixed_text = text.or(fixed_text),
+            Err(error) => {
+                log::error(&error);
+                all_read = false;
+            }
+        }
+    }
+    match fixed_text {
+        // stdout is for the text.
+        Some(text) => {
+            out.write_all(&text)?;
+            report::print(&findings, options.format, &mut io::stderr().lock())?;
+        }
+        None => report::print(&findings, options.format, out)?,
+    }
+    let wrong = |finding: &Finding| finding.level == Level::Error && !finding.fixed;
+    Ok(match all_read {
+        false => Exit::Code(exit::FAILURE),
+        true => Exit::Code(u8::from(findings.iter().any(wrong))),
+    })
+}
+
+/// The files that are meant, and whether every one that was named is there.
+fn files(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, bool)> {
+    let current = [PathBuf::from(".")];
+    let (mut files, mut all_read) = (Vec::new(), true);
+    for path in if paths.is_empty() { &current[..] } else { paths } {
+        if path.as_os_str() == "-" || !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        match in_folder(path) {
+            Ok(found) => files.extend(found),
+            Err(error) => {
+                log::error(&error);
+                all_read = false;
+            }
+        }
+    }
+    if files.is_empty() && all_read {
+        bail!("there is no Dockerfile, Containerfile or compose file here; name one");
+    }
+    Ok((files, all_read))
+}
+
+fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
+    let failed = || format!("cannot read the folder {}", folder.display());
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).with_context(failed)? {
+        let name = entry.with_context(failed)?.file_name();
+        let path = if folder == Path::new(".") { name.clone().into() } else { folder.join(&name) };
+        // A FIFO would keep us waiting, and nobody named it.
+        if (is_dockerfile(&name) || is_compose_file(&name)) && path.is_file() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn is_dockerfile(name: &OsStr) -> bool {
+    let name = name.to_string_lossy();
+    (name == "Dockerfile" || name == "Containerfile")
+        || name.ends_with(".Dockerfile")
+        || name.starts_with("Dockerfile.") && !name.ends_with(".dockerignore")
+}
+
+fn is_compose_file(name: &OsStr) -> bool {
+    let names = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
+    names.iter().any(|compose| name == *compose)
+}
+
+/// Finds what is in one file. Of stdin the fixed text, if it is to be fixed.
+fn look(path: &Path, options: &Options, findings: &mut Vec<Finding>) -> Result<Option<Vec<u8>>> {
+    let is_stdin = path.as_os_str() == "-";
+    let shown = if is_stdin { "<stdin>".into() } else { path.to_string_lossy().into_owned() };
+    let text = read(path, is_stdin).with_context(|| format!("cannot read {shown}"))?;
+    let extension = path.extension().unwrap_or_default();
+    let name = path.file_name().unwrap_or_default();
+    if (extension == "yaml" || extension == "yml") && !is_dockerfile(name) {
+        let found = compose::check(path, &text).map_err(|error| anyhow!("{shown}: {error}"))?;
+        findings.extend(found.into_iter().map(|found| Finding {
+            path: shown.clone(),
+            line: found.line,
+            column: found.column,
+            level: Rule::SameImage.level(options.strict),
+            rule: Rule::SameImage,
+            message: found.message,
+            advice: "build it in one service, and use the image in the others".to_owned(),
+            fixed: false,
+        }));
+        return Ok(None);
+    }
+    let found = dockerfile::check(&text).map_err(|error| {
+        let (line, column) = position(&text, error.at);
+        anyhow!("{shown}:{line}:{column}: not a Dockerfile: {}", error.why)
+    })?;
+    let mends = |found: &dockerfile::Found| {
+        options.fix && found.rule.level(options.strict) == Level::Error && found.fix.is_some()
+    };
+    let places: Vec<usize> =
+        found.iter().filter(|found| mends(found)).filter_map(|found| found.fix).collect();
+    let fixed = mended(&text, &places);
+    if !is_stdin && !places.is_empty() {
+        write(path, &fixed).with_context(|| format!("cannot write {shown}"))?;
+    }
+    findings.extend(found.into_iter().map(|found| {
+        let (line, column) = position(&text, found.at);
+        Finding {
+            path: shown.clone(),
+            line,
+            column,
+            level: found.rule.level(options.strict),
+            rule: found.rule,
+            fixed: mends(&found),
+            message: found.message,
+            advice: found.advice.to_owned(),
+        }
+    }));
+    Ok((is_stdin && options.fix).then_some(fixed))
+}
+
+fn read(path: &Path, is_stdin: bool) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    match is_stdin {
+        true => io::stdin().lock().take(LONGEST + 1).read_to_end(&mut text)?,
+        false => File::open(path)?.take(LONGEST + 1).read_to_end(&mut text)?,
+    };
+    match text.len() as u64 > LONGEST {
+        true => Err(io::Error::other("it is longer than 16 MiB")),
+        false => Ok(text),
+    }
+}
+
+/// The text with the fix put in at these places, which are in order.
+fn mended(text: &[u8], places: &[usize]) -> Vec<u8> {
+    let mut mended = Vec::with_capacity(text.len() + places.len() * dockerfile::FIX.len());
+    let mut from = 0;
+    for &place in places {
+        mended.extend(&text[from..place]);
+        mended.extend(dockerfile::FIX.as_bytes());
+        from = place;
+    }
+    mended.extend(&text[from..]);
+    mended
+}
+
+/// Line and column of a byte, from 1.
+fn position(text: &[u8], at: usize) -> (usize, usize) {
+    let before = &text[..at.min(text.len())];
+    let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
+    let start = before.iter().rposition(|&b| b == b'\n').map_or(0, |newline| newline + 1);
+    (line, String::from_utf8_lossy(&before[start..]).chars().count() + 1)
+}
+
+/// Writes a new file in the old one's place, as whole as it was; where that cannot be (its folder
+/// is not ours to write to, its owner would change, it has other names), into the old one.
+fn write(path: &Path, text: &[u8]) -> Result<()> {
+    // A link stays a link.
+    let path = fs::canonicalize(path)?;
+    let old = fs::metadata(&path)?;
+    if !old.is_file() {
+        bail!("it is not a file");
+    }
+    // What may not be written is not replaced either.
+    let mut file = File::options().write(true).open(&path)?;
+    match replace(&path, &old, text) {
+        Ok(true) => Ok(()),
+        Ok(false) | Err(_) => {
+            file.write_all(text)?;
+            Ok(file.set_len(text.len() as u64)?)
+        }
+    }
+}
+
+/// False if a new file would not be the same.
+fn replace(path: &Path, old: &fs::Metadata, text: &[u8]) -> io::Result<bool> {
+    if old.nlink() > 1 {
+        return Ok(false);
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{:016x}.tmp", fastrand::u64(..)));
+    let fresh = path.with_file_name(name);
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    let placed = (|| {
+        let new = file.metadata()?;
+        if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
+            std::os::unix::fs::fchown(&file, Some(old.uid()), Some(old.gid()))?;
+        }
+        file.set_permissions(Permissions::from_mode(old.mode() & 0o7777))?;
+        file.write_all(text)?;
+        file.sync_all()?;
+        fs::rename(&fresh, path)
+    })();
+    if placed.is_err() {
+        _ = fs::remove_file(&fresh);
+    }
+    placed.map(|()| true)
+}

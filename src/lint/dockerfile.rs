@@ -1,0 +1,570 @@
+//! The cache mounts of a Dockerfile: where they are, what they say, what that means.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use parse_dockerfile::{Command, Flag, Instruction, RunInstruction};
+
+use super::heredoc::{self, Masked};
+use super::tools::{self, VARIABLES, Verdict};
+use super::{Level, Rule};
+
+/// What is wrong with a mount.
+#[derive(Debug)]
+pub struct Found {
+    /// Where its `--mount` begins, in bytes.
+    pub at: usize,
+    /// What kind of thing it is.
+    pub rule: Rule,
+    /// What it is.
+    pub message: String,
+    /// What to do.
+    pub advice: &'static str,
+    /// Where `,sharing=locked` would mend it, in bytes.
+    pub fix: Option<usize>,
+}
+
+/// Why a Dockerfile cannot be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    /// Where, in bytes.
+    pub at: usize,
+    /// Why.
+    pub why: String,
+}
+
+/// What is to be written behind a mount.
+pub const FIX: &str = ",sharing=locked";
+
+const BOM: &[u8] = b"\xEF\xBB\xBF";
+
+/// Finds the cache mounts that race, or may.
+///
+/// # Errors
+/// It is not a Dockerfile.
+pub fn check(bytes: &[u8]) -> Result<Vec<Found>, Unreadable> {
+    let offset = if bytes.starts_with(BOM) { BOM.len() } else { 0 };
+    let text = same_length_text(&bytes[offset..]);
+    let mut found = check_text(&text).map_err(|mut unreadable| {
+        unreadable.at += offset;
+        unreadable
+    })?;
+    for found in &mut found {
+        found.at += offset;
+        found.fix = found.fix.map(|fix| fix + offset);
+    }
+    Ok(found)
+}
+
+/// Bytes that are no text, in a comment say, must not move what comes behind them.
+fn same_length_text(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| '?'));
+    }
+    text
+}
+
+fn check_text(text: &str) -> Result<Vec<Found>, Unreadable> {
+    let escape = escape(text);
+    let Masked { text: masked, bodies } = heredoc::mask(text, escape).map_err(|error| {
+        Unreadable { at: error.0, why: "this here-document has no end".to_owned() }
+    })?;
+    let failed = |error: parse_dockerfile::Error| Unreadable {
+        at: start_of_line(text, error.line()),
+        // With «#», without the position.
+        why: format!("{error:#}"),
+    };
+    let mut scopes = Scopes::default();
+    let mut found = Vec::new();
+    for instruction in parse_dockerfile::parse_iter(&masked).map_err(failed)? {
+        let instruction = instruction.map_err(failed)?;
+        if let Some(run) = run_of(&instruction) {
+            let source = Source { text, escape, bodies: &bodies };
+            found.extend(run.options.iter().filter_map(|flag| source.check(run, flag, &scopes)));
+        }
+        scopes.pass(&instruction, escape);
+    }
+    Ok(found)
+}
+
+fn run_of<'a, 'b>(instruction: &'b Instruction<'a>) -> Option<&'b RunInstruction<'a>> {
+    match instruction {
+        Instruction::Run(run) => Some(run),
+        Instruction::Onbuild(onbuild) => run_of(&onbuild.instruction),
+        _ => None,
+    }
+}
+
+/// What the escape directive says. The parser tells it only with a whole Dockerfile.
+fn escape(text: &str) -> u8 {
+    let mut directives: String =
+        text.split_inclusive('\n').take_while(|line| line.starts_with('#')).collect();
+    directives.push_str("\nFROM scratch\n");
+    let parsed = parse_dockerfile::parse(&directives);
+    match parsed.ok().and_then(|file| file.parser_directives.escape).map(|escape| escape.value) {
+        Some(escape) if escape.value == '`' => b'`',
+        _ => b'\\',
+    }
+}
+
+fn start_of_line(text: &str, line: usize) -> usize {
+    text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum()
+}
+
+struct Source<'a> {
+    text: &'a str,
+    escape: u8,
+    bodies: &'a [Range<usize>],
+}
+
+impl Source<'_> {
+    fn check(&self, run: &RunInstruction<'_>, flag: &Flag<'_>, scopes: &Scopes) -> Option<Found> {
+        let value = flag.value.as_ref().filter(|_| flag.name.value == "mount")?;
+        let at = flag.span().start;
+        let word = self.flag_word(value.span.start);
+        let mount = Mount::read(&word.chars, scopes);
+        if mount.kind.as_deref() != Some("cache") || mount.read_only {
+            return None;
+        }
+        let fix = (!mount.says_sharing).then_some(word.end);
+        let target = mount.target.shown?;
+        let note = |rule, why: String, advice, fix| {
+            let message = format!("cache mount {target} {why}");
+            Some(Found { at, rule, message, advice, fix })
+        };
+        match mount.sharing.as_deref() {
+            Some("shared") => {}
+            // What BuildKit does not know is for BuildKit to say.
+            Some(_) => return None,
+            None => {
+                let why = "says its sharing with a variable that only a build knows".to_owned();
+                return note(Rule::Variable, why, "see that it is locked or private", None);
+            }
+        }
+        let Some(path) = &mount.target.path else {
+            let why = "is at a place that only a build knows".to_owned();
+            return note(Rule::Variable, why, UNKNOWN_ADVICE, fix);
+        };
+        match tools::judge(&scopes.known_place(path), &self.command(run)) {
+            Verdict::Safe(_) => None,
+            Verdict::Races(tool) => {
+                let advice = match fix {
+                    Some(_) => "add sharing=locked",
+                    None => "say sharing=locked instead of shared",
+                };
+                note(Rule::Race, format!("races: {}", tool.why), advice, fix)
+            }
+            Verdict::Unknown => {
+                let why = "is shared, and buildlock does not know what writes to it".to_owned();
+                note(Rule::Unknown, why, UNKNOWN_ADVICE, fix)
+            }
+        }
+    }
+
+    /// A flag's value, as BuildKit's extractBuilderFlags takes it out of the line: quotes go away,
+    /// a backslash makes the next character an ordinary one.
+    fn flag_word(&self, start: usize) -> Word {
+        let (mut chars, mut quote, mut at, mut end) = (Vec::new(), None, start, start);
+        let mut closed = None;
+        while let Some(c) = self.text[at..].chars().next() {
+            if let Some(next) = self.continued(at) {
+                at = next;
+                continue;
+            }
+            let place = at..at + c.len_utf8();
+            let escaped = self.text[place.end..].chars().next().filter(|c| *c != '\n');
+            match (quote, c, escaped) {
+                (_, '\n', _) => break,
+                (None, ..) if c.is_whitespace() => break,
+                (Some(open), ..) if c == open => {
+                    quote = None;
+                    closed = closed.or(Some(at));
+                }
+                (None, '"' | '\'', _) => quote = Some(c),
+                (_, '\\', Some(escaped)) => {
+                    end = place.end + escaped.len_utf8();
+                    chars.push(escaped);
+                    at = end;
+                    continue;
+                }
+                _ => chars.push(c),
+            }
+            end = place.end;
+            at = end;
+        }
+        // Before the quote if all of it is in one pair of them.
+        let is_quoted = self.text[start..].starts_with(['"', '\'']);
+        let end = closed.filter(|closed| is_quoted && closed + 1 == end).unwrap_or(end);
+        Word { chars, end }
+    }
+
+    /// Where the text goes on behind a line that is continued here.
+    fn continued(&self, at: usize) -> Option<usize> {
+        let bytes = self.text.as_bytes();
+        let rest = bytes[at..].strip_prefix(&[self.escape])?;
+        let blanks = rest.iter().take_while(|b| b" \t\r".contains(b)).count();
+        if rest.get(blanks) != Some(&b'\n') {
+            return None;
+        }
+        let mut next = at + 1 + blanks + 1;
+        while next < bytes.len() {
+            let (line, behind) = heredoc::line(bytes, next);
+            if !heredoc::says_nothing(&bytes[line]) {
+                break;
+            }
+            next = behind;
+        }
+        Some(next)
+    }
+
+    /// What a RUN runs, with its here-documents.
+    fn command(&self, run: &RunInstruction<'_>) -> String {
+        let span = match &run.arguments {
+            Command::Exec(words) => words.span.clone(),
+            Command::Shell(words) => words.span.clone(),
+            _ => return String::new(),
+        };
+        let behind = heredoc::line(self.text.as_bytes(), span.end).1;
+        let mut command = self.text[span].to_owned();
+        let mut next = behind;
+        let first = self.bodies.partition_point(|body| body.start < behind);
+        for body in self.bodies[first..].iter().take_while(|body| {
+            let follows = body.start == next;
+            next = body.end;
+            follows
+        }) {
+            command.push('\n');
+            command.push_str(&self.text[body.clone()]);
+        }
+        command
+    }
+}
+
+const UNKNOWN_ADVICE: &str =
+    "add sharing=locked unless the tool may be run twice on one folder at the same time";
+
+struct Word {
+    chars: Vec<char>,
+    /// Where more can be written.
+    end: usize,
+}
+
+/// A `--mount`, as far as it matters here.
+#[derive(Debug, Default)]
+struct Mount {
+    kind: Option<String>,
+    target: Target,
+    says_sharing: bool,
+    /// None: only a build knows.
+    sharing: Option<String>,
+    read_only: bool,
+}
+
+#[derive(Debug, Default)]
+struct Target {
+    /// As it is written.
+    shown: Option<String>,
+    /// None: only a build knows.
+    path: Option<String>,
+}
+
+impl Mount {
+    /// Reads `type=cache,target=/a`. What stands last counts, as in BuildKit
+    /// (frontend/dockerfile/instructions/commands_runmount.go).
+    fn read(chars: &[char], scopes: &Scopes) -> Mount {
+        let mut mount = Mount { sharing: Some("shared".to_owned()), ..Mount::default() };
+        for field in fields(chars) {
+            let (key, value) = match field.iter().position(|c| *c == '=') {
+                Some(equals) => (&field[..equals], Some(&field[equals + 1..])),
+                None => (&field[..], None),
+            };
+            let key: String = key.iter().collect::<String>().to_lowercase();
+            let value = value.unwrap_or_default();
+            match key.as_str() {
+                "type" => mount.kind = scopes.expand(value).map(|kind| kind.to_lowercase()),
+                "target" | "dst" | "destination" => {
+                    mount.target = Target {
+                        shown: Some(value.iter().collect()),
+                        path: scopes.expand(value).map(|path| scopes.in_workdir(path)),
+                    };
+                }
+                "sharing" => {
+                    mount.says_sharing = true;
+                    mount.sharing = scopes.expand(value).map(|sharing| sharing.to_lowercase());
+                }
+                "ro" | "readonly" => {
+                    let value: String = value.iter().collect();
+                    mount.read_only =
+                        ["", "1", "t", "T", "true", "TRUE", "True"].contains(&&*value);
+                }
+                "rw" | "readwrite" => mount.read_only = false,
+                _ => {}
+            }
+        }
+        mount
+    }
+}
+
+/// The fields of one line of CSV.
+fn fields(chars: &[char]) -> Vec<Vec<char>> {
+    let mut fields = vec![Vec::new()];
+    let mut quoted = false;
+    let mut rest = chars.iter().copied().peekable();
+    while let Some(c) = rest.next() {
+        let is_empty = fields.last().is_none_or(Vec::is_empty);
+        match c {
+            '"' if quoted && rest.peek() == Some(&'"') => {
+                rest.next();
+                fields.last_mut().into_iter().for_each(|field| field.push('"'));
+            }
+            '"' if quoted => quoted = false,
+            '"' if is_empty => quoted = true,
+            ',' if !quoted => fields.push(Vec::new()),
+            _ => fields.last_mut().into_iter().for_each(|field| field.push(c)),
+        }
+    }
+    fields
+}
+
+/// What is known of variables and of the working folder.
+#[derive(Debug, Default)]
+struct Scopes {
+    /// ARG in front of the first FROM. None: it has no default.
+    global: HashMap<String, Option<String>>,
+    stages: HashMap<String, Stage>,
+    name: Option<String>,
+    stage: Stage,
+    in_stage: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Stage {
+    /// None: only a build knows.
+    env: HashMap<String, Option<String>>,
+    arg: HashMap<String, Option<String>>,
+    workdir: Option<String>,
+}
+
+/// What a variable has.
+enum Value {
+    Known(String),
+    /// Declared, with nothing in it.
+    Unset,
+    Unknown,
+}
+
+impl Scopes {
+    fn pass(&mut self, instruction: &Instruction<'_>, escape: u8) {
+        match instruction {
+            Instruction::From(from) => {
+                self.end_stage();
+                let base = from.image.value.to_lowercase();
+                self.stage = self.stages.get(&base).cloned().unwrap_or_default();
+                self.stage.arg.clear();
+                self.name = from.as_.as_ref().map(|(_, name)| name.value.to_lowercase());
+                self.in_stage = true;
+            }
+            Instruction::Arg(arg) => {
+                for word in shell_words(&arg.arguments.value, escape) {
+                    let (name, value) = assignment(&word);
+                    let value = value.map(|value| self.expand_marked(value));
+                    self.declare(name, value);
+                }
+            }
+            Instruction::Env(env) => {
+                let words = shell_words(&env.arguments.value, escape);
+                // All of a line see what was before it.
+                let values: Vec<_> = match words.first() {
+                    // ENV name the rest is the value
+                    Some(first) if !first.iter().any(|(c, _)| *c == '=') => {
+                        let rest: Vec<_> = words[1..].join(&[(' ', false)][..]);
+                        vec![(first.iter().map(|(c, _)| c).collect(), self.expand_marked(&rest))]
+                    }
+                    _ => words
+                        .iter()
+                        .map(|word| {
+                            let (name, value) = assignment(word);
+                            (name, self.expand_marked(value.unwrap_or_default()))
+                        })
+                        .collect(),
+                };
+                self.stage.env.extend(values);
+            }
+            Instruction::Workdir(workdir) => {
+                let path: Vec<char> = workdir.arguments.value.chars().collect();
+                self.stage.workdir = self.expand(&path).map(|path| self.in_workdir(path));
+            }
+            _ => {}
+        }
+    }
+
+    fn end_stage(&mut self) {
+        if let Some(name) = self.name.take() {
+            self.stages.insert(name, std::mem::take(&mut self.stage));
+        }
+    }
+
+    fn declare(&mut self, name: String, value: Option<Option<String>>) {
+        if !self.in_stage {
+            self.global.insert(name, value.unwrap_or_default());
+            return;
+        }
+        let value = match value {
+            Some(value) => value,
+            None => self.global.get(&name).cloned().unwrap_or_default(),
+        };
+        self.stage.arg.insert(name, value);
+    }
+
+    fn value(&self, name: &str) -> Value {
+        let Stage { env, arg, .. } = &self.stage;
+        let stage = env.get(name).map(|value| value.clone().map_or(Value::Unknown, Value::Known));
+        let or_unset = |value: &Option<String>| value.clone().map_or(Value::Unset, Value::Known);
+        if let Some(value) = stage.or_else(|| arg.get(name).map(or_unset)) {
+            return value;
+        }
+        if !self.in_stage {
+            return self.global.get(name).map_or(Value::Unknown, or_unset);
+        }
+        let usual = VARIABLES.iter().find(|(variable, _)| *variable == name);
+        usual.map_or(Value::Unknown, |(_, path)| Value::Known((*path).to_owned()))
+    }
+
+    fn expand(&self, text: &[char]) -> Option<String> {
+        let marked: Vec<_> = text.iter().map(|c| (*c, true)).collect();
+        self.expand_marked(&marked)
+    }
+
+    /// Puts in what variables have; `$` of characters that are marked with false is just that.
+    /// None: only a build knows.
+    fn expand_marked(&self, text: &[(char, bool)]) -> Option<String> {
+        let mut expanded = String::new();
+        let mut rest = text;
+        while let Some(((c, expands), behind)) = rest.split_first() {
+            rest = behind;
+            if !(*c == '$' && *expands) {
+                expanded.push(*c);
+                continue;
+            }
+            let is_name = |(c, _): &&(char, bool)| c.is_ascii_alphanumeric() || *c == '_';
+            let braces = rest.first().is_some_and(|(c, _)| *c == '{');
+            rest = if braces { &rest[1..] } else { rest };
+            let (name, behind) = rest.split_at(rest.iter().take_while(is_name).count());
+            rest = behind;
+            let name: String = name.iter().map(|(c, _)| c).collect();
+            let value = self.value(&name);
+            if !braces {
+                match value {
+                    Value::Known(value) if !name.is_empty() => expanded.push_str(&value),
+                    _ => return None,
+                }
+                continue;
+            }
+            let end = closing_brace(rest)?;
+            let (operator, behind) = (&rest[..end], &rest[end + 1..]);
+            rest = behind;
+            let (empty_counts, operator) = match operator.split_first() {
+                Some(((':', _), operator)) => (false, operator),
+                _ => (true, operator),
+            };
+            match (operator.split_first(), value) {
+                (_, Value::Unknown) => return None,
+                (None, Value::Known(value)) if empty_counts => expanded.push_str(&value),
+                (Some((('-', _), _)), Value::Known(value)) if empty_counts || !value.is_empty() => {
+                    expanded.push_str(&value);
+                }
+                (Some((('-', _), word)), _) => expanded.push_str(&self.expand_marked(word)?),
+                (Some((('+', _), word)), Value::Known(value))
+                    if empty_counts || !value.is_empty() =>
+                {
+                    expanded.push_str(&self.expand_marked(word)?);
+                }
+                (Some((('+', _), _)), _) => {}
+                _ => return None,
+            }
+        }
+        Some(expanded)
+    }
+
+    fn in_workdir(&self, path: String) -> String {
+        match &self.stage.workdir {
+            Some(workdir) if !path.starts_with('/') => format!("{workdir}/{path}"),
+            _ => path,
+        }
+    }
+
+    /// The usual place of a cache that a variable of this stage has moved to where `path` is.
+    fn known_place(&self, path: &str) -> String {
+        let moved = VARIABLES.iter().filter_map(|(name, usual)| {
+            let Value::Known(place) = self.value(name) else { return None };
+            let place = place.trim_end_matches('/');
+            let below = path.strip_prefix(place).filter(|_| !place.is_empty())?;
+            (below.is_empty() || below.starts_with('/')).then_some((place.len(), usual, below))
+        });
+        let closest = moved.max_by_key(|(length, ..)| *length);
+        closest.map_or_else(|| path.to_owned(), |(_, usual, below)| format!("{usual}{below}"))
+    }
+}
+
+/// Where the `}` is that belongs to a `{` in front.
+fn closing_brace(text: &[(char, bool)]) -> Option<usize> {
+    let mut depth = 0;
+    text.iter().position(|(c, _)| match c {
+        '{' => {
+            depth += 1;
+            false
+        }
+        '}' if depth > 0 => {
+            depth -= 1;
+            false
+        }
+        '}' => true,
+        _ => false,
+    })
+}
+
+/// `name=value`, or `name`.
+fn assignment(word: &[(char, bool)]) -> (String, Option<&[(char, bool)]>) {
+    let name = word.iter().take_while(|(c, _)| *c != '=').count();
+    (word[..name].iter().map(|(c, _)| c).collect(), word.get(name + 1..))
+}
+
+/// Words without their quotes; each character with whether a `$` would still mean a variable.
+fn shell_words(text: &str, escape: u8) -> Vec<Vec<(char, bool)>> {
+    let mut words = Vec::new();
+    let mut word: Option<Vec<(char, bool)>> = None;
+    let mut quote = None;
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (None, _) if c.is_whitespace() => {
+                words.extend(word.take());
+                continue;
+            }
+            (Some(open), _) if c == open => quote = None,
+            (None, '"' | '\'') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None | Some('"'), _) if c == char::from(escape) => {
+                word.get_or_insert_default().extend(chars.next().map(|c| (c, false)));
+            }
+            _ => word.get_or_insert_default().push((c, quote != Some('\''))),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+impl Rule {
+    /// How bad it is.
+    pub fn level(self, strict: bool) -> Level {
+        match self {
+            Rule::Race | Rule::SameImage => Level::Error,
+            Rule::Unknown | Rule::Variable if strict => Level::Error,
+            Rule::Unknown | Rule::Variable => Level::Note,
+        }
+    }
+}
