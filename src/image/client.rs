@@ -4,6 +4,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek};
+use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -84,6 +85,15 @@ fn only_remarks(stderr: &[u8]) -> bool {
     text.lines().map(str::trim).filter(|line| !line.is_empty()).all(remark)
 }
 
+/// What `docker compose` makes of a file, if it is there and says so in time.
+pub fn compose_config(file: &Path) -> Option<Value> {
+    const WITHIN: Duration = Duration::from_secs(10);
+    let words = ["compose", "--profile", "*", "-f", file.to_str()?, "config", "--format", "json"];
+    let said = run_within(&Client::plain(Engine::Docker), &words, WITHIN).ok()?;
+    let config = serde_json::from_slice::<Value>(&said.stdout).ok()?;
+    (said.status == Some(0) && config["services"].is_object()).then_some(config)
+}
+
 fn platform(image: &Value) -> Option<Platform> {
     serde_json::from_value::<Platform>(image.clone()).ok()?.known()
 }
@@ -113,11 +123,15 @@ impl Said {
     }
 }
 
+fn run(client: &Client, arguments: &[&str]) -> Result<Said, Unanswered> {
+    run_within(client, arguments, ANSWER_WITHIN)
+}
+
 /// Runs the client in COMMAND's words with other arguments.
 ///
 /// What it prints goes to files, not pipes: a helper that it leaves behind (the master connection
 /// of ssh) would keep a pipe open, and us waiting for its end.
-fn run(client: &Client, arguments: &[&str]) -> Result<Said, Unanswered> {
+fn run_within(client: &Client, arguments: &[&str], limit: Duration) -> Result<Said, Unanswered> {
     let failed =
         |error: std::io::Error| Unanswered::lasting(format!("cannot run {client}: {error}"));
     let may_grow = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
@@ -143,7 +157,7 @@ fn run(client: &Client, arguments: &[&str]) -> Result<Said, Unanswered> {
             )),
             _ => failed(error),
         })?;
-    match wait(handle, ANSWER_WITHIN).map_err(failed)? {
+    match wait(handle, limit).map_err(failed)? {
         Some(status) => Ok(Said {
             status: status.code(),
             stdout: contents(&mut stdout).map_err(failed)?,
@@ -151,7 +165,7 @@ fn run(client: &Client, arguments: &[&str]) -> Result<Said, Unanswered> {
         }),
         None => Err(Unanswered::lasting(format!(
             "{client} did not answer within {}",
-            humantime::format_duration(ANSWER_WITHIN)
+            humantime::format_duration(limit)
         ))),
     }
 }
