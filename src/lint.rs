@@ -282,3 +282,180 @@ fn replace(path: &Path, old: &fs::Metadata, text: &[u8]) -> io::Result<bool> {
     }
     placed.map(|()| true)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn places(text: &[u8]) -> Vec<usize> {
+        let found = dockerfile::check(text).expect("a Dockerfile");
+        found.iter().filter_map(|found| found.fix).collect()
+    }
+
+    /// Mends a text, and sees that nothing else has changed and nothing is left to mend.
+    fn assert_mended(text: &[u8]) -> usize {
+        let places = places(text);
+        let once = mended(text, &places);
+        let mut undone = once.clone();
+        for place in &places {
+            let there: Vec<u8> = undone.drain(*place..*place + dockerfile::FIX.len()).collect();
+            assert_eq!(there, dockerfile::FIX.as_bytes());
+        }
+        assert_eq!(undone, text, "something else has changed");
+        assert_eq!(
+            self::places(&once),
+            Vec::<usize>::new(),
+            "in {:?}",
+            String::from_utf8_lossy(&once)
+        );
+        places.len()
+    }
+
+    /// A text with the number of mounts in it that race.
+    type Piece = (String, usize);
+
+    /// `\n` stands for any end of line, `\u{1}` for the escape character.
+    fn piece(texts: &'static [(&'static str, usize)]) -> impl Strategy<Value = Piece> {
+        proptest::sample::select(texts).prop_map(|(text, races)| (text.to_owned(), races))
+    }
+
+    fn flag() -> impl Strategy<Value = Piece> {
+        piece(&[
+            ("--mount=type=cache,target=/root/.m2", 1),
+            ("--mount=type=cache,\u{1}\ntarget=/root/\u{1} \n# no\n.m2,id=a", 1),
+            ("--mount=\"type=cache,target=/root/.m2\"", 1),
+            ("--mount='type=cache,target=/root/.m2'", 1),
+            ("--mount=type=cache,dst=\"/root/.gradle\"", 1),
+            ("--mount='type=cache,\"target=/a,b/.m2\"'", 1),
+            ("--mount=type=cache,target=\"/grüße 😀/.m2\"", 1),
+            ("--mount=type=cache,target=/root/.m2,sharing=locked", 0),
+            ("--mount=type=cache,target=/root/.m2,sharing=shared", 0),
+            ("--mount=type=cache,target=/root/.m2,ro", 0),
+            ("--mount=type=cache,target=/root/.npm", 0),
+            ("--mount=type=bind,target=/root/.m2", 0),
+            ("--network=none", 0),
+        ])
+    }
+
+    fn gap() -> impl Strategy<Value = Piece> {
+        piece(&[
+            (" ", 0),
+            ("\t  ", 0),
+            (" \u{1}\n", 0),
+            (" \u{1} \t\n  # a comment \u{1}\n\n    ", 0),
+            ("\u{1}\n# --mount=type=cache,target=/root/.m2\n ", 0),
+        ])
+    }
+
+    fn command() -> impl Strategy<Value = Piece> {
+        piece(&[
+            ("mvn --mount=type=cache,target=/root/.m2\n", 0),
+            ("mvn \u{1}\n && \u{1}\n# no\n true\n", 0),
+            ("[\"mvn\", \"<<EOF\"]\n", 0),
+            ("<<EOF\nRUN --mount=type=cache,target=/root/.m2 a\nEOF \n\u{1}\nEOF\n", 0),
+            ("sh <<-'A B' && cat 3<<B\nFROM x\n\t\tA B\nRUN <<EOF\n\nB\n", 0),
+        ])
+    }
+
+    fn run() -> impl Strategy<Value = Piece> {
+        let keyword = piece(&[("RUN", 0), ("run", 0), (" \tONBUILD RUN", 0), ("R\u{1}\nUN", 0)]);
+        let flags = vec((gap(), flag()), 0..4);
+        (keyword, flags, gap(), command()).prop_map(|(keyword, flags, gap, command)| {
+            let flags = flags.into_iter().flat_map(|(gap, flag)| [gap, flag]);
+            joined([keyword].into_iter().chain(flags).chain([gap, command]))
+        })
+    }
+
+    fn joined(pieces: impl IntoIterator<Item = Piece>) -> Piece {
+        pieces
+            .into_iter()
+            .fold((String::new(), 0), |(text, races), (more, also)| (text + &more, races + also))
+    }
+
+    fn instruction() -> impl Strategy<Value = Piece> {
+        prop_oneof![
+            3 => run(),
+            1 => piece(&[
+                ("\n", 0),
+                ("# RUN --mount=type=cache,target=/root/.m2 a \u{1}\n", 0),
+                ("FROM b AS c\n", 0),
+                ("ENV A=b \u{1}\n  # no\n  C=\"d e\"\n", 0),
+                ("COPY <<A <<\"B\" /x/\nRUN --mount=type=cache,target=/root/.m2 a\nA\n<<C\nB\n", 0),
+                ("LABEL a=\"<<EOF\"\n", 0),
+            ]),
+        ]
+    }
+
+    fn dockerfile() -> impl Strategy<Value = (Vec<u8>, usize)> {
+        let body = vec(instruction(), 0..8);
+        (body, any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+            |(body, crlf, backtick, mark, cut)| {
+                let (mut text, races) = joined(body);
+                text.insert_str(0, if backtick { "# escape=`\nFROM a\n" } else { "FROM a\n" });
+                text = text.replace('\u{1}', if backtick { "`" } else { "\\" });
+                if cut {
+                    text.truncate(text.trim_end_matches('\n').len());
+                }
+                text = if crlf { text.replace('\n', "\r\n") } else { text };
+                let mut bytes = if mark { "\u{feff}".into() } else { String::new() }.into_bytes();
+                bytes.extend(text.bytes());
+                (bytes, races)
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn every_mount_that_races_is_found_and_mended_and_nothing_else_changes(
+            (text, races) in dockerfile(),
+        ) {
+            prop_assert_eq!(assert_mended(&text), races, "{}", String::from_utf8_lossy(&text));
+        }
+
+        #[test]
+        fn whatever_is_read_as_a_dockerfile_is_mended_once(
+            text in "(# escape=`\n)?FROM a\n([a-c\\\\`\"'<$ \t\r\n#,=]|RUN |--mount=|type=cache,|target=/|<<EOF|\nEOF\n|\\$\\{A:-|é){0,60}",
+        ) {
+            if dockerfile::check(text.as_bytes()).is_ok() {
+                assert_mended(text.as_bytes());
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(text in vec(any::<u8>(), 0..200)) {
+            let mut dockerfile = b"FROM a\nRUN --mount=".to_vec();
+            dockerfile.extend(text);
+            _ = dockerfile::check(&dockerfile);
+        }
+    }
+
+    #[test]
+    fn the_new_text_stands_within_the_quotes_that_are_around_everything() {
+        let after = |text: &str| {
+            let text = format!("FROM a\nRUN {text} mvn\n");
+            let mended = mended(text.as_bytes(), &places(text.as_bytes()));
+            String::from_utf8(mended).unwrap().lines().nth(1).unwrap().to_owned()
+        };
+        assert_eq!(
+            after("--mount=\"type=cache,target=/root/.m2\""),
+            "RUN --mount=\"type=cache,target=/root/.m2,sharing=locked\" mvn"
+        );
+        assert_eq!(
+            after("--mount=\"type=cache\",target=\"/root/.m2\""),
+            "RUN --mount=\"type=cache\",target=\"/root/.m2\",sharing=locked mvn"
+        );
+        assert_eq!(
+            after("--mount=type=cache,target=/root/.m2\\\n"),
+            "RUN --mount=type=cache,target=/root/.m2,sharing=locked\\"
+        );
+    }
+
+    #[test]
+    fn columns_are_counted_in_characters() {
+        assert_eq!(position("a\nüü😀x".as_bytes(), 10), (2, 4));
+        assert_eq!(position(b"", 0), (1, 1));
+    }
+}

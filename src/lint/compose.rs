@@ -40,6 +40,16 @@ struct Built {
 /// It is not YAML.
 pub fn check(path: &Path, text: &[u8]) -> Result<Vec<Found>, String> {
     let text = std::str::from_utf8(text).map_err(|error| format!("not UTF-8: {error}"))?;
+    let documents = documents(text)?;
+    let written: Vec<Built> = documents.iter().flat_map(services).collect();
+    let Some(config) = client::compose_config(path) else { return Ok(twice(written)) };
+    let mut built = configured(&config, &documents, &written);
+    let is_known = |service: &str| config["services"].get(service).is_some();
+    built.extend(written.into_iter().filter(|built| !is_known(&built.service)));
+    Ok(twice(built))
+}
+
+fn documents(text: &str) -> Result<Vec<MarkedYaml<'_>>, String> {
     if text
         .lines()
         .any(|line| line.len() - line.trim_start_matches([' ', '-', '?']).len() > DEEPEST)
@@ -47,14 +57,7 @@ pub fn check(path: &Path, text: &[u8]) -> Result<Vec<Found>, String> {
         // The parser would need a stack for it.
         return Err("not a compose file: it is nested too deep".to_owned());
     }
-    let documents =
-        MarkedYaml::load_from_str(text).map_err(|error| format!("not YAML: {error}"))?;
-    let written: Vec<Built> = documents.iter().flat_map(services).collect();
-    let Some(config) = client::compose_config(path) else { return Ok(twice(written)) };
-    let mut built = configured(&config, &documents, &written);
-    let is_known = |service: &str| config["services"].get(service).is_some();
-    built.extend(written.into_iter().filter(|built| !is_known(&built.service)));
-    Ok(twice(built))
+    MarkedYaml::load_from_str(text).map_err(|error| format!("not YAML: {error}"))
 }
 
 /// What `docker compose config` says, with where that is written.

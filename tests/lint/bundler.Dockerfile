@@ -1,0 +1,2 @@
+FROM scratch
+RUN --mount=type=cache,target=/usr/local/bundle bundle install

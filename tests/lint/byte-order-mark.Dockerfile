@@ -1,0 +1,4 @@
+﻿# escape=`
+FROM scratch
+RUN --mount=type=cache,target=/root/.m2 `
+ mvn

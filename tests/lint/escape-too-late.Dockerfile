@@ -1,0 +1,6 @@
+# just a comment
+
+# escape=`
+FROM scratch
+RUN echo `
+RUN --mount=type=cache,target=/root/.m2 mvn

@@ -1,0 +1,3 @@
+FROM scratch
+RUN echo \\
+RUN --mount=type=cache,target=/root/.m2 mvn

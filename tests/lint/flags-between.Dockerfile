@@ -1,0 +1,2 @@
+FROM scratch
+RUN --network=none   --mount=type=cache,target=/root/.m2   --security=sandbox mvn

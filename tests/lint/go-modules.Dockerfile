@@ -1,0 +1,2 @@
+FROM scratch
+RUN --mount=type=cache,target=/go/pkg/mod go mod download

@@ -1,0 +1,2 @@
+FROM scratch
+RUN --mount=type=cache,target=/root/.nuget/packages dotnet restore

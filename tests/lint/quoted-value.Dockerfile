@@ -1,0 +1,7 @@
+FROM scratch
+RUN --mount="type=cache,target=/root/.m2" mvn
+RUN --mount='type=cache,target=/root/.m2' mvn
+RUN --mount=type=cache,target="/root/.m2" mvn
+RUN --mount="type=cache",target=/root/.m2 mvn
+RUN --mount="type=cache",target="/root/.m2" mvn
+RUN --mount="type=cache,target=/root/.m2",sharing=locked mvn
