@@ -52,6 +52,7 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             [CompletionResult]::new('path', 'path', [CompletionResultType]::ParameterValue, 'Print the path of a lock file, for scripts in other languages')
             [CompletionResult]::new('prune', 'prune', [CompletionResultType]::ParameterValue, 'Remove lock files that nobody holds or waits for')
             [CompletionResult]::new('cache', 'cache', [CompletionResultType]::ParameterValue, 'What is known of build caches')
+            [CompletionResult]::new('lint', 'lint', [CompletionResultType]::ParameterValue, 'Find what makes builds race: cache mounts without a lock, images that two services build')
             [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a completion script')
             [CompletionResult]::new('man', 'man', [CompletionResultType]::ParameterValue, 'Print a manual page')
             [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
@@ -150,6 +151,21 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
         'buildlock;cache;help;help' {
             break
         }
+        'buildlock;lint' {
+            [CompletionResult]::new('--format', '--format', [CompletionResultType]::ParameterName, 'How to print what was found')
+            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
+            [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
+            [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
+            [CompletionResult]::new('--fix', '--fix', [CompletionResultType]::ParameterName, 'Add sharing=locked to the cache mounts that race, and change nothing else')
+            [CompletionResult]::new('--strict', '--strict', [CompletionResultType]::ParameterName, 'Take notes for errors: caches of tools that buildlock does not know')
+            [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Only warnings and errors')
+            [CompletionResult]::new('--quiet', '--quiet', [CompletionResultType]::ParameterName, 'Only warnings and errors')
+            [CompletionResult]::new('-v', '-v', [CompletionResultType]::ParameterName, 'Say more')
+            [CompletionResult]::new('--verbose', '--verbose', [CompletionResultType]::ParameterName, 'Say more')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            break
+        }
         'buildlock;completions' {
             [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
@@ -179,6 +195,7 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             [CompletionResult]::new('path', 'path', [CompletionResultType]::ParameterValue, 'Print the path of a lock file, for scripts in other languages')
             [CompletionResult]::new('prune', 'prune', [CompletionResultType]::ParameterValue, 'Remove lock files that nobody holds or waits for')
             [CompletionResult]::new('cache', 'cache', [CompletionResultType]::ParameterValue, 'What is known of build caches')
+            [CompletionResult]::new('lint', 'lint', [CompletionResultType]::ParameterValue, 'Find what makes builds race: cache mounts without a lock, images that two services build')
             [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a completion script')
             [CompletionResult]::new('man', 'man', [CompletionResultType]::ParameterValue, 'Print a manual page')
             [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
@@ -202,6 +219,9 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             break
         }
         'buildlock;help;cache;forget' {
+            break
+        }
+        'buildlock;help;lint' {
             break
         }
         'buildlock;help;completions' {

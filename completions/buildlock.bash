@@ -25,6 +25,9 @@ _buildlock() {
             buildlock,help)
                 cmd="buildlock__subcmd__help"
                 ;;
+            buildlock,lint)
+                cmd="buildlock__subcmd__lint"
+                ;;
             buildlock,man)
                 cmd="buildlock__subcmd__man"
                 ;;
@@ -64,6 +67,9 @@ _buildlock() {
             buildlock__subcmd__help,help)
                 cmd="buildlock__subcmd__help__subcmd__help"
                 ;;
+            buildlock__subcmd__help,lint)
+                cmd="buildlock__subcmd__help__subcmd__lint"
+                ;;
             buildlock__subcmd__help,man)
                 cmd="buildlock__subcmd__help__subcmd__man"
                 ;;
@@ -89,7 +95,7 @@ _buildlock() {
 
     case "${cmd}" in
         buildlock)
-            opts="-t -w -k -E -f -q -v -h -V --tag --timeout --build-timeout --kill-after --conflict-exit-code --force --on-failure --lock --cache --no-retry --engine --lock-dir --quiet --verbose --log-format --color --help --version status path prune cache completions man help"
+            opts="-t -w -k -E -f -q -v -h -V --tag --timeout --build-timeout --kill-after --conflict-exit-code --force --on-failure --lock --cache --no-retry --engine --lock-dir --quiet --verbose --log-format --color --help --version status path prune cache lint completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -342,7 +348,7 @@ _buildlock() {
             return 0
             ;;
         buildlock__subcmd__help)
-            opts="status path prune cache completions man help"
+            opts="status path prune cache lint completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -425,6 +431,20 @@ _buildlock() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        buildlock__subcmd__help__subcmd__lint)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         buildlock__subcmd__help__subcmd__man)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -481,8 +501,41 @@ _buildlock() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        buildlock__subcmd__lint)
+            opts="-q -v -h --fix --strict --format --lock-dir --quiet --verbose --log-format --color --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --format)
+                    COMPREPLY=($(compgen -W "text json github sarif" -- "${cur}"))
+                    return 0
+                    ;;
+                --lock-dir)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --log-format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         buildlock__subcmd__man)
-            opts="-q -v -h --lock-dir --quiet --verbose --log-format --color --help status path prune cache completions man"
+            opts="-q -v -h --lock-dir --quiet --verbose --log-format --color --help status path prune cache lint completions man"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -49,6 +49,7 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand path 'Print the path of a lock file, for scripts in other languages'
             cand prune 'Remove lock files that nobody holds or waits for'
             cand cache 'What is known of build caches'
+            cand lint 'Find what makes builds race: cache mounts without a lock, images that two services build'
             cand completions 'Print a completion script'
             cand man 'Print a manual page'
             cand help 'Print this message or the help of the given subcommand(s)'
@@ -136,6 +137,20 @@ set edit:completion:arg-completer[buildlock] = {|@words|
         }
         &'buildlock;cache;help;help'= {
         }
+        &'buildlock;lint'= {
+            cand --format 'How to print what was found'
+            cand --lock-dir 'Where lock files live'
+            cand --log-format 'How to write the log, to stderr'
+            cand --color 'When to use colours and a live line while waiting'
+            cand --fix 'Add sharing=locked to the cache mounts that race, and change nothing else'
+            cand --strict 'Take notes for errors: caches of tools that buildlock does not know'
+            cand -q 'Only warnings and errors'
+            cand --quiet 'Only warnings and errors'
+            cand -v 'Say more'
+            cand --verbose 'Say more'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
+        }
         &'buildlock;completions'= {
             cand --lock-dir 'Where lock files live'
             cand --log-format 'How to write the log, to stderr'
@@ -163,6 +178,7 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand path 'Print the path of a lock file, for scripts in other languages'
             cand prune 'Remove lock files that nobody holds or waits for'
             cand cache 'What is known of build caches'
+            cand lint 'Find what makes builds race: cache mounts without a lock, images that two services build'
             cand completions 'Print a completion script'
             cand man 'Print a manual page'
             cand help 'Print this message or the help of the given subcommand(s)'
@@ -180,6 +196,8 @@ set edit:completion:arg-completer[buildlock] = {|@words|
         &'buildlock;help;cache;ls'= {
         }
         &'buildlock;help;cache;forget'= {
+        }
+        &'buildlock;help;lint'= {
         }
         &'buildlock;help;completions'= {
         }

@@ -17,6 +17,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::command::Command;
 use crate::image::{CacheMount, Images};
 use crate::lock::{Key, LockMode, Store, Subject};
 use crate::reference::sha256_hex;
@@ -102,8 +103,12 @@ impl Cache {
     ///
     /// # Errors
     /// A file cannot be opened; a cache is named twice.
-    pub fn all(uses: Vec<Use>) -> Result<Vec<Self>> {
+    pub fn all(uses: Vec<Use>, command: &Command) -> Result<Vec<Self>> {
         let mut caches = uses.into_iter().map(Self::new).collect::<Result<Vec<_>>>()?;
+        if command.build().is_some_and(|build| build.no_cache) {
+            // BuildKit empties the build's cache mounts first (moby/buildkit#2447).
+            caches.iter_mut().for_each(|cache| cache.files.clear());
+        }
         caches.sort_by(|a, b| a.id.cmp(&b.id));
         if let Some(twice) = caches.windows(2).find(|two| two[0].id == two[1].id) {
             bail!("--cache {} is there twice; name all its files in one", twice[0].id);
@@ -173,9 +178,10 @@ impl Cache {
             return true;
         }
         let Some(there) = images.cache_mounts() else { return true };
+        // Among them may be those of builds that ran at the same time, and are nothing to us.
         let is_there = |mount: &String| there.iter().any(|it| it.id == *mount);
         self.confirmed.store(warmth.mounts.iter().all(is_there), Ordering::Relaxed);
-        !self.is_doubtful()
+        warmth.mounts.iter().any(is_there)
     }
 
     /// Remembers that a build that began at `start`, alone, has warmed it. A failure is no error:

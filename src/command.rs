@@ -292,6 +292,8 @@ pub struct Build {
     pub load: bool,
     /// `--push`
     pub push: bool,
+    /// `--no-cache`
+    pub no_cache: bool,
     /// `--builder`
     pub builder: Option<String>,
     /// Platforms that `--platform` names.
@@ -596,6 +598,7 @@ fn note(build: &mut Build, opt: &Opt<'_>) {
         }
         "load" => build.load = on,
         "push" => build.push = on,
+        "no-cache" => build.no_cache = on,
         "builder" => build.builder = Some(value()),
         "platform" => build.platforms.extend(value().split(',').map(|p| p.trim().to_owned())),
         "iidfile" | "metadata-file" => {
@@ -933,6 +936,7 @@ mod tests {
                 outputs: vec!["type=local,dest=out".into()],
                 load: false,
                 push: true,
+                no_cache: false,
                 builder: Some("b".into()),
                 platforms: vec!["linux/amd64".into(), "linux/arm64".into()],
                 side_outputs: vec![

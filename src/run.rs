@@ -138,7 +138,7 @@ impl Job {
         named_locks.dedup();
 
         let images = Images::of(&command, &program, args.engine);
-        let caches = Cache::all(args.caches)?;
+        let caches = Cache::all(args.caches, &command)?;
 
         let open_files = child::make_room(tags.len() + named_locks.len() + caches.len());
         let store = FileStore::open(&common.lock_dir)?;

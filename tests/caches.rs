@@ -123,6 +123,15 @@ fn other_files_or_another_engine_make_the_cache_cold_again() {
 }
 
 #[test]
+fn build_without_the_cache_empties_it_and_so_is_alone() {
+    let f = fixture();
+    warm_up(&f);
+    let emptying =
+        f.buildlock([WARM]).args(["--", "docker", "build", "--no-cache", "-t", "env:a", "."]);
+    emptying.run().assert_code(0).assert_stderr("alone (cache=cargo)");
+}
+
+#[test]
 fn build_that_fails_warms_nothing() {
     let f = fixture();
     f.steer("STANDIN_BUILD_STATUS=3");
@@ -376,6 +385,9 @@ fn engine(f: &Fixture, name: &str, mounts: &'static str) -> FakeEngine {
 fn engine_that_has_lost_the_mount_makes_the_cache_cold() {
     const MOUNT: &str = r#"{"BuildCache":[{"ID":"m1","Type":"exec.cachemount","LastUsedAt":"2999-01-01T00:00:00.5Z"}]}"#;
     const OTHER: &str = r#"{"BuildCache":[{"ID":"m2","Type":"exec.cachemount","LastUsedAt":"2999-01-01T00:00:00Z"}]}"#;
+    const BOTH: &str = r#"{"BuildCache":[
+        {"ID":"m1","Type":"exec.cachemount","LastUsedAt":"2999-01-01T00:00:00Z"},
+        {"ID":"m2","Type":"exec.cachemount","LastUsedAt":"2999-01-01T00:00:00Z"}]}"#;
     let f = fixture();
     // An engine is known by its address, so it is the same one each time, started anew.
     let with = |mounts: &'static str, tag: &str, options: &[&str], status: i32, said: &str| {
@@ -398,6 +410,10 @@ fn engine_that_has_lost_the_mount_makes_the_cache_cold() {
     let failed = with(MOUNT, "there:3", &[WARM], 9, "cache=cargo warm");
     assert!(!failed.stderr.contains("once more"), "{}", failed.stderr);
     with(OTHER, "there:4", &[WARM], 0, "cache=cargo cold");
+    // Two, of which one may have been another build's: warm perhaps, but no longer certainly.
+    with(BOTH, "there:5", &["--cache=both=Cargo.lock"], 0, "cache=both cold");
+    let failed = with(MOUNT, "there:6", &["--cache=both=Cargo.lock"], 9, "cache=both warm");
+    failed.assert_stderr("once more");
 }
 
 /// A PATH in which docker is a program and no script.

@@ -89,10 +89,7 @@ impl<'r> Example<'r> {
 
     /// The caches are called otherwise here.
     fn cache_option(&self) -> OsString {
-        let help = self.rust.site.f.buildlock(["--help"]).run();
-        let known = String::from_utf8_lossy(&help.stdout).contains("--cache");
-        let option = format!("--cache {}=Cargo.lock", self.caches.name);
-        format!("BUILDLOCK_CACHE={}", if known { &option } else { "" }).into()
+        format!("BUILDLOCK_CACHE=--cache {}=Cargo.lock", self.caches.name).into()
     }
 
     fn run_make(&self, target: &str) -> Finished {

@@ -136,10 +136,6 @@ fn measure(options: &Options) -> Result<()> {
         .filter(wanted)
         .map(|&method| Figures { method, rounds: Vec::new() })
         .collect();
-    if !bench.buildlock_knows_caches() {
-        eprintln!("bench: this buildlock has no --cache");
-        measured.retain(|it| it.method.cache("", Path::new("")).is_none());
-    }
     for round in 1..=options.rounds {
         for figures in &mut measured {
             let title = figures.method.title();
@@ -178,11 +174,6 @@ impl Bench<'_> {
         let builds = SERVICES.len();
         let work = self.work;
         Ok(format!("{engine}, BuildKit; {cores} cores; {builds} builds of {work} s behind a fetch"))
-    }
-
-    fn buildlock_knows_caches(&self) -> bool {
-        let help = Command::new(&self.buildlock).arg("--help").output();
-        help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains("--cache"))
     }
 
     /// All of it once, on a cache mount that nobody has used.
