@@ -69,3 +69,158 @@ fn nothing_to_look_at_is_125_and_wrong_usage_is_2() {
     f.buildlock(["lint", "missing"]).run().assert_code(125).assert_stderr("cannot read missing");
     f.buildlock(["lint", "--format", "xml"]).run().assert_code(2);
 }
+
+const UNKNOWN: &str = "FROM a\nRUN --mount=type=cache,target=/strange x\n";
+const RACE: &str = "FROM a\nRUN --mount=type=cache,target=/root/.m2 mvn\n";
+const TWO_OF_ONE: &str = "\
+services:
+  a: {build: ., image: \"x:1\"}
+  b:
+    build: {context: .}
+    image: x:1
+  c: {image: x:1}
+";
+
+fn write(f: &Fixture, name: &str, text: &str) {
+    fs::write(f.work_dir().join(name), text).unwrap();
+}
+
+#[test]
+fn unknown_cache_is_a_note_and_an_error_only_where_all_is_strict() {
+    let f = Fixture::new();
+    write(&f, "Dockerfile", UNKNOWN);
+    let noted = f.buildlock(["lint"]).run();
+    let text = String::from_utf8(noted.assert_code(0).stdout.clone()).unwrap();
+    assert!(text.starts_with("Dockerfile:2:5: note: "), "{text}");
+    let strict = f.buildlock(["lint", "--strict"]).run();
+    let text = String::from_utf8(strict.assert_code(1).stdout.clone()).unwrap();
+    assert!(text.starts_with("Dockerfile:2:5: error: "), "{text}");
+}
+
+#[test]
+fn github_gets_workflow_commands() {
+    let f = Fixture::new();
+    write(&f, "a,b:c%.Dockerfile", RACE);
+    let run = f.buildlock(["lint", "--format", "github", "a,b:c%.Dockerfile"]).run();
+    let text = String::from_utf8(run.assert_code(1).stdout.clone()).unwrap();
+    let start = "::error file=a%2Cb%3Ac%25.Dockerfile,line=2,col=5,title=cache-mount-race::";
+    assert!(text.starts_with(start) && text.lines().count() == 1, "{text}");
+}
+
+#[test]
+fn sarif_names_the_rule_the_file_and_the_place() {
+    let f = Fixture::new();
+    write(&f, "Dockerfile", &format!("{RACE}{}", "RUN --mount=type=cache,target=/strange x\n"));
+    let run = f.buildlock(["lint", "--format", "sarif"]).run();
+    let sarif: Value = serde_json::from_slice(&run.assert_code(1).stdout).unwrap();
+    assert_eq!(sarif["version"], "2.1.0");
+    let results = sarif["runs"][0]["results"].as_array().unwrap();
+    let rules = sarif["runs"][0]["tool"]["driver"]["rules"].as_array().unwrap();
+    let found: Vec<_> = results.iter().map(|it| (&it["ruleId"], &it["level"])).collect();
+    assert_eq!(found.len(), 2, "{sarif}");
+    assert_eq!(
+        (found[0].0.as_str(), found[0].1.as_str()),
+        (Some("cache-mount-race"), Some("error"))
+    );
+    assert_eq!(found[1].1, "note");
+    assert!(found.iter().all(|(id, _)| rules.iter().any(|rule| rule["id"] == **id)), "{sarif}");
+    let place = &results[0]["locations"][0]["physicalLocation"];
+    assert_eq!(place["artifactLocation"]["uri"], "Dockerfile");
+    assert_eq!(place["region"]["startLine"], 2);
+}
+
+/// What lint says of a compose file, which two services of build one image.
+fn assert_two_of_one(f: &Fixture, line: u32) {
+    let run = f.buildlock(["lint", "--format", "json", "compose.yaml"]).run();
+    let found: Vec<Value> = serde_json::from_slice(&run.assert_code(1).stdout).unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0]["rule"], "compose-same-image");
+    assert_eq!(found[0]["line"], line);
+    let message = found[0]["message"].as_str().unwrap();
+    assert!(message.contains("a and b both build x:1"), "{message}");
+}
+
+#[test]
+fn services_that_build_one_image_are_found_without_a_client_that_knows_compose() {
+    let f = Fixture::new();
+    write(&f, "compose.yaml", TWO_OF_ONE);
+    assert_two_of_one(&f, 5);
+    // One builds it, and the other takes it.
+    write(&f, "compose.yaml", &TWO_OF_ONE.replace("    build: {context: .}\n", ""));
+    f.buildlock(["lint"]).run().assert_code(0).assert_stdout("");
+    let merged = TWO_OF_ONE.replace("services:", "x-it: &it {image: \"x:1\"}\nservices:");
+    let merged = merged.replace("    image: x:1", "    <<: *it");
+    write(&f, "compose.yaml", &merged);
+    f.buildlock(["lint"]).run().assert_code(1);
+    write(&f, "compose.yaml", "services: [");
+    f.buildlock(["lint"]).run().assert_code(125).assert_stderr("compose.yaml");
+}
+
+#[test]
+fn client_that_knows_compose_says_what_becomes_of_the_file() {
+    let f = Fixture::new();
+    let asked = f.path("asked");
+    let config = r#"{"services":{"a":{"build":{"context":"."},"image":"x:1"},"b":{"build":{"context":"."},"image":"x:1"}}}"#;
+    fs::remove_file(f.path("bin/docker")).unwrap();
+    f.install_script(
+        "docker",
+        &format!("#!/bin/sh\necho \"$@\" >'{}'\necho '{config}'\n", asked.display()),
+    );
+    // Only the client knows the variable.
+    write(&f, "compose.yaml", &TWO_OF_ONE.replace("image: x:1", "image: \"${IT}\""));
+    assert_two_of_one(&f, 5);
+    let words = fs::read_to_string(asked).unwrap();
+    assert!(words.contains("config --format json"), "{words}");
+}
+
+#[test]
+fn fix_keeps_links_and_does_without_a_folder_that_it_may_write() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    let f = Fixture::new();
+    let work = f.work_dir();
+    let fixed = RACE.replace(".m2 ", ".m2,sharing=locked ");
+    write(&f, "real", RACE);
+    symlink("real", work.join("linked.Dockerfile")).unwrap();
+    f.buildlock(["lint", "--fix", "linked.Dockerfile"]).run().assert_code(0);
+    assert!(fs::symlink_metadata(work.join("linked.Dockerfile")).unwrap().is_symlink());
+    assert_eq!(fs::read_to_string(work.join("real")).unwrap(), fixed);
+
+    write(&f, "one.Dockerfile", RACE);
+    fs::hard_link(work.join("one.Dockerfile"), work.join("other")).unwrap();
+    f.buildlock(["lint", "--fix", "one.Dockerfile"]).run().assert_code(0);
+    assert_eq!(fs::read_to_string(work.join("other")).unwrap(), fixed);
+    assert_eq!(fs::metadata(work.join("other")).unwrap().nlink(), 2);
+
+    if common::is_root() {
+        return; // Whom no folder refuses anything.
+    }
+    fs::create_dir(work.join("closed")).unwrap();
+    write(&f, "closed/Dockerfile", RACE);
+    let mode = |mode| fs::set_permissions(work.join("closed"), fs::Permissions::from_mode(mode));
+    mode(0o555).unwrap();
+    let run = f.buildlock(["lint", "--fix", "closed/Dockerfile"]).run();
+    mode(0o755).unwrap();
+    run.assert_code(0);
+    assert_eq!(fs::read_to_string(work.join("closed/Dockerfile")).unwrap(), fixed);
+}
+
+#[test]
+fn nothing_is_left_beside_what_was_fixed() {
+    let f = Fixture::new();
+    write(&f, "Dockerfile", RACE);
+    f.buildlock(["lint", "--fix"]).run().assert_code(0);
+    let names: Vec<_> =
+        fs::read_dir(f.work_dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["Dockerfile"]);
+}
+
+#[test]
+fn example_is_clean_and_is_looked_at() {
+    let f = Fixture::new();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/compose-services");
+    f.buildlock(["lint", "--strict"]).arg(&example).run().assert_code(0).assert_stdout("");
+    let dockerfile = fs::read_to_string(example.join("Dockerfile")).unwrap();
+    assert!(dockerfile.contains("--mount=type=cache,"), "{dockerfile}");
+    write(&f, "Dockerfile", &dockerfile.replace("target=/cargo ", "target=/cargo/registry "));
+    f.buildlock(["lint"]).run().assert_code(1);
+}
