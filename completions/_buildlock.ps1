@@ -39,7 +39,7 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('-f', '-f', [CompletionResultType]::ParameterName, 'Build even when the image exists; still one at a time')
             [CompletionResult]::new('--force', '--force', [CompletionResultType]::ParameterName, 'Build even when the image exists; still one at a time')
-            [CompletionResult]::new('--no-retry', '--no-retry', [CompletionResultType]::ParameterName, 'Do not run COMMAND again, alone, when it failed beside others that share a cache')
+            [CompletionResult]::new('--no-retry', '--no-retry', [CompletionResultType]::ParameterName, 'Do not run COMMAND again, alone, when it failed with a shared cache')
             [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Only warnings and errors')
             [CompletionResult]::new('--quiet', '--quiet', [CompletionResultType]::ParameterName, 'Only warnings and errors')
             [CompletionResult]::new('-v', '-v', [CompletionResultType]::ParameterName, 'Say more')

@@ -36,7 +36,7 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand --color 'When to use colours and a live line while waiting'
             cand -f 'Build even when the image exists; still one at a time'
             cand --force 'Build even when the image exists; still one at a time'
-            cand --no-retry 'Do not run COMMAND again, alone, when it failed beside others that share a cache'
+            cand --no-retry 'Do not run COMMAND again, alone, when it failed with a shared cache'
             cand -q 'Only warnings and errors'
             cand --quiet 'Only warnings and errors'
             cand -v 'Say more'

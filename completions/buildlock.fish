@@ -43,7 +43,7 @@ complete -c buildlock -n "__fish_buildlock_needs_command" -l color -d 'When to u
 always\t'Always'
 never\t'Never'"
 complete -c buildlock -n "__fish_buildlock_needs_command" -s f -l force -d 'Build even when the image exists; still one at a time'
-complete -c buildlock -n "__fish_buildlock_needs_command" -l no-retry -d 'Do not run COMMAND again, alone, when it failed beside others that share a cache'
+complete -c buildlock -n "__fish_buildlock_needs_command" -l no-retry -d 'Do not run COMMAND again, alone, when it failed with a shared cache'
 complete -c buildlock -n "__fish_buildlock_needs_command" -s q -l quiet -d 'Only warnings and errors'
 complete -c buildlock -n "__fish_buildlock_needs_command" -s v -l verbose -d 'Say more'
 complete -c buildlock -n "__fish_buildlock_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'

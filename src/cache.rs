@@ -11,7 +11,6 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
@@ -76,8 +75,8 @@ pub struct Cache {
     files: Vec<PathBuf>,
     /// The hash of the files, and of the engine whose cache it is. Read when it is needed first.
     wanted: OnceLock<String>,
-    /// Whether the engine has just said that all of it is still there.
-    confirmed: AtomicBool,
+    /// What the engine has said of the mounts that were remembered then: are any of them left?
+    asked: OnceLock<(Vec<String>, bool)>,
 }
 
 /// What is remembered of a cache, as one line of JSON.
@@ -124,7 +123,7 @@ impl Cache {
                 bail!("--cache {id}: {} is no file", file.display());
             }
         }
-        Ok(Cache { id, files, wanted: OnceLock::new(), confirmed: AtomicBool::new(false) })
+        Ok(Cache { id, files, wanted: OnceLock::new(), asked: OnceLock::new() })
     }
 
     /// Reads the files, if there are any and they were not read before.
@@ -155,33 +154,33 @@ impl Cache {
         !self.files.is_empty()
     }
 
-    /// How its lock is to be taken now: shared if it is warm.
-    pub fn mode(&self, store: &dyn Store, images: &Images) -> LockMode {
-        if self.is_warm(store, images) { LockMode::Shared } else { LockMode::Exclusive }
-    }
-
-    /// Is it only remembered that the cache is warm, so that a build which shares it may have failed
-    /// of that?
-    pub fn is_doubtful(&self) -> bool {
-        !self.confirmed.load(Ordering::Relaxed)
-    }
-
-    fn is_warm(&self, store: &dyn Store, images: &Images) -> bool {
-        let Some(wanted) = self.wanted.get() else { return false };
-        let memory = Memory::of(store, &self.key());
-        let Some(warmth) = memory.warm.iter().find(|warmth| warmth.files == *wanted) else {
-            return false;
+    /// Asks the engine, if it is remembered that the cache is warm, whether it is still there:
+    /// somebody may have pruned it. Before anybody has to wait for us, for it may take its time.
+    pub fn ask(&self, store: &dyn Store, images: &Images) {
+        let Some(warmth) = self.remembered(store).filter(|warmth| !warmth.mounts.is_empty()) else {
+            return;
         };
-        // Somebody may have pruned it. Where the engine does not say, a failure will.
-        self.confirmed.store(false, Ordering::Relaxed);
-        if warmth.mounts.is_empty() {
-            return true;
+        // Where the engine does not say, a failure will.
+        if let Some(there) = images.cache_mounts() {
+            // Among them may be those of builds that ran at the same time, and are nothing to us.
+            let is_left = warmth.mounts.iter().any(|mount| there.iter().any(|it| it.id == *mount));
+            self.asked.get_or_init(|| (warmth.mounts, is_left));
         }
-        let Some(there) = images.cache_mounts() else { return true };
-        // Among them may be those of builds that ran at the same time, and are nothing to us.
-        let is_there = |mount: &String| there.iter().any(|it| it.id == *mount);
-        self.confirmed.store(warmth.mounts.iter().all(is_there), Ordering::Relaxed);
-        warmth.mounts.iter().any(is_there)
+    }
+
+    /// How its lock is to be taken now: shared if it is warm.
+    pub fn mode(&self, store: &dyn Store) -> LockMode {
+        let is_warm = self.remembered(store).is_some_and(|warmth| {
+            // What has been remembered since then is newer than what the engine said.
+            self.asked.get().is_none_or(|(mounts, is_left)| *is_left || *mounts != warmth.mounts)
+        });
+        if is_warm { LockMode::Shared } else { LockMode::Exclusive }
+    }
+
+    fn remembered(&self, store: &dyn Store) -> Option<Warmth> {
+        let wanted = self.wanted.get()?;
+        let memory = Memory::of(store, &self.key());
+        memory.warm.into_iter().find(|warmth| warmth.files == *wanted)
     }
 
     /// Remembers that a build that began at `start`, alone, has warmed it. A failure is no error:

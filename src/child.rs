@@ -65,6 +65,19 @@ pub fn make_room(locks: usize) -> Rlimit {
     limit
 }
 
+/// Does a second COMMAND find stdin as the first one did: closed, a device, or a file of which
+/// nothing was read?
+pub fn stdin_can_be_read_again() -> bool {
+    use rustix::fs::{FileType, SeekFrom};
+    let stdin = std::io::stdin();
+    let Ok(stat) = rustix::fs::fstat(&stdin) else { return true };
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::CharacterDevice => true,
+        FileType::RegularFile => rustix::fs::seek(&stdin, SeekFrom::Current(0)) == Ok(0),
+        _ => false,
+    }
+}
+
 /// How COMMAND ended.
 #[derive(Debug)]
 pub struct Ended {
@@ -83,7 +96,10 @@ pub struct Ended {
 impl Ended {
     /// Did it end by itself, with nobody's help?
     pub fn by_itself(&self) -> bool {
-        matches!(self.exit, Exit::Code(_)) && self.interrupted.is_none() && !self.timed_out
+        matches!(self.exit, Exit::Code(_))
+            && self.interrupted.is_none()
+            && !self.timed_out
+            && self.left.is_empty()
     }
 }
 

@@ -121,7 +121,7 @@ pub struct BuildArgs {
           value_parser = OsStringValueParser::new().try_map(|text: OsString| cache::Use::parse(&text)))]
     pub caches: Vec<cache::Use>,
 
-    /// Do not run COMMAND again, alone, when it failed beside others that share a cache
+    /// Do not run COMMAND again, alone, when it failed with a shared cache
     #[arg(long)]
     pub no_retry: bool,
 

@@ -260,12 +260,12 @@ pub trait Held: Send {
     /// How it is held.
     fn mode(&self) -> LockMode;
 
-    /// From now on it is shared. Where the store has to give it back for a moment first, only who
-    /// has the lock's turnstile may ask for that.
+    /// From now on it is shared; or, if somebody has slipped in meanwhile who does not, it is not
+    /// held any more, and false is returned.
     ///
     /// # Errors
     /// The store cannot be used; it is no longer held.
-    fn share(&mut self) -> Result<()>;
+    fn share(&mut self) -> Result<bool>;
 
     /// The descriptor that keeps it held in a child that inherits it.
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
@@ -378,8 +378,9 @@ fn take_behind_turnstile(
     let turn = take_or_descend(store, key, wanted, patience)?;
     let Some(Turn::Held(mut held)) = turn else { return Ok(turn) };
     // Whoever we waited for may have done what it was wanted exclusively for.
-    if wanted == LockMode::Exclusive && mode()? == LockMode::Shared {
-        held.share()?;
+    if wanted == LockMode::Exclusive && mode()? == LockMode::Shared && !held.share()? {
+        drop(held);
+        return take_or_descend(store, key, LockMode::Shared, patience);
     }
     Ok(Some(Turn::Held(held)))
 }

@@ -58,7 +58,8 @@ pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
         }
         tracing::warn!("{why}; locking again before anything is built");
     };
-    let mut build = Build { locks, left: deadline.left(), again: false };
+    let started = SystemTime::now();
+    let mut build = Build { locks, left: deadline.left(), started, again: false };
     let (ended, signals) = match job.build(&mut build) {
         Ok(ended) => ended,
         Err(error) => {
@@ -66,11 +67,11 @@ pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
             return Err(error);
         }
     };
-    let Build { locks, again, .. } = build;
+    let Build { locks, started, again, .. } = build;
     locks.iter().filter_map(|lock| lock.lost()).for_each(|why| tracing::warn!("{why}"));
     let exit = job.verify(&ended, &signals);
     if matches!(exit, Ok(Exit::SUCCESS)) {
-        job.remember_warm_caches(&locks, &ended, again);
+        job.remember_warm_caches(&locks, started, again);
     }
     job.release(locks, &ended);
     exit
@@ -108,6 +109,8 @@ struct Build {
     locks: Vec<Box<dyn Held>>,
     /// What is left of the time for waiting; no bound if none.
     left: Option<Duration>,
+    /// When COMMAND was started last.
+    started: SystemTime,
     /// Whether COMMAND has failed beside others that share a cache, and was run again.
     again: bool,
 }
@@ -266,14 +269,18 @@ impl Job {
         child::run(&job, signals).map_err(|why| validate::cannot_run(&self.command, why))
     }
 
-    /// That a cache is warm may be only remembered, and builders lose caches.
+    /// That a cache is warm is only remembered, and builders lose caches. But what a first run has
+    /// read of its stdin a second one would miss.
     fn may_have_failed_of_a_cache(&self, ended: &Ended, locks: &[Box<dyn Held>]) -> bool {
         let is_shared = |cache: &Cache| {
             let lock = locks.iter().find(|lock| lock.subject().cache() == Some(cache.id()));
             lock.is_some_and(|lock| lock.mode() == LockMode::Shared)
         };
-        let mut doubtful = self.caches.iter().filter(|cache| cache.is_doubtful());
-        self.retry && ended.by_itself() && ended.exit != Exit::SUCCESS && doubtful.any(is_shared)
+        self.retry
+            && ended.by_itself()
+            && ended.exit != Exit::SUCCESS
+            && self.caches.iter().any(is_shared)
+            && child::stdin_can_be_read_again()
     }
 
     /// COMMAND once more, with the caches for itself, if they can be had within what is left of the
@@ -307,10 +314,14 @@ impl Job {
                 caches.iter().for_each(|lock| lock.record(&holder));
                 build.locks.extend(caches);
                 build.again = true;
+                build.started = SystemTime::now();
                 self.run_command(&build.locks, signals)
             }
             Ok(Ok(None)) => Ok(ended),
-            Ok(Err(error)) => Err(error),
+            Ok(Err(error)) => {
+                tracing::warn!("{error:#}; so its failure counts");
+                Ok(ended)
+            }
             Err(signal) => {
                 let signal = signal as i32;
                 Ok(Ended { exit: Exit::Signal(signal), interrupted: Some(signal), ..ended })
@@ -320,12 +331,11 @@ impl Job {
 
     /// A cache that a build has had for itself, and succeeded with, is warm. If it had failed before
     /// beside others, whatever else was remembered was wrong.
-    fn remember_warm_caches(&self, locks: &[Box<dyn Held>], ended: &Ended, again: bool) {
-        let start = SystemTime::now().checked_sub(ended.elapsed).unwrap_or(SystemTime::UNIX_EPOCH);
+    fn remember_warm_caches(&self, locks: &[Box<dyn Held>], started: SystemTime, again: bool) {
         for cache in self.caches.iter() {
             let lock = locks.iter().find(|lock| lock.subject().cache() == Some(cache.id()));
             if lock.is_some_and(|lock| lock.mode() == LockMode::Exclusive) {
-                cache.remember(&*self.store, &self.images, start, again);
+                cache.remember(&*self.store, &self.images, started, again);
             }
         }
     }
@@ -404,7 +414,10 @@ fn take_cache(
     alone: bool,
 ) -> Result<Turn> {
     let start = Instant::now();
-    let mut mode = || Ok(if alone { LockMode::Exclusive } else { cache.mode(&**store, images) });
+    if !alone {
+        cache.ask(&**store, images);
+    }
+    let mut mode = || Ok(if alone { LockMode::Exclusive } else { cache.mode(&**store) });
     let turn = lock::take_in_turn(store, cache.subject(), deadline, &mut mode)?;
     if let Turn::Held(lock) = &turn {
         let shared = lock.mode() == LockMode::Shared;
