@@ -118,10 +118,11 @@ impl Cache {
     fn new(Use { id, files }: Use) -> Result<Self> {
         for file in &files {
             let it = || format!("--cache {id}: cannot read {}", file.display());
-            let opened = File::open(file).with_context(it)?;
-            if !opened.metadata().with_context(it)?.is_file() {
+            // Before it is opened: a FIFO would wait for its other end.
+            if !std::fs::metadata(file).with_context(it)?.is_file() {
                 bail!("--cache {id}: {} is no file", file.display());
             }
+            File::open(file).with_context(it)?;
         }
         Ok(Cache { id, files, wanted: OnceLock::new(), asked: OnceLock::new() })
     }
@@ -228,12 +229,11 @@ pub fn list(lines: &[Vec<u8>], json: bool, out: &mut impl Write) -> Result<()> {
         writeln!(out, "{}", serde_json::to_string_pretty(&memories)?)?;
         return Ok(());
     }
-    let shown: Vec<Memory> = memories;
     let id = |memory: &Memory| escaped(&memory.cache);
-    let width = shown.iter().map(|memory| id(memory).chars().count()).max().unwrap_or_default();
+    let width = memories.iter().map(|memory| id(memory).chars().count()).max().unwrap_or_default();
     let width = width.max("CACHE".len());
     writeln!(out, "{:width$}  {:20}  FILES", "CACHE", "WARM SINCE")?;
-    for memory in &shown {
+    for memory in &memories {
         for warmth in memory.warm.iter().rev() {
             let files: String = warmth.files.chars().take(12).collect();
             let (since, files) = (escaped(&warmth.since), escaped(&files));

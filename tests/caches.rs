@@ -341,9 +341,12 @@ fn nested_call_does_not_wait_for_the_cache_that_its_outer_one_holds() {
 fn what_is_wrong_with_a_cache_is_said_before_any_waiting() {
     let f = fixture();
     let _held = f.hold_lock(&f.lock_file("env:a"));
+    let fifo = std::process::Command::new("mkfifo").arg(f.work_dir().join("fifo")).status();
+    assert!(fifo.unwrap().success());
     for (caches, said) in [
         (&["--cache=a=none.lock"][..], "cannot read none.lock"),
         (&["--cache=a=."], ". is no file"),
+        (&["--cache=a=fifo"], "fifo is no file"),
         (&["--cache=a", "--cache=a=Cargo.lock"], "--cache a is there twice"),
         (&["--cache="], "needs an id"),
         (&["--cache=a="], "a file's name is missing"),

@@ -534,6 +534,8 @@ impl Held for HeldFile {
             let record = holder::read_record(&self.lock.file);
             self.mode == LockMode::Shared && record.is_some_and(|it| it.pid != std::process::id())
         };
+        // Of a cache nobody asks what the last build ended with.
+        let failure = failure.filter(|_| self.subject.cache().is_none());
         let left = match failure {
             None if !self.recorded.get() || is_anothers() => Ok(()),
             failure => holder::write_line(&self.lock.file, failure),
