@@ -11,7 +11,7 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,12 @@ use crate::visible::escaped;
 const REMEMBERED_MAX: usize = 64;
 /// How many mounts are remembered for each: all in all it must not be more than is read again.
 const MOUNTS_MAX: usize = 16;
+
+/// How long the engine may take to say which mounts there are: it may add up all sizes first.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// The same after a build, while others wait for its locks. What it does not say in time is not
+/// remembered, and a failure will tell.
+const NOTE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A cache that COMMAND writes, as typed: `ID` or `ID=FILE,...`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +77,7 @@ impl Use {
 #[derive(Debug)]
 pub struct Cache {
     id: String,
-    /// None if it is never shared.
+    /// Empty if it is never shared.
     files: Vec<PathBuf>,
     /// The hash of the files, and of the engine whose cache it is. Read when it is needed first.
     wanted: OnceLock<String>,
@@ -156,13 +162,15 @@ impl Cache {
     }
 
     /// Asks the engine, if it is remembered that the cache is warm, whether it is still there:
-    /// somebody may have pruned it. Before anybody has to wait for us, for it may take its time.
-    pub fn ask(&self, store: &dyn Store, images: &Images) {
+    /// somebody may have pruned it. Before anybody has to wait for us, and within what is `left` of
+    /// the time for waiting, for it may take its time.
+    pub fn ask(&self, store: &dyn Store, images: &Images, left: Option<Duration>) {
+        let within = left.map_or(ANSWER_WITHIN, |left| left.min(ANSWER_WITHIN));
         let Some(warmth) = self.remembered(store).filter(|warmth| !warmth.mounts.is_empty()) else {
             return;
         };
         // Where the engine does not say, a failure will.
-        if let Some(there) = images.cache_mounts() {
+        if let Some(there) = images.cache_mounts(within) {
             // Among them may be those of builds that ran at the same time, and are nothing to us.
             let is_left = warmth.mounts.iter().any(|mount| there.iter().any(|it| it.id == *mount));
             self.asked.get_or_init(|| (warmth.mounts, is_left));
@@ -189,7 +197,7 @@ impl Cache {
     pub fn remember(&self, store: &dyn Store, images: &Images, start: SystemTime, forget: bool) {
         let Some(wanted) = self.wanted.get() else { return };
         let used = |mount: &CacheMount| mount.last_used.is_some_and(|used| used >= start);
-        let mounts = images.cache_mounts().unwrap_or_default().into_iter().filter(used);
+        let mounts = images.cache_mounts(NOTE_WITHIN).unwrap_or_default().into_iter().filter(used);
         let warmth = Warmth {
             files: wanted.clone(),
             since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),

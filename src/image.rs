@@ -138,10 +138,14 @@ impl Images {
         format!("{} {}", self.client, named.join("\0"))
     }
 
-    /// The engine's cache mounts; none if it does not say.
-    pub fn cache_mounts(&self) -> Option<Vec<CacheMount>> {
+    /// The engine's cache mounts; none if it does not say within that time, or has no word of them:
+    /// another builder than its own keeps its caches to itself.
+    pub fn cache_mounts(&self, within: Duration) -> Option<Vec<CacheMount>> {
+        if self.builder.is_some() || self.client.variable("BUILDX_BUILDER").is_some() {
+            return None;
+        }
         match &self.way {
-            Way::Socket(path) => engine::cache_mounts(path),
+            Way::Socket(path) => engine::cache_mounts(path, within),
             Way::Inspect | Way::PodmanExists => None,
         }
     }

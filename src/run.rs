@@ -415,7 +415,7 @@ fn take_cache(
 ) -> Result<Turn> {
     let start = Instant::now();
     if !alone {
-        cache.ask(&**store, images);
+        cache.ask(&**store, images, deadline.left());
     }
     let mut mode = || Ok(if alone { LockMode::Exclusive } else { cache.mode(&**store) });
     let turn = lock::take_in_turn(store, cache.subject(), deadline, &mut mode)?;

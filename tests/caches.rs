@@ -7,6 +7,8 @@ mod fake;
 mod outside;
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Fixture, Invocation};
@@ -428,6 +430,52 @@ fn engine_that_has_lost_the_mount_makes_the_cache_cold() {
     // Two, of which one may have been another build's: a failure will tell.
     with(BOTH, "there:5", &["--cache=both=Cargo.lock"], 0, "cache=both cold");
     with(MOUNT, "there:6", &["--cache=both=Cargo.lock"], 0, "cache=both warm");
+}
+
+#[test]
+fn engine_that_is_slow_to_say_what_it_has_is_not_waited_for_beyond_the_limit() {
+    const MOUNT: &str = r#"{"BuildCache":[{"ID":"m1","Type":"exec.cachemount","LastUsedAt":"2999-01-01T00:00:00Z"}]}"#;
+    let f = fixture();
+    let slow = Arc::new(AtomicBool::new(false));
+    let is_slow = Arc::clone(&slow);
+    let engine = FakeEngine::start(&f.path("engine.sock"), move |_, head, stream| {
+        if head.contains("/images/") {
+            send(stream, found());
+        } else if is_slow.load(Ordering::SeqCst) {
+            fake::stay_silent(stream);
+        } else {
+            send(stream, response("200 OK", "application/json", MOUNT));
+        }
+    });
+    let call = |tag: &str, limit: &str| {
+        let options = [WARM, "-w", limit, "--force", "-t", tag, "--", "true"];
+        let call = f.buildlock(options).env("DOCKER_HOST", engine.endpoint());
+        call.env("PATH", plain_path(&f)).run()
+    };
+    call("there:1", "1h").assert_code(0).assert_stderr("cache=cargo cold");
+    slow.store(true, Ordering::SeqCst);
+    for limit in ["0s", "300ms"] {
+        let built = call("there:2", limit);
+        built.assert_code(0).assert_stderr("cache=cargo warm");
+        assert!(built.elapsed < Duration::from_secs(5), "{:?}", built.elapsed);
+    }
+}
+
+#[test]
+fn engine_is_not_asked_for_the_caches_of_another_builder() {
+    const NONE: &str = r#"{"BuildCache":[]}"#;
+    let f = fixture();
+    let engine = engine(&f, "engine.sock", NONE);
+    for said in ["cache=cargo cold", "cache=cargo warm"] {
+        let call = f.buildlock([WARM, "--force", "-t", "there:1", "--", "true"]);
+        let call = call.env("DOCKER_HOST", engine.endpoint()).env("BUILDX_BUILDER", "other");
+        call.env("PATH", plain_path(&f)).run().assert_code(0).assert_stderr(said);
+    }
+    let asked = engine.requests();
+    assert!(
+        !asked.is_empty() && asked.iter().all(|line| !line.contains("/system/df")),
+        "{asked:?}"
+    );
 }
 
 /// A PATH in which docker is a program and no script.

@@ -205,9 +205,11 @@ pub struct Response {
 }
 
 /// What the engine that listens on `socket` says of its cache mounts; none if it does not, or not
-/// in time: it may have to add up the sizes of everything first.
-pub(super) fn cache_mounts(socket: &Path) -> Option<Vec<CacheMount>> {
-    const WITHIN: Duration = Duration::from_secs(10);
+/// in time.
+pub(super) fn cache_mounts(socket: &Path, within: Duration) -> Option<Vec<CacheMount>> {
+    if within.is_zero() {
+        return None;
+    }
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Usage {
@@ -223,7 +225,7 @@ pub(super) fn cache_mounts(socket: &Path) -> Option<Vec<CacheMount>> {
         last_used: Option<String>,
     }
     // Engines before API 1.42 know no type, and answer with everything.
-    let response = get(socket, "/system/df?type=build-cache", WITHIN).ok()?;
+    let response = get(socket, "/system/df?type=build-cache", within).ok()?;
     let usage = serde_json::from_slice::<Usage>(&response.body).ok()?;
     let mounts = usage.build_cache.into_iter().filter(|record| record.kind == "exec.cachemount");
     let mounts = mounts.map(|Record { id, last_used, .. }| CacheMount {
