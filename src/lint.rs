@@ -8,8 +8,8 @@ mod tools;
 
 use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -186,9 +186,10 @@ fn look(path: &Path, options: &Options, findings: &mut Vec<Finding>) -> Result<O
     let places: Vec<usize> =
         found.iter().filter(|found| mends(found)).filter_map(|found| found.fix).collect();
     let fixed = mended(&text, &places);
-    if !is_stdin && !places.is_empty() {
-        write(path, &fixed).with_context(|| format!("cannot write {shown}"))?;
-    }
+    let written = match is_stdin || places.is_empty() {
+        true => Ok(()),
+        false => write(path, &text, &fixed).with_context(|| format!("cannot write {shown}")),
+    };
     findings.extend(found.into_iter().map(|found| {
         let (line, column) = position(&text, found.at);
         Finding {
@@ -197,12 +198,12 @@ fn look(path: &Path, options: &Options, findings: &mut Vec<Finding>) -> Result<O
             column,
             level: found.rule.level(options.strict),
             rule: found.rule,
-            fixed: mends(&found),
+            fixed: written.is_ok() && mends(&found),
             message: found.message,
             advice: found.advice.to_owned(),
         }
     }));
-    Ok((is_stdin && options.fix).then_some(fixed))
+    written.map(|()| (is_stdin && options.fix).then_some(fixed))
 }
 
 fn read(path: &Path, is_stdin: bool) -> io::Result<Vec<u8>> {
@@ -240,7 +241,7 @@ fn position(text: &[u8], at: usize) -> (usize, usize) {
 
 /// Writes a new file in the old one's place, as whole as it was; where that cannot be (its folder
 /// is not ours to write to, its owner would change, it has other names), into the old one.
-fn write(path: &Path, text: &[u8]) -> Result<()> {
+fn write(path: &Path, before: &[u8], text: &[u8]) -> Result<()> {
     // A link stays a link.
     let path = fs::canonicalize(path)?;
     let old = fs::metadata(&path)?;
@@ -248,21 +249,47 @@ fn write(path: &Path, text: &[u8]) -> Result<()> {
         bail!("it is not a file");
     }
     // What may not be written is not replaced either.
-    let mut file = File::options().write(true).open(&path)?;
+    let file = File::options().read(true).write(true).open(&path)?;
+    let mut now = Vec::new();
+    (&file).take(LONGEST + 1).read_to_end(&mut now)?;
+    if now != before {
+        bail!("somebody has changed it meanwhile; start again");
+    }
+    if old.nlink() > 1 || has_attributes(&file) {
+        return Ok(overwrite(&file, before, text)?);
+    }
     match replace(&path, &old, text) {
-        Ok(true) => Ok(()),
-        Ok(false) | Err(_) => {
-            file.write_all(text)?;
-            Ok(file.set_len(text.len() as u64)?)
+        Ok(()) => Ok(()),
+        // There is no room for the old one to grow either.
+        Err(error) if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            Err(error.into())
         }
+        Err(_) => Ok(overwrite(&file, before, text)?),
     }
 }
 
-/// False if a new file would not be the same.
-fn replace(path: &Path, old: &fs::Metadata, text: &[u8]) -> io::Result<bool> {
-    if old.nlink() > 1 {
-        return Ok(false);
+/// Has it what a new file would not have, such as an access list?
+fn has_attributes(file: &File) -> bool {
+    let mut names = [0; 4096];
+    match rustix::fs::flistxattr(file, &mut names) {
+        // A new file gets that one from its folder.
+        Ok(length) => names[..length]
+            .split(|&b| b == 0)
+            .any(|name| !name.is_empty() && name != b"security.selinux"),
+        Err(error) => error != rustix::io::Errno::NOTSUP,
     }
+}
+
+/// Writes into the file itself. If not all of it can be written, what was there comes back.
+fn overwrite(file: &File, before: &[u8], text: &[u8]) -> io::Result<()> {
+    let put = |text: &[u8]| {
+        file.write_all_at(text, 0)?;
+        file.set_len(text.len() as u64)
+    };
+    put(text).inspect_err(|_| _ = put(before))
+}
+
+fn replace(path: &Path, old: &fs::Metadata, text: &[u8]) -> io::Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{:016x}.tmp", fastrand::u64(..)));
     let fresh = path.with_file_name(name);
@@ -280,7 +307,7 @@ fn replace(path: &Path, old: &fs::Metadata, text: &[u8]) -> io::Result<bool> {
     if placed.is_err() {
         _ = fs::remove_file(&fresh);
     }
-    placed.map(|()| true)
+    placed
 }
 
 #[cfg(test)]
@@ -451,6 +478,40 @@ mod tests {
             after("--mount=type=cache,target=/root/.m2\\\n"),
             "RUN --mount=type=cache,target=/root/.m2,sharing=locked\\"
         );
+    }
+
+    #[test]
+    fn nothing_is_put_into_a_character_that_buildkit_cuts() {
+        let text = "FROM a\nRUN --mount=type=cache,target=/root/.m2,id=a\u{a0}mvn\n";
+        let found = dockerfile::check(text.as_bytes()).unwrap();
+        assert_eq!((found.len(), found[0].fix), (1, None));
+        assert!(found[0].advice.contains("half of a character"), "{}", found[0].advice);
+        assert_mended(text.as_bytes());
+    }
+
+    #[test]
+    fn variables_grow_neither_over_the_memory_nor_over_the_stack() {
+        let doubled = "ENV A=$A$A\n".repeat(60);
+        let nested = format!("{}{}", "${B:-".repeat(100_000), "}".repeat(100_000));
+        for text in [
+            format!("FROM a\nENV A=xy\n{doubled}RUN --mount=type=cache,target=$A/.m2 mvn\n"),
+            format!("FROM a\nARG B\nRUN --mount=type=cache,target={nested}/.m2 mvn\n"),
+        ] {
+            let found = dockerfile::check(text.as_bytes()).unwrap();
+            assert_eq!(found.iter().map(|it| it.rule).collect::<Vec<_>>(), [Rule::Variable]);
+        }
+    }
+
+    #[test]
+    fn what_somebody_else_has_written_meanwhile_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Dockerfile");
+        fs::write(&path, "new").unwrap();
+        let error = write(&path, b"old", b"fixed").unwrap_err();
+        assert!(error.to_string().contains("changed"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        write(&path, b"new", b"fixed").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"fixed");
     }
 
     #[test]

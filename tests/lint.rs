@@ -1,11 +1,17 @@
 //! `buildlock lint`: the corpus in `tests/lint/`, what `--fix` writes, exit statuses.
 
 mod common;
+#[path = "common/mounts.rs"]
+mod mounts;
+#[path = "common/outside.rs"]
+mod outside;
 
 use std::fs;
 use std::path::Path;
 
-use common::Fixture;
+use common::{Finished, Fixture};
+use mounts::Namespace;
+use outside::{OTHER_USER, as_other_user, has, open_to_everybody};
 use serde_json::Value;
 
 #[test]
@@ -105,6 +111,11 @@ fn github_gets_workflow_commands() {
     let text = String::from_utf8(run.assert_code(1).stdout.clone()).unwrap();
     let start = "::error file=a%2Cb%3Ac%25.Dockerfile,line=2,col=5,title=cache-mount-race::";
     assert!(text.starts_with(start) && text.lines().count() == 1, "{text}");
+    // What is in the file must not play with the terminal of who reads the log.
+    write(&f, "Dockerfile", &UNKNOWN.replace("/strange", "/100%\u{1b}[2J"));
+    let run = f.buildlock(["lint", "--format", "github"]).run();
+    let text = self::text(&run);
+    assert!(text.contains("cache mount /100%25\\u{1b}[2J is"), "{text}");
 }
 
 #[test]
@@ -127,6 +138,11 @@ fn sarif_names_the_rule_the_file_and_the_place() {
     let place = &results[0]["locations"][0]["physicalLocation"];
     assert_eq!(place["artifactLocation"]["uri"], "Dockerfile");
     assert_eq!(place["region"]["startLine"], 2);
+}
+
+/// What it says on stdout.
+fn text(run: &Finished) -> String {
+    String::from_utf8(run.stdout.clone()).unwrap()
 }
 
 /// What lint says of a compose file, which two services of build one image.
@@ -174,8 +190,8 @@ fn client_that_knows_compose_says_what_becomes_of_the_file() {
 }
 
 #[test]
-fn fix_keeps_links_and_does_without_a_folder_that_it_may_write() {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+fn fix_keeps_links() {
+    use std::os::unix::fs::{MetadataExt, symlink};
     let f = Fixture::new();
     let work = f.work_dir();
     let fixed = RACE.replace(".m2 ", ".m2,sharing=locked ");
@@ -190,18 +206,91 @@ fn fix_keeps_links_and_does_without_a_folder_that_it_may_write() {
     f.buildlock(["lint", "--fix", "one.Dockerfile"]).run().assert_code(0);
     assert_eq!(fs::read_to_string(work.join("other")).unwrap(), fixed);
     assert_eq!(fs::metadata(work.join("other")).unwrap().nlink(), 2);
+}
 
-    if common::is_root() {
-        return; // Whom no folder refuses anything.
+#[test]
+fn fix_does_without_a_folder_that_it_may_write_but_not_without_a_file() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    let f = Fixture::new();
+    let folder = f.work_dir().join("closed");
+    let path = folder.join("Dockerfile");
+    fs::create_dir(&folder).unwrap();
+    fs::write(&path, RACE).unwrap();
+    let mode =
+        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    // root is refused nothing by a mode.
+    let root = rustix::process::geteuid().is_root();
+    if root && !has("setpriv") {
+        return;
     }
-    fs::create_dir(work.join("closed")).unwrap();
-    write(&f, "closed/Dockerfile", RACE);
-    let mode = |mode| fs::set_permissions(work.join("closed"), fs::Permissions::from_mode(mode));
-    mode(0o555).unwrap();
-    let run = f.buildlock(["lint", "--fix", "closed/Dockerfile"]).run();
-    mode(0o755).unwrap();
-    run.assert_code(0);
-    assert_eq!(fs::read_to_string(work.join("closed/Dockerfile")).unwrap(), fixed);
+    let program = root.then(|| open_to_everybody(&f));
+    let fix = || match &program {
+        Some(program) => as_other_user(&f, program).args(["lint", "--fix"]).arg(&path).run(),
+        None => f.buildlock(["lint", "--fix"]).arg(&path).run(),
+    };
+    if root {
+        chown(&path, Some(OTHER_USER), Some(OTHER_USER)).unwrap();
+    }
+    mode(&folder, 0o555);
+
+    mode(&path, 0o444);
+    let run = fix();
+    run.assert_code(125).assert_stderr("cannot write");
+    assert!(text(&run).contains("error: "), "{}", text(&run));
+    assert_eq!(fs::read_to_string(&path).unwrap(), RACE);
+
+    mode(&path, 0o644);
+    let before = fs::metadata(&path).unwrap().ino();
+    fix().assert_code(0);
+    assert_eq!(fs::metadata(&path).unwrap().ino(), before);
+    assert_eq!(fs::read_to_string(&path).unwrap(), RACE.replace(".m2 ", ".m2,sharing=locked "));
+    mode(&folder, 0o755);
+}
+
+#[test]
+fn attributes_of_what_is_fixed_stay() {
+    use rustix::fs::{XattrFlags, getxattr, setxattr};
+    let f = Fixture::new();
+    write(&f, "Dockerfile", RACE);
+    let path = f.work_dir().join("Dockerfile");
+    if setxattr(&path, "user.whose", b"mine", XattrFlags::empty()).is_err() {
+        common::skip("needs a file system with attributes");
+        return;
+    }
+    f.buildlock(["lint", "--fix"]).run().assert_code(0);
+    assert!(fs::read_to_string(&path).unwrap().contains("sharing=locked"));
+    let mut value = [0; 8];
+    let length = getxattr(&path, "user.whose", &mut value);
+    assert_eq!(length.map(|length| &value[..length]), Ok(&b"mine"[..]));
+}
+
+#[test]
+fn disk_without_room_for_the_fix_leaves_the_file_as_it_was() {
+    let f = Fixture::new();
+    let folder = f.work_dir().join("full");
+    fs::create_dir(&folder).unwrap();
+    // Two pages.
+    let script = "mount -t tmpfs -o size=8k none \"$STANDIN/work/full\"";
+    let Some(there) = Namespace::new(&f, script) else { return };
+    let inside = there.path(&folder);
+    // A bit less than a page, so that it needs another one.
+    let whole = format!("{RACE}{}\n", "#".repeat(4090 - RACE.len()));
+    fs::write(inside.join("Dockerfile"), &whole).unwrap();
+    fs::write(inside.join("other"), [0; 4096]).unwrap();
+    let assert_unchanged = || {
+        let run = there.buildlock(["lint", "--fix", "full/Dockerfile"]).run();
+        run.assert_code(125).assert_stderr("cannot write");
+        assert!(text(&run).contains("error: "), "{}", text(&run));
+        assert_eq!(fs::read_to_string(inside.join("Dockerfile")).unwrap(), whole);
+    };
+    let written = || fs::metadata(inside.join("Dockerfile")).unwrap().modified().unwrap();
+    let before = written();
+    assert_unchanged();
+    assert_eq!(written(), before);
+    assert_eq!(fs::read_dir(&inside).unwrap().count(), 2);
+    // This one cannot be replaced.
+    fs::hard_link(inside.join("Dockerfile"), inside.join("same")).unwrap();
+    assert_unchanged();
 }
 
 #[test]

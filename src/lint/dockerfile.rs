@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use parse_dockerfile::{Command, Flag, Instruction, RunInstruction};
+use parse_dockerfile::{Command, Instruction, RunInstruction};
 
 use super::heredoc::{self, Masked};
 use super::tools::{self, VARIABLES, Verdict};
@@ -82,7 +82,7 @@ fn check_text(text: &str) -> Result<Vec<Found>, Unreadable> {
         let instruction = instruction.map_err(failed)?;
         if let Some(run) = run_of(&instruction) {
             let source = Source { text, escape, bodies: &bodies };
-            found.extend(run.options.iter().filter_map(|flag| source.check(run, flag, &scopes)));
+            found.extend(source.check_all(run, &scopes));
         }
         scopes.pass(&instruction, escape);
     }
@@ -120,18 +120,44 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn check(&self, run: &RunInstruction<'_>, flag: &Flag<'_>, scopes: &Scopes) -> Option<Found> {
-        let value = flag.value.as_ref().filter(|_| flag.name.value == "mount")?;
-        let at = flag.span().start;
-        let word = self.flag_word(value.span.start);
+    fn check_all(&self, run: &RunInstruction<'_>, scopes: &Scopes) -> Vec<Found> {
+        let mut found = Vec::new();
+        for flag in &run.options {
+            let Some(value) = &flag.value else {
+                match flag.name.value.is_empty() {
+                    // Behind a lone `--` is the command.
+                    true => break,
+                    false => continue,
+                }
+            };
+            let word = self.flag_word(value.span.start);
+            if flag.name.value == "mount" {
+                found.extend(self.check(run, flag.span().start, &word, scopes));
+            }
+            if word.end.is_none() {
+                // The parser has not seen the blank, so what comes next may be the command.
+                break;
+            }
+        }
+        found
+    }
+
+    fn check(
+        &self,
+        run: &RunInstruction<'_>,
+        at: usize,
+        word: &Word,
+        scopes: &Scopes,
+    ) -> Option<Found> {
         let mount = Mount::read(&word.chars, scopes);
         if mount.kind.as_deref() != Some("cache") || mount.read_only {
             return None;
         }
-        let fix = (!mount.says_sharing).then_some(word.end);
+        let fix = word.end.filter(|_| !mount.says_sharing);
         let target = mount.target.shown?;
         let note = |rule, why: String, advice, fix| {
             let message = format!("cache mount {target} {why}");
+            let advice = if word.end.is_some() { advice } else { CUT_ADVICE };
             Some(Found { at, rule, message, advice, fix })
         };
         match mount.sharing.as_deref() {
@@ -164,40 +190,39 @@ impl Source<'_> {
     }
 
     /// A flag's value, as BuildKit's extractBuilderFlags takes it out of the line: quotes go away,
-    /// a backslash makes the next character an ordinary one.
+    /// a backslash makes the next byte an ordinary one. It looks at bytes, not characters.
     fn flag_word(&self, start: usize) -> Word {
-        let (mut chars, mut quote, mut at, mut end) = (Vec::new(), None, start, start);
+        let text = self.text.as_bytes();
+        let (mut bytes, mut quote, mut at, mut end) = (Vec::new(), None, start, start);
         let mut closed = None;
-        while let Some(c) = self.text[at..].chars().next() {
+        while let Some(&byte) = text.get(at) {
             if let Some(next) = self.continued(at) {
                 at = next;
                 continue;
             }
-            let place = at..at + c.len_utf8();
-            let escaped = self.text[place.end..].chars().next().filter(|c| *c != '\n');
-            match (quote, c, escaped) {
-                (_, '\n', _) => break,
-                (None, ..) if c.is_whitespace() => break,
-                (Some(open), ..) if c == open => {
+            let escaped = text.get(at + 1).filter(|byte| **byte != b'\n');
+            match (quote, byte, escaped) {
+                (_, b'\n', _) => break,
+                (None, ..) if is_space(byte) => break,
+                (Some(open), ..) if byte == open => {
                     quote = None;
                     closed = closed.or(Some(at));
                 }
-                (None, '"' | '\'', _) => quote = Some(c),
-                (_, '\\', Some(escaped)) => {
-                    end = place.end + escaped.len_utf8();
-                    chars.push(escaped);
-                    at = end;
-                    continue;
+                (None, b'"' | b'\'', _) => quote = Some(byte),
+                (_, b'\\', Some(escaped)) => {
+                    bytes.push(*escaped);
+                    at += 1;
                 }
-                _ => chars.push(c),
+                _ => bytes.push(byte),
             }
-            end = place.end;
-            at = end;
+            at += 1;
+            end = at;
         }
         // Before the quote if all of it is in one pair of them.
         let is_quoted = self.text[start..].starts_with(['"', '\'']);
         let end = closed.filter(|closed| is_quoted && closed + 1 == end).unwrap_or(end);
-        Word { chars, end }
+        let chars = String::from_utf8_lossy(&bytes).chars().collect();
+        Word { chars, end: self.text.is_char_boundary(end).then_some(end) }
     }
 
     /// Where the text goes on behind a line that is continued here.
@@ -245,10 +270,18 @@ impl Source<'_> {
 const UNKNOWN_ADVICE: &str =
     "add sharing=locked unless the tool may be run twice on one folder at the same time";
 
+const CUT_ADVICE: &str = "BuildKit takes half of a character in it for a blank: replace that, or \
+                          put quotes around all of it";
+
+/// Go's unicode.IsSpace, of a byte that is taken for a character.
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b'\t'..=b'\r' | b' ' | 0x85 | 0xA0)
+}
+
 struct Word {
     chars: Vec<char>,
-    /// Where more can be written.
-    end: usize,
+    /// Where more can be written. None: it ends within a character.
+    end: Option<usize>,
 }
 
 /// A `--mount`, as far as it matters here.
@@ -294,17 +327,19 @@ impl Mount {
                     mount.says_sharing = true;
                     mount.sharing = scopes.expand(value).map(|sharing| sharing.to_lowercase());
                 }
-                "ro" | "readonly" => {
-                    let value: String = value.iter().collect();
-                    mount.read_only =
-                        ["", "1", "t", "T", "true", "TRUE", "True"].contains(&&*value);
-                }
-                "rw" | "readwrite" => mount.read_only = false,
+                "ro" | "readonly" => mount.read_only = is_true(value),
+                "rw" | "readwrite" => mount.read_only = !is_true(value),
                 _ => {}
             }
         }
         mount
     }
+}
+
+/// Go's ParseBool; a word without a value is true.
+fn is_true(value: &[char]) -> bool {
+    let value: String = value.iter().collect();
+    ["", "1", "t", "T", "true", "TRUE", "True"].contains(&&*value)
 }
 
 /// The fields of one line of CSV.
@@ -346,6 +381,10 @@ struct Stage {
     arg: HashMap<String, Option<String>>,
     workdir: Option<String>,
 }
+
+/// No path is as long, in bytes (PATH_MAX). Without a bound, variables that hold each other twice
+/// grow until there is no memory left, and defaults of defaults until there is no stack.
+const LONGEST_VALUE: usize = 4096;
 
 /// What a variable has.
 enum Value {
@@ -438,8 +477,11 @@ impl Scopes {
     }
 
     /// Puts in what variables have; `$` of characters that are marked with false is just that.
-    /// None: only a build knows.
+    /// None: only a build knows, or it is longer than any path.
     fn expand_marked(&self, text: &[(char, bool)]) -> Option<String> {
+        if text.len() > LONGEST_VALUE {
+            return None;
+        }
         let mut expanded = String::new();
         let mut rest = text;
         while let Some(((c, expands), behind)) = rest.split_first() {
@@ -485,7 +527,7 @@ impl Scopes {
                 _ => return None,
             }
         }
-        Some(expanded)
+        (expanded.len() <= LONGEST_VALUE).then_some(expanded)
     }
 
     fn in_workdir(&self, path: String) -> String {

@@ -57,7 +57,7 @@ fn github(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
         finding.line,
         finding.column,
         property(finding.rule.name()),
-        data(&format!("{}; {}", finding.message, finding.advice)),
+        data(&escaped(&format!("{}; {}", finding.message, finding.advice))),
     )
 }
 

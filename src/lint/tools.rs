@@ -165,14 +165,14 @@ const TOOLS: &[Tool] = &[
         paths: &[".composer/**", ".cache/composer/**"],
         programs: &[],
         races: true,
-        why: "composer does not lock its cache",
+        why: "composer does not lock its cache, and copies archives into place",
     },
     Tool {
         name: "composer",
         paths: &["/tmp/cache/**", "composer/**"],
         programs: &["composer"],
         races: true,
-        why: "composer does not lock its cache",
+        why: "composer does not lock its cache, and copies archives into place",
     },
     Tool {
         name: "bundler",

@@ -1,0 +1,3 @@
+FROM scratch
+RUN -- --mount=type=cache,target=/root/.m2 mvn
+RUN --mount=type=cache,target=/root/.m2 -- --mount=type=cache,target=/root/.gradle mvn
