@@ -54,11 +54,14 @@ uninstall:                     ## remove what install has put there
 	rm -f "$(bash_completion)/buildlock" "$(fish_completion)/buildlock.fish"
 	rm -f "$(zsh_completion)/_buildlock"
 
+# Most of them wait, for a process or for time to pass: more at once than there are processors.
+test: export RUST_TEST_THREADS ?= 6
 test:                          ## run every test; BUILDLOCK_REQUIRE_ENGINE=1: no engine is a failure
 	+$(CARGO) test --locked
 
-test-scale:                    ## a thousand waiters, calls and tags, one test after the other
+test-scale:                    ## a thousand waiters, calls and tags, one test after the other; long waits
 	+BUILDLOCK_TEST_SCALE=1000 $(CARGO) test --locked --test limits thousand -- --test-threads=1
+	+$(CARGO) test --locked --test silence -- --ignored
 
 chaos: SECONDS ?= 600
 chaos:                         ## kill, stop, remove, fill and break for SECONDS (600), by SEED
@@ -68,6 +71,7 @@ chaos:                         ## kill, stop, remove, fill and break for SECONDS
 lint:                          ## formatting, clippy, licences of the dependencies, shell scripts
 	$(CARGO) fmt --check
 	+$(CARGO) clippy --all-targets --locked -- -D warnings
+	+$(CARGO) clippy --locked --no-default-features -- -D warnings
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 	  $(CARGO) deny --locked check licenses bans sources; \
 	else \

@@ -34,7 +34,9 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             [CompletionResult]::new('--lock', '--lock', [CompletionResultType]::ParameterName, 'One more exclusive lock, for a shared resource that is not an image (repeatable)')
             [CompletionResult]::new('--cache', '--cache', [CompletionResultType]::ParameterName, 'Build cache that COMMAND writes (repeatable)')
             [CompletionResult]::new('--engine', '--engine', [CompletionResultType]::ParameterName, 'Where images are looked up')
+            [CompletionResult]::new('--check', '--check', [CompletionResultType]::ParameterName, 'Where the image has to be: local, registry, or a command that tells')
             [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('-f', '-f', [CompletionResultType]::ParameterName, 'Build even when the image exists; still one at a time')
@@ -60,6 +62,7 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
         }
         'buildlock;status' {
             [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print a JSON array')
@@ -74,6 +77,7 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
         'buildlock;path' {
             [CompletionResult]::new('--lock', '--lock', [CompletionResultType]::ParameterName, 'A named lock instead of a tag')
             [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Only warnings and errors')
@@ -86,6 +90,7 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
         }
         'buildlock;prune' {
             [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Only warnings and errors')
@@ -98,6 +103,7 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
         }
         'buildlock;cache' {
             [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Only warnings and errors')
@@ -113,6 +119,7 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
         }
         'buildlock;cache;ls' {
             [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print a JSON array')
@@ -126,6 +133,7 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
         }
         'buildlock;cache;forget' {
             [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Only warnings and errors')
@@ -154,6 +162,7 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
         'buildlock;lint' {
             [CompletionResult]::new('--format', '--format', [CompletionResultType]::ParameterName, 'How to print what was found')
             [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('--fix', '--fix', [CompletionResultType]::ParameterName, 'Add sharing=locked to the cache mounts that race, and change nothing else')
@@ -168,6 +177,7 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
         }
         'buildlock;completions' {
             [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Only warnings and errors')
@@ -180,6 +190,7 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
         }
         'buildlock;man' {
             [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Only warnings and errors')

@@ -95,7 +95,7 @@ _buildlock() {
 
     case "${cmd}" in
         buildlock)
-            opts="-t -w -k -E -f -q -v -h -V --tag --timeout --build-timeout --kill-after --conflict-exit-code --force --on-failure --lock --cache --no-retry --engine --lock-dir --quiet --verbose --log-format --color --help --version status path prune cache lint completions man help"
+            opts="-t -w -k -E -f -q -v -h -V --tag --timeout --build-timeout --kill-after --conflict-exit-code --force --on-failure --lock --cache --no-retry --engine --check --lock-dir --store --quiet --verbose --log-format --color --help --version status path prune cache lint completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -153,11 +153,19 @@ _buildlock() {
                     COMPREPLY=($(compgen -W "docker podman nerdctl" -- "${cur}"))
                     return 0
                     ;;
+                --check)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --lock-dir)
                     COMPREPLY=()
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
+                    return 0
+                    ;;
+                --store)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --log-format)
@@ -176,7 +184,7 @@ _buildlock() {
             return 0
             ;;
         buildlock__subcmd__cache)
-            opts="-q -v -h --lock-dir --quiet --verbose --log-format --color --help ls forget help"
+            opts="-q -v -h --lock-dir --store --quiet --verbose --log-format --color --help ls forget help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -187,6 +195,10 @@ _buildlock() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
+                    return 0
+                    ;;
+                --store)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --log-format)
@@ -205,7 +217,7 @@ _buildlock() {
             return 0
             ;;
         buildlock__subcmd__cache__subcmd__forget)
-            opts="-q -v -h --lock-dir --quiet --verbose --log-format --color --help"
+            opts="-q -v -h --lock-dir --store --quiet --verbose --log-format --color --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -216,6 +228,10 @@ _buildlock() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
+                    return 0
+                    ;;
+                --store)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --log-format)
@@ -290,7 +306,7 @@ _buildlock() {
             return 0
             ;;
         buildlock__subcmd__cache__subcmd__ls)
-            opts="-q -v -h --json --lock-dir --quiet --verbose --log-format --color --help"
+            opts="-q -v -h --json --lock-dir --store --quiet --verbose --log-format --color --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -301,6 +317,10 @@ _buildlock() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
+                    return 0
+                    ;;
+                --store)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --log-format)
@@ -319,7 +339,7 @@ _buildlock() {
             return 0
             ;;
         buildlock__subcmd__completions)
-            opts="-q -v -h --lock-dir --quiet --verbose --log-format --color --help bash elvish fish powershell zsh"
+            opts="-q -v -h --lock-dir --store --quiet --verbose --log-format --color --help bash elvish fish powershell zsh"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -330,6 +350,10 @@ _buildlock() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
+                    return 0
+                    ;;
+                --store)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --log-format)
@@ -502,7 +526,7 @@ _buildlock() {
             return 0
             ;;
         buildlock__subcmd__lint)
-            opts="-q -v -h --fix --strict --format --lock-dir --quiet --verbose --log-format --color --help"
+            opts="-q -v -h --fix --strict --format --lock-dir --store --quiet --verbose --log-format --color --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -517,6 +541,10 @@ _buildlock() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
+                    return 0
+                    ;;
+                --store)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --log-format)
@@ -535,7 +563,7 @@ _buildlock() {
             return 0
             ;;
         buildlock__subcmd__man)
-            opts="-q -v -h --lock-dir --quiet --verbose --log-format --color --help status path prune cache lint completions man"
+            opts="-q -v -h --lock-dir --store --quiet --verbose --log-format --color --help status path prune cache lint completions man"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -546,6 +574,10 @@ _buildlock() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
+                    return 0
+                    ;;
+                --store)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --log-format)
@@ -564,7 +596,7 @@ _buildlock() {
             return 0
             ;;
         buildlock__subcmd__path)
-            opts="-q -v -h --lock --lock-dir --quiet --verbose --log-format --color --help"
+            opts="-q -v -h --lock --lock-dir --store --quiet --verbose --log-format --color --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -579,6 +611,10 @@ _buildlock() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
+                    return 0
+                    ;;
+                --store)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --log-format)
@@ -597,7 +633,7 @@ _buildlock() {
             return 0
             ;;
         buildlock__subcmd__prune)
-            opts="-q -v -h --lock-dir --quiet --verbose --log-format --color --help"
+            opts="-q -v -h --lock-dir --store --quiet --verbose --log-format --color --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -608,6 +644,10 @@ _buildlock() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
+                    return 0
+                    ;;
+                --store)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --log-format)
@@ -626,7 +666,7 @@ _buildlock() {
             return 0
             ;;
         buildlock__subcmd__status)
-            opts="-q -v -h --json --lock-dir --quiet --verbose --log-format --color --help"
+            opts="-q -v -h --json --lock-dir --store --quiet --verbose --log-format --color --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -637,6 +677,10 @@ _buildlock() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o plusdirs
                     fi
+                    return 0
+                    ;;
+                --store)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --log-format)

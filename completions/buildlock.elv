@@ -31,7 +31,9 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand --lock 'One more exclusive lock, for a shared resource that is not an image (repeatable)'
             cand --cache 'Build cache that COMMAND writes (repeatable)'
             cand --engine 'Where images are looked up'
+            cand --check 'Where the image has to be: local, registry, or a command that tells'
             cand --lock-dir 'Where lock files live'
+            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand -f 'Build even when the image exists; still one at a time'
@@ -56,6 +58,7 @@ set edit:completion:arg-completer[buildlock] = {|@words|
         }
         &'buildlock;status'= {
             cand --lock-dir 'Where lock files live'
+            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand --json 'Print a JSON array'
@@ -69,6 +72,7 @@ set edit:completion:arg-completer[buildlock] = {|@words|
         &'buildlock;path'= {
             cand --lock 'A named lock instead of a tag'
             cand --lock-dir 'Where lock files live'
+            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand -q 'Only warnings and errors'
@@ -80,6 +84,7 @@ set edit:completion:arg-completer[buildlock] = {|@words|
         }
         &'buildlock;prune'= {
             cand --lock-dir 'Where lock files live'
+            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand -q 'Only warnings and errors'
@@ -91,6 +96,7 @@ set edit:completion:arg-completer[buildlock] = {|@words|
         }
         &'buildlock;cache'= {
             cand --lock-dir 'Where lock files live'
+            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand -q 'Only warnings and errors'
@@ -105,6 +111,7 @@ set edit:completion:arg-completer[buildlock] = {|@words|
         }
         &'buildlock;cache;ls'= {
             cand --lock-dir 'Where lock files live'
+            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand --json 'Print a JSON array'
@@ -117,6 +124,7 @@ set edit:completion:arg-completer[buildlock] = {|@words|
         }
         &'buildlock;cache;forget'= {
             cand --lock-dir 'Where lock files live'
+            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand -q 'Only warnings and errors'
@@ -140,6 +148,7 @@ set edit:completion:arg-completer[buildlock] = {|@words|
         &'buildlock;lint'= {
             cand --format 'How to print what was found'
             cand --lock-dir 'Where lock files live'
+            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand --fix 'Add sharing=locked to the cache mounts that race, and change nothing else'
@@ -153,6 +162,7 @@ set edit:completion:arg-completer[buildlock] = {|@words|
         }
         &'buildlock;completions'= {
             cand --lock-dir 'Where lock files live'
+            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand -q 'Only warnings and errors'
@@ -164,6 +174,7 @@ set edit:completion:arg-completer[buildlock] = {|@words|
         }
         &'buildlock;man'= {
             cand --lock-dir 'Where lock files live'
+            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand -q 'Only warnings and errors'

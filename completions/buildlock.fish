@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_buildlock_global_optspecs
-    string join \n t/tag= w/timeout= build-timeout= k/kill-after= E/conflict-exit-code= f/force on-failure= lock= cache= no-retry engine= lock-dir= q/quiet v/verbose log-format= color= h/help V/version
+    string join \n t/tag= w/timeout= build-timeout= k/kill-after= E/conflict-exit-code= f/force on-failure= lock= cache= no-retry engine= check= lock-dir= store= q/quiet v/verbose log-format= color= h/help V/version
 end
 
 function __fish_buildlock_needs_command
@@ -36,7 +36,9 @@ complete -c buildlock -n "__fish_buildlock_needs_command" -l cache -d 'Build cac
 complete -c buildlock -n "__fish_buildlock_needs_command" -l engine -d 'Where images are looked up' -r -f -a "docker\t'Docker Engine'
 podman\t'Podman'
 nerdctl\t'containerd, through nerdctl'"
+complete -c buildlock -n "__fish_buildlock_needs_command" -l check -d 'Where the image has to be: local, registry, or a command that tells' -r
 complete -c buildlock -n "__fish_buildlock_needs_command" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_needs_command" -l store -d 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://' -r
 complete -c buildlock -n "__fish_buildlock_needs_command" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
 json\t'For machines'"
 complete -c buildlock -n "__fish_buildlock_needs_command" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
@@ -57,6 +59,7 @@ complete -c buildlock -n "__fish_buildlock_needs_command" -a "completions" -d 'P
 complete -c buildlock -n "__fish_buildlock_needs_command" -a "man" -d 'Print a manual page'
 complete -c buildlock -n "__fish_buildlock_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c buildlock -n "__fish_buildlock_using_subcommand status" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_using_subcommand status" -l store -d 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://' -r
 complete -c buildlock -n "__fish_buildlock_using_subcommand status" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
 json\t'For machines'"
 complete -c buildlock -n "__fish_buildlock_using_subcommand status" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
@@ -68,6 +71,7 @@ complete -c buildlock -n "__fish_buildlock_using_subcommand status" -s v -l verb
 complete -c buildlock -n "__fish_buildlock_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c buildlock -n "__fish_buildlock_using_subcommand path" -l lock -d 'A named lock instead of a tag' -r
 complete -c buildlock -n "__fish_buildlock_using_subcommand path" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_using_subcommand path" -l store -d 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://' -r
 complete -c buildlock -n "__fish_buildlock_using_subcommand path" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
 json\t'For machines'"
 complete -c buildlock -n "__fish_buildlock_using_subcommand path" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
@@ -77,6 +81,7 @@ complete -c buildlock -n "__fish_buildlock_using_subcommand path" -s q -l quiet 
 complete -c buildlock -n "__fish_buildlock_using_subcommand path" -s v -l verbose -d 'Say more'
 complete -c buildlock -n "__fish_buildlock_using_subcommand path" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c buildlock -n "__fish_buildlock_using_subcommand prune" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_using_subcommand prune" -l store -d 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://' -r
 complete -c buildlock -n "__fish_buildlock_using_subcommand prune" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
 json\t'For machines'"
 complete -c buildlock -n "__fish_buildlock_using_subcommand prune" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
@@ -86,6 +91,7 @@ complete -c buildlock -n "__fish_buildlock_using_subcommand prune" -s q -l quiet
 complete -c buildlock -n "__fish_buildlock_using_subcommand prune" -s v -l verbose -d 'Say more'
 complete -c buildlock -n "__fish_buildlock_using_subcommand prune" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and not __fish_seen_subcommand_from ls forget help" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and not __fish_seen_subcommand_from ls forget help" -l store -d 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://' -r
 complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and not __fish_seen_subcommand_from ls forget help" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
 json\t'For machines'"
 complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and not __fish_seen_subcommand_from ls forget help" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
@@ -98,6 +104,7 @@ complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and not __fis
 complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and not __fish_seen_subcommand_from ls forget help" -f -a "forget" -d 'Forget that a cache is warm: the next build with it runs alone'
 complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and not __fish_seen_subcommand_from ls forget help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from ls" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from ls" -l store -d 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://' -r
 complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from ls" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
 json\t'For machines'"
 complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from ls" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
@@ -108,6 +115,7 @@ complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_se
 complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from ls" -s v -l verbose -d 'Say more'
 complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from ls" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from forget" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from forget" -l store -d 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://' -r
 complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from forget" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
 json\t'For machines'"
 complete -c buildlock -n "__fish_buildlock_using_subcommand cache; and __fish_seen_subcommand_from forget" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
@@ -124,6 +132,7 @@ json\t'An array of objects'
 github\t'Annotations of GitHub Actions'
 sarif\t'SARIF 2.1.0, for code scanning'"
 complete -c buildlock -n "__fish_buildlock_using_subcommand lint" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_using_subcommand lint" -l store -d 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://' -r
 complete -c buildlock -n "__fish_buildlock_using_subcommand lint" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
 json\t'For machines'"
 complete -c buildlock -n "__fish_buildlock_using_subcommand lint" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
@@ -135,6 +144,7 @@ complete -c buildlock -n "__fish_buildlock_using_subcommand lint" -s q -l quiet 
 complete -c buildlock -n "__fish_buildlock_using_subcommand lint" -s v -l verbose -d 'Say more'
 complete -c buildlock -n "__fish_buildlock_using_subcommand lint" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c buildlock -n "__fish_buildlock_using_subcommand completions" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_using_subcommand completions" -l store -d 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://' -r
 complete -c buildlock -n "__fish_buildlock_using_subcommand completions" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
 json\t'For machines'"
 complete -c buildlock -n "__fish_buildlock_using_subcommand completions" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
@@ -144,6 +154,7 @@ complete -c buildlock -n "__fish_buildlock_using_subcommand completions" -s q -l
 complete -c buildlock -n "__fish_buildlock_using_subcommand completions" -s v -l verbose -d 'Say more'
 complete -c buildlock -n "__fish_buildlock_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c buildlock -n "__fish_buildlock_using_subcommand man" -l lock-dir -d 'Where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_using_subcommand man" -l store -d 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://' -r
 complete -c buildlock -n "__fish_buildlock_using_subcommand man" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
 json\t'For machines'"
 complete -c buildlock -n "__fish_buildlock_using_subcommand man" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'

@@ -10,14 +10,14 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
-use crate::image::{CacheMount, Images};
+use crate::image::Images;
 use crate::lock::{Key, LockMode, Store, Subject};
 use crate::reference::sha256_hex;
 use crate::visible::escaped;
@@ -29,7 +29,9 @@ const MOUNTS_MAX: usize = 16;
 
 /// How long the engine may take to say which mounts there are: it may add up all sizes first.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// The same after a build, while others wait for its locks. What it does not say in time is not
+/// The least of that, also for who does not wait for locks.
+const ANSWER_AT_LEAST: Duration = Duration::from_millis(300);
+/// The same after a build, while others may wait for the cache. What it does not say in time is not
 /// remembered, and a failure will tell.
 const NOTE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -79,10 +81,14 @@ pub struct Cache {
     id: String,
     /// Empty if it is never shared.
     files: Vec<PathBuf>,
+    /// Whether COMMAND empties it first.
+    emptied: bool,
+    /// Set once it is known that an outer call shares it.
+    shared_by_ancestor: OnceLock<()>,
     /// The hash of the files, and of the engine whose cache it is. Read when it is needed first.
     wanted: OnceLock<String>,
-    /// What the engine has said of the mounts that were remembered then: are any of them left?
-    asked: OnceLock<(Vec<String>, bool)>,
+    /// What the engine has said last of the mounts that were remembered then: are they all there?
+    asked: Mutex<Option<(Vec<String>, bool)>>,
 }
 
 /// What is remembered of a cache, as one line of JSON.
@@ -112,7 +118,7 @@ impl Cache {
         let mut caches = uses.into_iter().map(Self::new).collect::<Result<Vec<_>>>()?;
         if command.build().is_some_and(|build| build.no_cache) {
             // BuildKit empties the build's cache mounts first (moby/buildkit#2447).
-            caches.iter_mut().for_each(|cache| cache.files.clear());
+            caches.iter_mut().for_each(|cache| cache.emptied = true);
         }
         caches.sort_by(|a, b| a.id.cmp(&b.id));
         if let Some(twice) = caches.windows(2).find(|two| two[0].id == two[1].id) {
@@ -130,18 +136,26 @@ impl Cache {
             }
             File::open(file).with_context(it)?;
         }
-        Ok(Cache { id, files, wanted: OnceLock::new(), asked: OnceLock::new() })
+        Ok(Cache {
+            id,
+            files,
+            emptied: false,
+            shared_by_ancestor: OnceLock::new(),
+            wanted: OnceLock::new(),
+            asked: Mutex::default(),
+        })
     }
 
-    /// Reads the files, if there are any and they were not read before.
+    /// Reads the files, if there are any and they were not read before. What is remembered of them
+    /// is for this machine, or for all hosts.
     ///
     /// # Errors
     /// A file cannot be read.
-    pub fn read(&self, images: &Images) -> Result<()> {
+    pub fn read(&self, images: &Images, on_all_hosts: bool) -> Result<()> {
         if self.files.is_empty() || self.wanted.get().is_some() {
             return Ok(());
         }
-        let mut hashes = sha256_hex(images.engine());
+        let mut hashes = sha256_hex(images.engine(on_all_hosts));
         for file in &self.files {
             let content = std::fs::read(file)
                 .with_context(|| format!("--cache {}: cannot read {}", self.id, file.display()))?;
@@ -156,34 +170,59 @@ impl Cache {
         Subject::Cache(self.id.clone())
     }
 
+    /// Whether it can be remembered that it is warm, for its files.
+    pub fn has_files(&self) -> bool {
+        !self.files.is_empty()
+    }
+
     /// Whether it can be shared once it is warm.
     pub fn can_be_shared(&self) -> bool {
-        !self.files.is_empty()
+        !self.files.is_empty() && !self.emptied
+    }
+
+    /// Whether COMMAND empties it first, and so is to have it alone.
+    pub fn is_emptied(&self) -> bool {
+        self.emptied
+    }
+
+    /// An outer call shares it, so nobody has it for himself within that one: it will not be
+    /// remembered that it is warm.
+    pub fn note_sharing_ancestor(&self) {
+        _ = self.shared_by_ancestor.set(());
     }
 
     /// Asks the engine, if it is remembered that the cache is warm, whether it is still there:
     /// somebody may have pruned it. Before anybody has to wait for us, and within what is `left` of
     /// the time for waiting, for it may take its time.
     pub fn ask(&self, store: &dyn Store, images: &Images, left: Option<Duration>) {
-        let within = left.map_or(ANSWER_WITHIN, |left| left.min(ANSWER_WITHIN));
+        let within = left.map_or(ANSWER_WITHIN, |left| left.clamp(ANSWER_AT_LEAST, ANSWER_WITHIN));
         let Some(warmth) = self.remembered(store).filter(|warmth| !warmth.mounts.is_empty()) else {
             return;
         };
         // Where the engine does not say, a failure will.
         if let Some(there) = images.cache_mounts(within) {
-            // Among them may be those of builds that ran at the same time, and are nothing to us.
-            let is_left = warmth.mounts.iter().any(|mount| there.iter().any(|it| it.id == *mount));
-            self.asked.get_or_init(|| (warmth.mounts, is_left));
+            // Among them may be those of builds that ran at the same time, and are nothing to us. But
+            // a build that is alone for nothing costs less than several that fail.
+            let is_left = warmth.mounts.iter().all(|mount| there.iter().any(|it| it.id == *mount));
+            *self.asked.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some((warmth.mounts, is_left));
         }
     }
 
     /// How its lock is to be taken now: shared if it is warm.
     pub fn mode(&self, store: &dyn Store) -> LockMode {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let is_warm = self.remembered(store).is_some_and(|warmth| {
             // What has been remembered since then is newer than what the engine said.
-            self.asked.get().is_none_or(|(mounts, is_left)| *is_left || *mounts != warmth.mounts)
+            asked.as_ref().is_none_or(|(mounts, is_left)| *is_left || *mounts != warmth.mounts)
         });
-        if is_warm { LockMode::Shared } else { LockMode::Exclusive }
+        if is_warm && !self.emptied { LockMode::Shared } else { LockMode::Exclusive }
+    }
+
+    /// Whether the engine has said that it was warm, and is no more.
+    pub fn has_lost_mounts(&self) -> bool {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.as_ref().is_some_and(|(_, is_there)| !is_there)
     }
 
     fn remembered(&self, store: &dyn Store) -> Option<Warmth> {
@@ -192,18 +231,24 @@ impl Cache {
         memory.warm.into_iter().find(|warmth| warmth.files == *wanted)
     }
 
-    /// Remembers that a build that began at `start`, alone, has warmed it. A failure is no error:
-    /// the next build is alone, too.
-    pub fn remember(&self, store: &dyn Store, images: &Images, start: SystemTime, forget: bool) {
+    /// Remembers that a build that had it alone, and used these mounts if that is known, has warmed
+    /// it. A failure is no error: the next build is alone, too.
+    pub fn remember(&self, store: &dyn Store, mounts: Option<&[String]>) {
         let Some(wanted) = self.wanted.get() else { return };
-        let used = |mount: &CacheMount| mount.last_used.is_some_and(|used| used >= start);
-        let mounts = images.cache_mounts(NOTE_WITHIN).unwrap_or_default().into_iter().filter(used);
+        if self.shared_by_ancestor.get().is_some() {
+            return;
+        }
+        let mut memory = Memory::of(store, &self.key());
+        let had_mounts = |warmth: &Warmth| warmth.files == *wanted && !warmth.mounts.is_empty();
+        if mounts.is_some_and(<[_]>::is_empty) && memory.warm.iter().any(had_mounts) {
+            // All its steps were in the layer cache: those mounts are gone, and it has made no other.
+            return;
+        }
         let warmth = Warmth {
             files: wanted.clone(),
             since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-            mounts: mounts.map(|mount| mount.id).take(MOUNTS_MAX).collect(),
+            mounts: mounts.unwrap_or_default().iter().take(MOUNTS_MAX).cloned().collect(),
         };
-        let mut memory = if forget { Memory::default() } else { Memory::of(store, &self.key()) };
         memory.cache.clone_from(&self.id);
         memory.warm.retain(|warmth| warmth.files != *wanted);
         let surplus = (memory.warm.len() + 1).saturating_sub(REMEMBERED_MAX);
@@ -211,7 +256,17 @@ impl Cache {
         memory.warm.push(warmth);
         let line = serde_json::to_vec(&memory).unwrap_or_default();
         if let Err(error) = store.remember(&self.key(), Some(&line)) {
-            tracing::debug!("cache {}: cannot remember that it is warm: {error:#}", self.id);
+            tracing::warn!("cache {}: cannot remember that it is warm: {error:#}", self.id);
+        }
+    }
+
+    /// Forgets all that is remembered of it.
+    pub fn forget(&self, store: &dyn Store) {
+        if store.remembered(&self.key()).is_none() {
+            return;
+        }
+        if let Err(error) = store.remember(&self.key(), None) {
+            tracing::warn!("cache {}: cannot forget that it was warm: {error:#}", self.id);
         }
     }
 
@@ -223,6 +278,13 @@ impl Cache {
     fn key(&self) -> Key {
         Key::new(self.subject())
     }
+}
+
+/// The engine's cache mounts that builds have used since then, if it says so soon.
+pub fn mounts_used_since(images: &Images, start: SystemTime) -> Option<Vec<String>> {
+    let mounts = images.cache_mounts(NOTE_WITHIN)?.into_iter();
+    let used = mounts.filter(|mount| mount.last_used.is_some_and(|used| used >= start));
+    Some(used.map(|mount| mount.id).collect())
 }
 
 /// Prints what is remembered of caches, as a table or as a JSON array.

@@ -26,6 +26,7 @@ use self::keeper::{Kept, Line};
 use self::signals::{Arrived, Inherited, Signals};
 use crate::command::Command;
 use crate::exit::Exit;
+use crate::expiry::{Expiry, went_off};
 
 /// How to run COMMAND.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ pub struct Job<'a> {
     pub environment: Vec<(&'static str, OsString)>,
     /// Locks that it inherits, so that they are held until it is over even if we are killed.
     pub locks: Vec<BorrowedFd<'a>>,
+    /// When locks run out that have to be renewed: by then it is over.
+    pub expiry: Option<&'a Expiry>,
     /// How long it may run.
     pub limit: Option<Duration>,
     /// From SIGTERM to SIGKILL, for what is ended.
@@ -89,6 +92,8 @@ pub struct Ended {
     pub interrupted: Option<i32>,
     /// Whether it ran longer than it may.
     pub timed_out: bool,
+    /// Whether a lock ran out while it ran.
+    pub lost: bool,
     /// Processes of it that are beyond our reach and still run.
     pub left: Vec<u32>,
 }
@@ -99,6 +104,7 @@ impl Ended {
         matches!(self.exit, Exit::Code(_))
             && self.interrupted.is_none()
             && !self.timed_out
+            && !self.lost
             && self.left.is_empty()
     }
 }
@@ -124,6 +130,13 @@ impl From<io::Error> for NotRun {
 /// # Errors
 /// It could not be started.
 pub fn run(job: &Job<'_>, signals: &Signals) -> Result<Ended, NotRun> {
+    if job.expiry.is_some_and(Expiry::is_over) {
+        // We were stopped, or waited for another one.
+        let exit = Exit::Code(crate::exit::FAILURE);
+        let elapsed = Duration::ZERO;
+        let (interrupted, timed_out, lost, left) = (None, false, true, Vec::new());
+        return Ok(Ended { exit, elapsed, interrupted, timed_out, lost, left });
+    }
     // Whoever started us may have had children before it became us by execve: not COMMAND's.
     let spared = tree::children();
     // Should the keeper be killed, what it has becomes ours.
@@ -145,11 +158,13 @@ pub fn run(job: &Job<'_>, signals: &Signals) -> Result<Ended, NotRun> {
                 elapsed: start.elapsed(),
                 interrupted,
                 timed_out: false,
+                lost: false,
                 left,
             });
         }
     };
-    let mut running = Running { job, kept, spared, interrupted: None, timed_out: false };
+    let mut running =
+        Running { job, kept, spared, interrupted: None, timed_out: false, lost: false };
     // What came in before COMMAND was there has reached nobody else.
     while let Some(arrived) = signals.next(Some(start), &[]) {
         running.pass_on(Arrived { from_terminal: false, ..arrived });
@@ -157,12 +172,33 @@ pub fn run(job: &Job<'_>, signals: &Signals) -> Result<Ended, NotRun> {
 
     let mut limit = job.limit.and_then(|limit| start.checked_add(limit));
     let mut kill = None;
+    let mut killed = false;
     let exit = loop {
         if let Some(exit) = running.kept.exit()? {
             break Some(exit);
         }
-        match signals.next(earlier(limit, kill), &running.kept.news()) {
+        let expiry =
+            job.expiry.map(|expiry| if running.lost { expiry.kill() } else { expiry.end() });
+        let expiry = expiry.filter(|_| !killed);
+        let news: Vec<_> = running.kept.news().into_iter().chain(expiry).collect();
+        match signals.next(earlier(limit, kill), &news) {
             Some(arrived) => running.pass_on(arrived),
+            None if expiry.is_some_and(went_off) => {
+                // The keeper does the second part, too, should we be stopped.
+                let signal = if running.lost { Signal::SIGKILL } else { Signal::SIGTERM };
+                killed = running.lost;
+                if !running.lost {
+                    tracing::error!("the lock runs out and cannot be renewed: ending COMMAND");
+                }
+                running.lost = true;
+                running.signal_all(signal);
+                // Should it be renewed after all, and so never be over.
+                kill = kill.or(from_now(job.kill_after)).filter(|_| !killed);
+                if killed && tree::send(running.kept.command, None) == Err(Errno::EPERM) {
+                    // It runs as somebody else, and nobody knows for how long.
+                    break None;
+                }
+            }
             None if has_passed(kill) => {
                 kill = None;
                 running.signal_all(Signal::SIGKILL);
@@ -189,17 +225,21 @@ pub fn run(job: &Job<'_>, signals: &Signals) -> Result<Ended, NotRun> {
     while let Some(arrived) = signals.next(Some(start), &[]) {
         running.note(arrived.signal);
     }
-    let ended =
-        !matches!(exit, Some(Exit::Code(_))) || running.interrupted.is_some() || running.timed_out;
+    // Who was stopped himself finds out only now.
+    running.lost |= job.expiry.is_some_and(Expiry::is_over);
+    let ended = !matches!(exit, Some(Exit::Code(_)))
+        || running.interrupted.is_some()
+        || running.timed_out
+        || running.lost;
     let left = if ended { running.end_what_is_left(signals) } else { Vec::new() };
-    let Running { kept, interrupted, timed_out, .. } = running;
+    let Running { kept, interrupted, timed_out, lost, .. } = running;
     let exit = exit.unwrap_or(Exit::Code(crate::exit::TIMEOUT));
     if left.is_empty() {
         kept.finish()
     } else {
         kept.leave()
     }
-    Ok(Ended { exit, elapsed, interrupted, timed_out, left })
+    Ok(Ended { exit, elapsed, interrupted, timed_out, lost, left })
 }
 
 struct Running<'a> {
@@ -209,6 +249,7 @@ struct Running<'a> {
     spared: Vec<u32>,
     interrupted: Option<i32>,
     timed_out: bool,
+    lost: bool,
 }
 
 impl Running<'_> {
@@ -335,7 +376,8 @@ fn spawn(job: &Job<'_>, inherited: Inherited) -> Result<Kept, NotRun> {
         job.locks.iter().map(|&lock| high_copy(lock)).collect::<io::Result<_>>()?;
     let numbers: Vec<RawFd> = locks.iter().map(AsRawFd::as_raw_fd).collect();
     let line = Line::new()?;
-    let keepers_side = line.keepers_side(&numbers);
+    let kill = job.expiry.map(|expiry| expiry.kill().as_raw_fd());
+    let keepers_side = line.keepers_side(&numbers, kill);
     let open_files = job.open_files;
     let mut expression = duct::cmd(job.command.program(), job.command.arguments()).unchecked();
     for (name, value) in &job.environment {
@@ -419,7 +461,13 @@ pub fn ended_with_us(expression: duct::Expression) -> duct::Expression {
     expression.before_spawn(|command| {
         let us = rustix::process::getpid();
         // SAFETY: the closure only makes system calls, which are async-signal-safe.
-        unsafe { command.pre_exec(move || die_with(us)) };
+        unsafe {
+            command.pre_exec(move || {
+                // We may have them blocked: the client could not be ended, nor end what it starts.
+                signals::restore_mask()?;
+                die_with(us)
+            })
+        };
         Ok(())
     })
 }

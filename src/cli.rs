@@ -13,6 +13,7 @@ use crate::cache;
 use crate::command::Engine;
 use crate::duration::{self, Limit};
 use crate::exit;
+use crate::image::Check;
 use crate::reference::Tag;
 
 /// One docker build per tag, however many processes ask for it.
@@ -131,6 +132,15 @@ pub struct BuildArgs {
     #[arg(long, value_name = "ENGINE", value_enum)]
     pub engine: Option<Engine>,
 
+    /// Where the image has to be: local, registry, or a command that tells
+    ///
+    /// local, the default: on the engine. registry: in the registry that the tag names, asked with the user's own
+    /// credentials and the engine's mirrors; COMMAND is expected to push. Anything else is a command
+    /// for sh, which gets the tag in BUILDLOCK_TAG; it ends with 0 if the image is there and with 1
+    /// if it is not, and everything else is an error. [env: BUILDLOCK_CHECK]
+    #[arg(long, value_name = "WHERE", value_parser = parse_check)]
+    pub check: Option<Check>,
+
     /// The command that builds the image, with its arguments
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -145,6 +155,14 @@ pub struct CommonArgs {
     #[arg(long, value_name = "DIR", global = true, default_value = crate::lock::DEFAULT_DIR,
           value_hint = clap::ValueHint::DirPath)]
     pub lock_dir: PathBuf,
+
+    /// Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://
+    ///
+    /// The lock folder by default, which is for one machine. An etcd cluster is for many; its users,
+    /// passwords and certificates come from BUILDLOCK_ETCD_USER, _PASSWORD, _PASSWORD_FILE, _CACERT,
+    /// _CERT and _KEY. [env: BUILDLOCK_STORE]
+    #[arg(long, value_name = "URL", global = true)]
+    pub store: Option<String>,
 
     /// Only warnings and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
@@ -299,12 +317,14 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("build_timeout", "BUILDLOCK_BUILD_TIMEOUT"),
     ("on_failure", "BUILDLOCK_ON_FAILURE"),
     ("engine", "BUILDLOCK_ENGINE"),
+    ("check", "BUILDLOCK_CHECK"),
     ("lock_dir", "BUILDLOCK_DIR"),
+    ("store", "BUILDLOCK_STORE"),
     ("log_format", "BUILDLOCK_LOG_FORMAT"),
 ];
 
 /// Those of them that every subcommand knows.
-const COMMON: &[&str] = &["lock_dir", "log_format"];
+const COMMON: &[&str] = &["lock_dir", "store", "log_format"];
 
 /// The grammar with what the environment says of the options that `counts` is true of.
 fn grammar(counts: impl Fn(&str) -> bool) -> clap::Command {
@@ -431,6 +451,15 @@ fn explain_missing_dashes(error: clap::Error, words: &[OsString]) -> clap::Error
 
 fn parse_tag(text: &str) -> Result<Tag, crate::reference::Error> {
     text.parse()
+}
+
+fn parse_check(text: &str) -> Result<Check, &'static str> {
+    match text {
+        "local" => Ok(Check::Local),
+        "registry" => Ok(Check::Registry),
+        _ if text.trim().is_empty() => Err("it is local, registry, or a command"),
+        command => Ok(Check::Command(command.to_owned())),
+    }
 }
 
 fn parse_lock_name(text: &str) -> Result<String, &'static str> {

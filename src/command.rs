@@ -292,8 +292,11 @@ pub struct Build {
     pub load: bool,
     /// `--push`
     pub push: bool,
-    /// `--no-cache`
+    /// `--no-cache`, or `--no-cache-filter` for a part of it.
     pub no_cache: bool,
+    /// The build argument BUILDKIT_CACHE_MOUNT_NS, which is put before the ids of cache mounts
+    /// (<https://docs.docker.com/reference/dockerfile/#buildkit-built-in-build-args>).
+    pub cache_namespace: Option<String>,
     /// `--builder`
     pub builder: Option<String>,
     /// Platforms that `--platform` names.
@@ -302,6 +305,8 @@ pub struct Build {
     pub side_outputs: Vec<String>,
     /// A flag that makes it build nothing (`--check`, `--call=outline`).
     pub builds_nothing: Option<String>,
+    /// Whether it reads the context or the Dockerfile from its stdin (`-`, `-f -`).
+    pub reads_stdin: bool,
 }
 
 impl Command {
@@ -324,6 +329,20 @@ impl Command {
     /// The engine's client in it, if it is or runs one.
     pub fn client(&self) -> Option<&Client> {
         self.client.as_ref()
+    }
+
+    /// Whether it may read its stdin: a known build command only does if it says so, and what is not
+    /// known may. So may sudo, also where its command does not.
+    pub fn may_read_stdin(&self) -> bool {
+        let is_alone = self.client.as_ref().is_some_and(|client| client.in_front.is_empty());
+        !is_alone || self.build.as_ref().is_none_or(|build| build.reads_stdin)
+    }
+
+    /// Whether it says that it pushes what it builds.
+    pub fn pushes(&self) -> bool {
+        let pushes =
+            |build: &Build| build.push || build.outputs.iter().any(|it| goes_to_registry(it));
+        self.build.as_ref().is_some_and(pushes)
     }
 
     /// What it says it builds, if it is a known build command.
@@ -571,13 +590,17 @@ fn skip_options<'a>(
 
 /// Reads the flags of a build command. Its only operand is the context, which may stand anywhere.
 fn read_build(words: &[&str], build: &mut Build) {
+    const STDIN: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
+    build.reads_stdin = words.iter().any(|word| STDIN.iter().any(|stdin| word.contains(stdin)));
     let mut at = 0;
     while at < words.len() {
         let word = words[at];
         if word == "--" {
+            build.reads_stdin |= words[at..].contains(&"-");
             return;
         }
         if word.len() < 2 || !word.starts_with('-') {
+            build.reads_stdin |= word == "-";
             at += 1;
             continue;
         }
@@ -596,9 +619,15 @@ fn note(build: &mut Build, opt: &Opt<'_>) {
             }
             build.outputs.push(value());
         }
+        "f" | "file" => build.reads_stdin |= opt.value == Some("-"),
         "load" => build.load = on,
         "push" => build.push = on,
         "no-cache" => build.no_cache = on,
+        "no-cache-filter" => build.no_cache = true,
+        "build-arg" => {
+            let namespace = opt.value.and_then(|arg| arg.strip_prefix("BUILDKIT_CACHE_MOUNT_NS="));
+            build.cache_namespace = namespace.map(str::to_owned).or(build.cache_namespace.take());
+        }
         "builder" => build.builder = Some(value()),
         "platform" => build.platforms.extend(value().split(',').map(|p| p.trim().to_owned())),
         "iidfile" | "metadata-file" => {
@@ -616,15 +645,27 @@ fn note(build: &mut Build, opt: &Opt<'_>) {
 /// Does `-o VALUE` write to a file or folder (`-o DIR`, `-o -`, `type=local`, `type=tar`,
 /// `type=oci`, `type=docker,dest=FILE`)? See <https://docs.docker.com/build/exporters/>.
 pub fn goes_elsewhere(output: &str) -> bool {
-    let field = |name: &str| {
-        output.split(',').find_map(|part| part.trim().strip_prefix(name)?.strip_prefix('='))
-    };
-    match field("type") {
+    match output_field(output, "type") {
         Some("local" | "tar" | "oci" | "cacheonly") => true,
-        Some("docker") => field("dest").is_some(),
+        Some("docker") => output_field(output, "dest").is_some(),
         Some(_) => false,
         // Short for type=local,dest=VALUE, or type=tar,dest=-.
         None => !output.contains('='),
+    }
+}
+
+fn output_field<'a>(output: &'a str, name: &str) -> Option<&'a str> {
+    output.split(',').find_map(|part| part.trim().strip_prefix(name)?.strip_prefix('='))
+}
+
+/// Does `-o VALUE` write to the image's registry (`type=registry`, `type=image,push=true`)?
+pub fn goes_to_registry(output: &str) -> bool {
+    match output_field(output, "type") {
+        Some("registry") => true,
+        Some("image") => {
+            matches!(output_field(output, "push"), Some("true" | "1" | "t" | "T" | "TRUE" | "True"))
+        }
+        _ => false,
     }
 }
 
@@ -946,6 +987,8 @@ mod tests {
                     "the image id that -q prints".into()
                 ],
                 builds_nothing: Some("--check".into()),
+                cache_namespace: None,
+                reads_stdin: false,
             })
         );
     }

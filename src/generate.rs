@@ -76,15 +76,23 @@ fn sections() -> Roff {
     ];
     const ENVIRONMENT: &[(&str, &str)] = &[
         (
-            "BUILDLOCK_TIMEOUT, BUILDLOCK_BUILD_TIMEOUT, BUILDLOCK_ON_FAILURE, BUILDLOCK_ENGINE, BUILDLOCK_DIR, BUILDLOCK_LOG_FORMAT",
+            "BUILDLOCK_TIMEOUT, BUILDLOCK_BUILD_TIMEOUT, BUILDLOCK_ON_FAILURE, BUILDLOCK_ENGINE, BUILDLOCK_CHECK, BUILDLOCK_DIR, BUILDLOCK_STORE, BUILDLOCK_LOG_FORMAT",
             "What the options of the same names default to. Options win. A variable that is set to nothing counts as unset.",
+        ),
+        (
+            "BUILDLOCK_ETCD_USER, BUILDLOCK_ETCD_PASSWORD, BUILDLOCK_ETCD_PASSWORD_FILE, BUILDLOCK_ETCD_CACERT, BUILDLOCK_ETCD_CERT, BUILDLOCK_ETCD_KEY",
+            "How to be let into a store for many hosts (--store etcd://, etcds://): a user, its password or a file with it; in PEM, who signed its members' certificates, and a certificate of our own with its key.",
+        ),
+        (
+            "BUILDLOCK_FENCE",
+            "Set for COMMAND by a store for many hosts: larger for each later holder of its first tag's lock.",
         ),
         (
             "BUILDLOCK_LOG",
             "A filter for the log, as tracing has them: warn, debug, buildlock=debug. -q and -v win.",
         ),
         (
-            "DOCKER_HOST, DOCKER_CONTEXT, DOCKER_CONFIG, DOCKER_DEFAULT_PLATFORM",
+            "DOCKER_HOST, DOCKER_CONTEXT, DOCKER_CONFIG, DOCKER_AUTH_CONFIG, DOCKER_DEFAULT_PLATFORM",
             "As for docker(1): the image is looked up where COMMAND will build it.",
         ),
         ("NO_COLOR", "No colours (see --color)."),

@@ -1,17 +1,18 @@
 //! Is the image there?
 //!
 //! The engine that COMMAND will build on is asked: over its API where it listens on a local
-//! socket, else through its own client. Whatever is not a certain answer is an error, never
-//! «missing».
+//! socket, else through its own client. Or the registry is, by way of that engine or client; or a
+//! command that the user gives. Whatever is not a certain answer is an error, never «missing».
 
 pub mod client;
 pub mod engine;
+pub mod registry;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use serde::Deserialize;
 
 use crate::command::{Client, Command, Engine};
@@ -29,9 +30,23 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 pub struct Images {
     client: Client,
     way: Way,
+    check: Check,
     platform: Option<Platform>,
     /// The builder that COMMAND names.
     builder: Option<String>,
+    /// What it puts before the ids of its cache mounts.
+    cache_namespace: Option<String>,
+}
+
+/// Where an image has to be, to count as present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// On the engine.
+    Local,
+    /// In the registry that its name says.
+    Registry,
+    /// Where this command for `sh -c` looks.
+    Command(String),
 }
 
 /// How the engine is asked.
@@ -45,16 +60,16 @@ enum Way {
     PodmanExists,
 }
 
-/// What an engine knows of a name.
+/// What an engine or a registry knows of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// It has no such image.
     Missing,
-    /// It has one, for this platform if it said so.
-    Present(Option<Platform>),
+    /// It has one, for these platforms; none where it did not say.
+    Present(Vec<Platform>),
 }
 
-/// Why an engine did not answer.
+/// Why nobody answered for certain.
 #[derive(Debug)]
 pub struct Unanswered {
     /// A sentence for the user.
@@ -95,16 +110,34 @@ pub struct CacheMount {
 
 impl Images {
     /// Where the images of `command`, whose program is the file `program`, are looked up: on the
-    /// engine that it names, or on `chosen`.
-    pub fn of(command: &Command, program: &Path, chosen: Option<Engine>) -> Self {
+    /// engine that it names, or on `chosen`; or where `check` says.
+    ///
+    /// # Errors
+    /// A registry is to be asked, and there is no way to.
+    pub fn of(
+        command: &Command,
+        program: &Path,
+        chosen: Option<Engine>,
+        check: Check,
+    ) -> Result<Self> {
         let named = command.client().filter(|client| chosen.is_none_or(|it| it == client.engine));
         let client =
             named.cloned().unwrap_or_else(|| Client::plain(chosen.unwrap_or(Engine::Docker)));
         let is_command = client.program == command.program();
         let way = way_to(&client, is_command.then_some(program));
         tracing::debug!("images are looked up on {client}, {way}");
+        if check == Check::Registry && client.engine == Engine::Nerdctl {
+            bail!("nerdctl cannot ask a registry for certain; give --check a command that can");
+        }
         let builder = command.build().and_then(|build| build.builder.clone());
-        Images { way, platform: platform_of(command, &client), builder, client }
+        let cache_namespace = command.build().and_then(|build| build.cache_namespace.clone());
+        let platform = platform_of(command, &client);
+        Ok(Images { way, check, platform, builder, cache_namespace, client })
+    }
+
+    /// Where an image has to be.
+    pub fn check(&self) -> &Check {
+        &self.check
     }
 
     /// The first of `tags` whose image is not there, if any.
@@ -115,8 +148,11 @@ impl Images {
         for tag in tags {
             match (self.look(tag)?, &self.platform) {
                 (Answer::Missing, _) => return Ok(Some(Missing { tag, instead: None })),
-                (Answer::Present(Some(there)), Some(wanted)) if !wanted.is_met_by(&there) => {
-                    return Ok(Some(Missing { tag, instead: Some(there.to_string()) }));
+                (Answer::Present(there), Some(wanted))
+                    if !there.is_empty() && !there.iter().any(|it| wanted.is_met_by(it)) =>
+                {
+                    let there: Vec<_> = there.iter().map(Platform::to_string).collect();
+                    return Ok(Some(Missing { tag, instead: Some(there.join(", ")) }));
                 }
                 (Answer::Present(_), _) => {}
             }
@@ -124,29 +160,60 @@ impl Images {
         Ok(None)
     }
 
-    /// What tells the engine, and the builder on it, from others: their build caches differ.
-    pub fn engine(&self) -> String {
-        let variables = ["DOCKER_HOST", "DOCKER_CONTEXT", "CONTAINER_HOST", "BUILDX_BUILDER"];
-        let variables = variables.iter().filter_map(|name| self.client.variable(name));
-        let at = match &self.way {
-            Way::Socket(path) => path.as_os_str().to_owned(),
-            Way::Inspect | Way::PodmanExists => Default::default(),
+    /// What tells the engine, and the builder on it, from others: their build caches differ. It may
+    /// tell two that are the same, which costs a build that is alone; not the other way round. With
+    /// `on_all_hosts` that is so beyond this machine; then a local engine is asked for its id.
+    pub fn engine(&self, on_all_hosts: bool) -> String {
+        let variables = match self.client.engine {
+            Engine::Docker => &["DOCKER_HOST", "DOCKER_CONTEXT"][..],
+            Engine::Podman => &["CONTAINER_HOST", "CONTAINER_CONNECTION"],
+            Engine::Nerdctl => &["CONTAINERD_ADDRESS", "CONTAINERD_NAMESPACE", "BUILDKIT_HOST"],
         };
-        let builder = self.builder.iter().map(Into::into);
-        let named = self.client.globals.iter().cloned().chain(variables).chain(builder).chain([at]);
-        let named: Vec<_> = named.map(|it| it.to_string_lossy().into_owned()).collect();
+        let variables = variables.iter().filter_map(|name| {
+            Some(format!("{name}={}", self.client.variable(name)?.to_string_lossy()))
+        });
+        let host = if on_all_hosts { host() } else { String::new() };
+        let user = rustix::process::getuid().as_raw();
+        let at = match &self.way {
+            Way::Socket(path) if on_all_hosts => engine::id(path).unwrap_or(host),
+            Way::Socket(path) => path.display().to_string(),
+            Way::Inspect if self.client.engine == Engine::Docker => {
+                match engine::endpoint(&self.client).unwrap_or_default() {
+                    local if local.is_empty() || local.starts_with("unix:") => local + &host,
+                    remote => remote,
+                }
+            }
+            // Without root, everybody has engines of his own.
+            Way::Inspect => format!("{user} {host}"),
+            // Without a service, everybody builds in a storage of his own.
+            Way::PodmanExists => {
+                format!("{user} {host} {}", client::podman_connections(&self.client))
+            }
+        };
+        let globals = self.client.globals.iter().map(|it| it.to_string_lossy().into_owned());
+        let namespace = self.cache_namespace.iter().cloned();
+        let named = globals.chain(variables).chain(self.builder()).chain(namespace).chain([at]);
+        let named: Vec<_> = named.collect();
         format!("{} {}", self.client, named.join("\0"))
+    }
+
+    /// The builder that COMMAND uses, if that is not the engine's own.
+    fn builder(&self) -> Option<String> {
+        if self.client.engine != Engine::Docker {
+            return None;
+        }
+        let named = self.builder.clone().or_else(|| {
+            Some(self.client.variable("BUILDX_BUILDER")?.to_string_lossy().into_owned())
+        });
+        named.or_else(|| engine::chosen_builder(&self.client))
     }
 
     /// The engine's cache mounts; none if it does not say within that time, or has no word of them:
     /// another builder than its own keeps its caches to itself.
     pub fn cache_mounts(&self, within: Duration) -> Option<Vec<CacheMount>> {
-        if self.builder.is_some() || self.client.variable("BUILDX_BUILDER").is_some() {
-            return None;
-        }
         match &self.way {
-            Way::Socket(path) => engine::cache_mounts(path, within),
-            Way::Inspect | Way::PodmanExists => None,
+            Way::Socket(path) if self.builder().is_none() => engine::cache_mounts(path, within),
+            Way::Socket(_) | Way::Inspect | Way::PodmanExists => None,
         }
     }
 
@@ -176,6 +243,42 @@ impl Images {
     }
 
     fn ask(&self, tag: &Tag) -> Result<Answer, Unanswered> {
+        match &self.check {
+            Check::Local => self.ask_engine(tag),
+            Check::Registry => self.ask_registry(tag),
+            Check::Command(command) => client::check(command, tag),
+        }
+    }
+
+    fn ask_registry(&self, tag: &Tag) -> Result<Answer, Unanswered> {
+        let with_platform = self.platform.is_some();
+        let ask_buildx =
+            || registry::imagetools(&self.client, self.builder.as_deref(), tag, with_platform);
+        let says_no_platform =
+            |answer: &Answer| matches!(answer, Answer::Present(there) if there.is_empty());
+        let mut answer = match &self.way {
+            Way::Socket(path) => registry::over_engine(&self.client, path, tag),
+            Way::Inspect => ask_buildx(),
+            Way::PodmanExists => registry::skopeo(&self.client, tag, with_platform),
+        }?;
+        // Of a single image in OCI's format the engine does not know it; buildx does, if it is there.
+        if with_platform
+            && says_no_platform(&answer)
+            && let (Way::Socket(_), Ok(Answer::Present(there))) = (&self.way, ask_buildx())
+        {
+            answer = Answer::Present(there);
+        }
+        match &self.platform {
+            // An engine has images of its own platform; a registry has any.
+            Some(wanted) if says_no_platform(&answer) => Err(Unanswered::lasting(format!(
+                "the registry has it, but does not say whether for {wanted}; leave --platform away, or \
+                 give --check a command that can tell"
+            ))),
+            _ => Ok(answer),
+        }
+    }
+
+    fn ask_engine(&self, tag: &Tag) -> Result<Answer, Unanswered> {
         match &self.way {
             Way::Socket(path) => engine::ask(path, tag.as_str()),
             Way::Inspect => client::inspect(&self.client, tag.as_str()),
@@ -184,6 +287,11 @@ impl Images {
             }
         }
     }
+}
+
+/// This machine's name.
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// The way to ask; the client is the file `program`, if that is known already.

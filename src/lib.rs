@@ -11,6 +11,7 @@ pub mod cli;
 pub mod command;
 pub mod duration;
 pub mod exit;
+pub mod expiry;
 pub mod generate;
 pub mod image;
 pub mod lint;

@@ -4,8 +4,11 @@
 //! said to hold it, nested calls, the order of waiting, the deadline) is the same for every store
 //! and lives here. Nothing here knows of images.
 
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod file;
 pub mod holder;
+pub mod place;
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
@@ -19,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::holder::Holder;
 use crate::duration::Deadline;
+use crate::expiry::Expiry;
 use crate::log;
 use crate::reference::{Tag, sha256_hex};
 
@@ -179,6 +183,45 @@ impl Key {
     }
 }
 
+/// What is known of a lock that somebody holds; of one that several share there is one for each.
+#[derive(Debug, Serialize)]
+pub struct HeldLock {
+    /// The canonical tag, if it is an image's lock and a holder has said so.
+    pub tag: Option<String>,
+    /// The name, if it is a named lock and a holder has said so.
+    pub name: Option<String>,
+    /// The id, if it is a build cache's lock and a holder has said so.
+    pub cache: Option<String>,
+    /// The lock file, or the address of a lock that is none.
+    #[serde(serialize_with = "as_text")]
+    pub lock: PathBuf,
+    /// Who holds it; what is unknown is null.
+    pub holder: Holder,
+    /// Whether others may hold it, too.
+    pub shared: bool,
+    /// How many wait for it: all of them with the first of those who share it, so that they can be
+    /// added up.
+    pub waiters: usize,
+}
+
+/// Sorts locks by what they are for, and counts who waits in a turnstile with the lock behind it.
+fn in_order(mut held: Vec<HeldLock>, turnstiles: Vec<(PathBuf, usize)>) -> Vec<HeldLock> {
+    for (behind, waiters) in turnstiles {
+        if let Some(first) = held.iter_mut().find(|lock| lock.lock == behind) {
+            first.waiters += waiters;
+        }
+    }
+    held.sort_by_cached_key(|it| {
+        (it.tag.clone(), it.name.clone(), it.cache.clone(), it.lock.clone())
+    });
+    held
+}
+
+/// JSON knows only text: what is none in a path is shown as U+FFFD.
+fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
 /// What a holder leaves behind, as one line of JSON, of a build that failed by itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedBuild {
@@ -191,14 +234,15 @@ pub struct FailedBuild {
 /// A place where locks are taken.
 ///
 /// A new one has to bring [`try_acquire`](Store::try_acquire), the two that wait and
-/// [`last_failure`](Store::last_failure); the rest helps people. The operations that wait do so as long as it takes; they run on a thread of their own, and who
-/// has no time left abandons them.
+/// [`last_failure`](Store::last_failure); the rest helps people. The operations that wait do so as
+/// long as it takes; they run on a thread of their own, and who has no time left abandons them.
 pub trait Store: Send + Sync {
-    /// Finds out whether the lock can be taken at all, without taking it.
+    /// Finds out whether the lock can be taken at all, without taking it. Who may not wait for locks
+    /// does not wait long for a store either.
     ///
     /// # Errors
     /// It can not.
-    fn check(&self, key: &Key) -> Result<()>;
+    fn check(&self, key: &Key, deadline: Deadline) -> Result<()>;
 
     /// Takes the lock, or says at once that it is busy.
     ///
@@ -220,8 +264,9 @@ pub trait Store: Send + Sync {
     /// The store cannot be used.
     fn acquire(&self, key: &Key, mode: LockMode, deadline: Deadline) -> Result<Box<dyn Held>>;
 
-    /// Who holds the lock, as far as that can be known for certain. It is cheaper to tell whether
-    /// the process `known` still does.
+    /// Who holds the lock, as far as that can be known for certain; of several that share it, an
+    /// ancestor of this process if there is one among them. It is cheaper to tell whether the
+    /// process `known` still does.
     fn holder(&self, key: &Key, known: Option<u32>) -> Option<Holder>;
 
     /// What the last build under the lock ended with, if that was a failure.
@@ -233,10 +278,53 @@ pub trait Store: Send + Sync {
     /// Where a person finds the lock.
     fn location(&self, key: &Key) -> PathBuf;
 
+    /// Makes sure that locks for `subject` can be taken, as far as that can be known without asking
+    /// anybody: what is wrong is to be known before anybody waits.
+    ///
+    /// # Errors
+    /// They cannot.
+    fn prepare(&self, _subject: &Subject) -> Result<()> {
+        Ok(())
+    }
+
+    /// The lock as a file that anything can lock with flock(2); created if there is none.
+    ///
+    /// # Errors
+    /// It cannot be opened or created, or this store has no files.
+    fn file(&self, key: &Key) -> Result<PathBuf>;
+
+    /// All locks that somebody holds, as far as that can be known for certain, sorted by what they
+    /// are for. Takes none.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn held(&self) -> Result<Vec<HeldLock>>;
+
+    /// Removes what is left of locks that nobody holds or waits for, and returns of how many; beside
+    /// them, what is not remembered any more.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn prune(&self) -> Result<usize>;
+
+    /// All that is remembered of a kind of locks, by its folder's name; a line each.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn memories(&self, folder: &str) -> Result<Vec<Vec<u8>>>;
+
+    /// Whether it keeps something for this process elsewhere, to be given back by [`Store::finish`].
+    fn is_remote(&self) -> bool {
+        false
+    }
+
+    /// Gives back what the store keeps for this process, with all locks that it has. No more are taken.
+    fn finish(&self) {}
+
     /// What is remembered under this key; nothing if that cannot be read.
     fn remembered(&self, key: &Key) -> Option<Vec<u8>>;
 
-    /// Remembers a line, or nothing any more.
+    /// Remembers a line, or nothing any more; two who do so at once do it one after the other.
     ///
     /// # Errors
     /// It cannot be written.
@@ -268,10 +356,24 @@ pub trait Held: Send {
     fn share(&mut self) -> Result<bool>;
 
     /// The descriptor that keeps it held in a child that inherits it.
-    fn descriptor(&self) -> Option<BorrowedFd<'_>>;
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// When it runs out, if it has to be renewed.
+    fn expiry(&self) -> Option<Arc<Expiry>> {
+        None
+    }
+
+    /// A number that is larger than that of everybody who had it before, for systems that can refuse
+    /// what comes from one who has lost it. A nested call has none but that of its outer call.
+    fn fence(&self) -> Option<i64> {
+        None
+    }
 
     /// Takes the holder out of the record, leaves `failure` there, and unlocks: for every copy of
-    /// the descriptor, also those in a daemon that the build left behind.
+    /// the descriptor, also those in a daemon that the build left behind. What the lock is for may
+    /// stay in the record: others may still share it.
     fn release(self: Box<Self>, failure: Option<&FailedBuild>);
 }
 
@@ -318,12 +420,13 @@ const NO_WAIT_GRACE: Duration = Duration::from_millis(100);
 /// # Errors
 /// The store, or `patience.settled`, failed.
 pub fn take(store: &Arc<dyn Store>, subject: Subject, mut patience: Patience<'_>) -> Result<Turn> {
-    let start = Instant::now();
+    let mut said = Said::nothing();
     let mut key = Key::new(subject);
     loop {
-        if let Some(turn) = take_or_descend(store, &key, LockMode::Exclusive, &mut patience)? {
+        let turn = take_or_descend(store, &key, LockMode::Exclusive, &mut patience, &mut said)?;
+        if let Some(turn) = turn {
             if let Turn::Held(held) = &turn {
-                log::acquired(held.subject(), start.elapsed());
+                log::acquired(held.subject(), said.start.elapsed());
             }
             return Ok(turn);
         }
@@ -336,6 +439,9 @@ pub fn take(store: &Arc<dyn Store>, subject: Subject, mut patience: Patience<'_>
 /// goes through its turnstile, one after the other, so that who needs it for himself waits for
 /// those who share it now and for nobody who comes later: flock(2) alone is not fair.
 ///
+/// Also returns whether an ancestor shares it: what a descendant has for itself then, others may
+/// still share, outside the ancestor's call and within.
+///
 /// # Errors
 /// The store, or `mode`, failed.
 pub fn take_in_turn(
@@ -343,27 +449,34 @@ pub fn take_in_turn(
     subject: Subject,
     deadline: Deadline,
     mode: &mut dyn FnMut() -> Result<LockMode>,
-) -> Result<Turn> {
+) -> Result<(Turn, bool)> {
+    // To whoever waits, it is one wait.
+    let mut said = Said::nothing();
     let mut key = Key::new(subject);
+    let mut ancestor_shares = false;
     loop {
         let mut patience = Patience { deadline, share_failure: false, settled: None };
         let turnstile = key.turnstile();
+        let exclusive = LockMode::Exclusive;
         let turnstile =
-            match take_or_descend(store, &turnstile, LockMode::Exclusive, &mut patience)? {
+            match take_or_descend(store, &turnstile, exclusive, &mut patience, &mut said)? {
                 Some(Turn::Held(turnstile)) => Some(turnstile),
-                Some(turn) => return Ok(turn),
+                Some(turn) => return Ok((turn, ancestor_shares)),
                 None => None,
             };
         let taken = match &turnstile {
-            Some(_) => take_behind_turnstile(store, &key, &mut patience, mode),
+            Some(_) => take_behind_turnstile(store, &key, &mut patience, &mut said, mode),
             None => Ok(None),
         };
-        // Closed, and nobody has inherited it.
-        drop(turnstile);
+        if let Some(turnstile) = turnstile {
+            turnstile.release(None);
+        }
         if let Some(turn) = taken? {
-            return Ok(turn);
+            return Ok((turn, ancestor_shares));
         }
         tracing::debug!("{}: an ancestor of this process holds the lock", key.subject());
+        let holder = store.holder(&key, None);
+        ancestor_shares |= holder.is_some_and(|holder| holder.is_our_ancestor && holder.shares);
         key = key.nested();
     }
 }
@@ -372,15 +485,16 @@ fn take_behind_turnstile(
     store: &Arc<dyn Store>,
     key: &Key,
     patience: &mut Patience<'_>,
+    said: &mut Said,
     mode: &mut dyn FnMut() -> Result<LockMode>,
 ) -> Result<Option<Turn>> {
     let wanted = mode()?;
-    let turn = take_or_descend(store, key, wanted, patience)?;
+    let turn = take_or_descend(store, key, wanted, patience, said)?;
     let Some(Turn::Held(mut held)) = turn else { return Ok(turn) };
     // Whoever we waited for may have done what it was wanted exclusively for.
     if wanted == LockMode::Exclusive && mode()? == LockMode::Shared && !held.share()? {
         drop(held);
-        return take_or_descend(store, key, LockMode::Shared, patience);
+        return take_or_descend(store, key, LockMode::Shared, patience, said);
     }
     Ok(Some(Turn::Held(held)))
 }
@@ -392,12 +506,12 @@ fn take_or_descend(
     key: &Key,
     mode: LockMode,
     patience: &mut Patience<'_>,
+    said: &mut Said,
 ) -> Result<Option<Turn>> {
     if let Some(held) = unless_passing(store.try_acquire(key, mode))? {
         return Ok(Some(Turn::Held(held)));
     }
-    // Who stands in a turnstile waits himself: for him who has the lock behind it.
-    let holder = store.holder(&key.itself(), None);
+    let holder = who_has(store, key, None);
     if is_held_by_ancestor(holder.as_ref()) {
         return Ok(None);
     }
@@ -405,7 +519,7 @@ fn take_or_descend(
         return try_for_a_moment(store, key, mode).map(Some);
     }
 
-    let mut wait = Wait::begin(store, key, patience.deadline, holder);
+    let mut wait = Wait::begin(store, key, patience.deadline, holder, said);
     wait.warn_of_deadlock();
 
     // Everybody who waits for an image wakes at once and looks at once. That is the usual end.
@@ -451,6 +565,13 @@ fn unless_passing(tried: Result<Option<Box<dyn Held>>>) -> Result<Option<Box<dyn
     }
 }
 
+/// Who is waited for. Who stands in a turnstile waits himself, for him who has the lock behind it;
+/// only while nobody has that, it is he.
+fn who_has(store: &Arc<dyn Store>, key: &Key, known: Option<u32>) -> Option<Holder> {
+    let in_turnstile = || (key.part == Part::Turnstile).then(|| store.holder(key, known)).flatten();
+    store.holder(&key.itself(), known).or_else(in_turnstile)
+}
+
 fn is_held_by_ancestor(holder: Option<&Holder>) -> bool {
     holder.is_some_and(|holder| holder.is_our_ancestor)
 }
@@ -468,7 +589,7 @@ fn try_for_a_moment(store: &Arc<dyn Store>, key: &Key, mode: LockMode) -> Result
             break;
         }
     }
-    log::timeout(key.subject(), store.holder(&key.itself(), None).as_ref(), start.elapsed());
+    log::timeout(key.subject(), who_has(store, key, None).as_ref(), start.elapsed());
     Ok(Turn::TimedOut)
 }
 
@@ -479,25 +600,41 @@ enum Waited<T> {
     TimedOut,
 }
 
-/// One wait for one lock: who is waited for, since when, and what has been said of it.
+/// What has been said to people of waiting for a lock, whatever that is made of.
+struct Said {
+    /// When it began.
+    start: Instant,
+    /// When the next message is due, counted from the start.
+    next_message: Duration,
+    /// Whom the last one named.
+    holder: Option<Holder>,
+}
+
+impl Said {
+    fn nothing() -> Self {
+        Said { start: Instant::now(), next_message: Duration::ZERO, holder: None }
+    }
+}
+
+/// One wait for one lock: who is waited for, and what has been said of it.
 struct Wait<'a> {
     store: &'a Arc<dyn Store>,
     key: &'a Key,
     deadline: Deadline,
-    start: Instant,
+    said: &'a mut Said,
     /// Who had the lock when we last asked.
     holder: Option<Holder>,
     /// The result that stood there when we began to wait: of a build that we did not wait for.
     failed_before: Option<FailedBuild>,
     /// Whether nothing has been waited for yet, so that the holder is the one of a moment ago.
     is_first: bool,
-    /// When the next message is due, counted from the start.
-    next_message: Duration,
 }
 
 /// A thread that does nothing but block needs no more; the default of 2 MiB of address space each
 /// is much for a thousand waiters under a memory limit.
 const WAITER_STACK: usize = 128 * 1024;
+/// One that talks to a cluster may have to check its certificates, which needs more.
+const REMOTE_WAITER_STACK: usize = 2 << 20;
 /// How long a wait may go on before a holder without a name counts as one: it may be just writing
 /// its record, and a busy lock without a holder may be the short shared lock of a waking waiter.
 const RECORD_GRACE: Duration = Duration::from_millis(10);
@@ -510,17 +647,10 @@ impl<'a> Wait<'a> {
         key: &'a Key,
         deadline: Deadline,
         holder: Option<Holder>,
+        said: &'a mut Said,
     ) -> Self {
-        Wait {
-            store,
-            key,
-            deadline,
-            start: Instant::now(),
-            holder,
-            failed_before: store.last_failure(key),
-            is_first: true,
-            next_message: Duration::ZERO,
-        }
+        let failed_before = store.last_failure(key);
+        Wait { store, key, deadline, said, holder, failed_before, is_first: true }
     }
 
     /// Runs `operation`, which blocks, on a thread of its own, and says meanwhile who is waited
@@ -531,9 +661,10 @@ impl<'a> Wait<'a> {
     ) -> Result<Waited<T>> {
         let (sender, receiver) = mpsc::sync_channel(1);
         let (store, key, deadline) = (Arc::clone(self.store), self.key.clone(), self.deadline);
+        let stack = if store.is_remote() { REMOTE_WAITER_STACK } else { WAITER_STACK };
         std::thread::Builder::new()
             .name("waiter".into())
-            .stack_size(WAITER_STACK)
+            .stack_size(stack)
             .spawn(move || {
                 // Signals are the main thread's. It can only fail for bad arguments.
                 _ = SigSet::all().thread_block();
@@ -542,19 +673,21 @@ impl<'a> Wait<'a> {
             })
             .context("cannot start a thread to wait for a lock")?;
 
-        let before = self.holder.clone();
         if !std::mem::take(&mut self.is_first) {
             self.holder = self.who();
         }
         let will_be_told = tracing::enabled!(tracing::Level::INFO);
-        if self.holder.as_ref().is_none_or(|holder| will_be_told && holder.build.is_none()) {
+        // Who stands in a turnstile mostly just goes through.
+        if self.key.part == Part::Turnstile
+            || self.holder.as_ref().is_none_or(|holder| will_be_told && holder.build.is_none())
+        {
             match receiver.recv_timeout(RECORD_GRACE) {
                 Ok(done) => return done.map(Waited::Done),
                 Err(_) => self.holder = self.who(),
             }
         }
-        if self.holder.is_some() && self.holder != before {
-            self.next_message = self.start.elapsed();
+        if self.holder.is_some() && self.holder != self.said.holder {
+            self.said.next_message = self.said.next_message.min(self.said.start.elapsed());
         }
 
         let mut live = log::LiveLine::start();
@@ -566,7 +699,7 @@ impl<'a> Wait<'a> {
             self.say(live.as_mut());
             let patience = [
                 self.deadline.left(),
-                Some(self.next_message.saturating_sub(self.start.elapsed())),
+                Some(self.said.next_message.saturating_sub(self.said.start.elapsed())),
                 live.is_some().then_some(TICK),
             ];
             let patience = patience.into_iter().flatten().min().unwrap_or(Duration::MAX);
@@ -586,26 +719,27 @@ impl<'a> Wait<'a> {
         }
     }
 
-    /// Who holds the lock now.
+    /// Who is waited for now.
     fn who(&self) -> Option<Holder> {
-        self.store.holder(&self.key.itself(), self.holder.as_ref().map(|holder| holder.pid))
+        who_has(self.store, self.key, self.holder.as_ref().map(|holder| holder.pid))
     }
 
     /// Says who is waited for, if it is time to: at once, then after 5, 10, 20 and 40 seconds and
     /// every full minute. On a terminal one live line says it all the time.
     fn say(&mut self, live: Option<&mut log::LiveLine>) {
-        let waited = self.start.elapsed();
-        if waited >= self.next_message {
-            if !self.next_message.is_zero() {
+        let waited = self.said.start.elapsed();
+        if waited >= self.said.next_message {
+            if !self.said.next_message.is_zero() {
                 self.holder = self.who().or(self.holder.take());
             }
+            self.said.holder.clone_from(&self.holder);
             if live.is_none() {
                 let lock = self.store.location(&self.key.itself());
                 log::waiting(self.key.subject(), &lock, self.holder.as_ref(), waited);
             }
             let seconds = waited.as_secs();
             let next = [5, 10, 20, 40].into_iter().find(|&next| next > seconds);
-            self.next_message = Duration::from_secs(next.unwrap_or((seconds / 60 + 1) * 60));
+            self.said.next_message = Duration::from_secs(next.unwrap_or((seconds / 60 + 1) * 60));
         }
         if let Some(live) = live {
             live.show(self.key.subject(), self.holder.as_ref(), waited);

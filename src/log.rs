@@ -82,10 +82,10 @@ impl LiveLine {
     /// Shows who is waited for, and for how long.
     pub fn show(&mut self, subject: &Subject, holder: Option<&Holder>, waited: Duration) {
         let waiting = Waiting { subject, holder };
-        if !stderr_takes_more(Duration::ZERO) {
+        if ENDED.load(Ordering::SeqCst) || !stderr_takes_more(Duration::ZERO) {
             return;
         }
-        SHOWN.store(true, Ordering::Relaxed);
+        SHOWN.store(true, Ordering::SeqCst);
         self.0.set_message(one_line(&format!("[{}] {waiting}", for_people(waited))));
         self.0.tick();
     }
@@ -102,6 +102,13 @@ impl Drop for LiveLine {
 }
 
 static SHOWN: AtomicBool = AtomicBool::new(false);
+static ENDED: AtomicBool = AtomicBool::new(false);
+
+/// No live line is drawn any more, whoever waits. Is there one that is to be wiped?
+pub fn end_live_line() -> bool {
+    ENDED.store(true, Ordering::SeqCst);
+    live_line_is_shown()
+}
 
 /// Is there a live line on the terminal that somebody who ends the process is to wipe?
 pub fn live_line_is_shown() -> bool {
@@ -122,9 +129,18 @@ fn colour(choice: ColorChoice) -> bool {
     }
 }
 
-/// The image exists: nothing to build.
-pub fn present(tag: &Tag) {
-    tracing::info!(event = "present", tag = tag.as_str(), "{tag}: present, nothing to build");
+/// The image exists: nothing to build. `check` is what said so, if not the engine.
+pub fn present(tag: &Tag, check: Option<&str>) {
+    let (event, name) = ("present", tag.as_str());
+    match check {
+        None => tracing::info!(event, tag = name, "{tag}: present, nothing to build"),
+        Some(check) => tracing::info!(
+            event,
+            tag = name,
+            check,
+            "{tag}: present (--check {check}), nothing to build"
+        ),
+    }
 }
 
 /// Somebody else has the lock.

@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use buildlock::cli::{self, CacheAction, Cli, Sub};
 use buildlock::exit::{self, Exit};
-use buildlock::lock::file::FileStore;
-use buildlock::lock::{CACHE_LOCKS, Key, Store, Subject};
+use buildlock::lock::place::Place;
+use buildlock::lock::{CACHE_LOCKS, Holder, Key, Subject};
 use buildlock::{cache, child, generate, lint, log, run, status};
 use nix::sys::signal::Signal;
 
@@ -49,35 +49,34 @@ fn call(cli: Cli) -> Result<Exit> {
     let Cli { build, common, subcommand } = cli;
     let Some(subcommand) = subcommand else { return run::run(build, &common) };
     let mut out = std::io::stdout().lock();
+    let place = || Place::of(common.store.as_deref(), &common.lock_dir);
     match subcommand {
         Sub::Status { json } => {
-            let held =
-                FileStore::find(&common.lock_dir)?.map_or(Ok(Vec::new()), |store| store.held())?;
-            status::print(&held, json, &mut out)?;
+            status::print(&place()?.look()?.held()?, json, &mut out)?;
         }
         Sub::Path { tag, lock } => {
             let subject = tag.as_ref().map(Subject::from).or(lock.map(Subject::Named));
             if let Some(subject) = subject {
-                let file = FileStore::open(&common.lock_dir)?.touch(&Key::new(subject))?;
+                let file = place()?.open(Holder::default)?.file(&Key::new(subject))?;
                 // Byte for byte: it is for scripts to open, and need not be text.
                 out.write_all(file.as_os_str().as_bytes())?;
                 writeln!(out)?;
             }
         }
         Sub::Prune => {
-            let removed =
-                FileStore::find(&common.lock_dir)?.map_or(Ok(0), |store| store.prune())?;
+            let removed = place()?.look()?.prune()?;
             writeln!(out, "{removed} lock files removed")?;
         }
         Sub::Cache { action: CacheAction::Ls { json } } => {
-            let lines = FileStore::find(&common.lock_dir)?
-                .map_or(Ok(Vec::new()), |store| store.memories(CACHE_LOCKS))?;
-            cache::list(&lines, json, &mut out)?;
+            cache::list(&place()?.look()?.memories(CACHE_LOCKS)?, json, &mut out)?;
         }
         Sub::Cache { action: CacheAction::Forget { id } } => {
-            if let Some(store) = FileStore::find(&common.lock_dir)? {
-                store.remember(&Key::new(Subject::Cache(id)), None)?;
+            let key = Key::new(Subject::Cache(id));
+            let store = place()?.look()?;
+            if store.remembered(&key).is_none() {
+                tracing::warn!("nothing is remembered of {}", key.subject());
             }
+            store.remember(&key, None)?;
         }
         Sub::Lint { fix, strict, format, paths } => {
             return lint::run(&lint::Options { fix, strict, format, paths }, &mut out);

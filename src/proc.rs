@@ -6,6 +6,8 @@ const STATE: usize = 0;
 pub const PARENT: usize = 1;
 /// That of the number of threads.
 const THREADS: usize = 17;
+/// That of the moment at which it was started, in ticks of the kernel's clock since that was.
+pub const STARTED: usize = 19;
 
 /// Has it ended, so that only its status is left for its parent? False where it cannot be seen.
 pub fn is_zombie(pid: u32) -> bool {

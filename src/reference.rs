@@ -11,6 +11,8 @@ use sha2::{Digest, Sha256};
 
 /// Longest name (registry and repository together) that the grammar allows, in characters.
 const NAME_MAX: usize = 255;
+/// The registry of names that have none.
+pub const DOCKER_HUB: &str = "docker.io";
 /// Longest tag that the grammar allows, in characters.
 const TAG_MAX: usize = 128;
 
@@ -33,6 +35,20 @@ impl Tag {
     /// `localhost/env:latest`.
     pub fn podman_name(&self) -> &str {
         &self.podman
+    }
+
+    /// The registry that has it when it is pushed, and its name there: `docker.io` and
+    /// `library/env:abc` for `env:abc`.
+    pub fn in_registry(&self) -> (&str, String) {
+        match split_registry(&self.canonical) {
+            (Some(DOCKER_HUB), rest) | (None, rest) => (DOCKER_HUB, library(rest)),
+            (Some(registry), rest) => (registry, rest.to_owned()),
+        }
+    }
+
+    /// Whether it was given without a registry.
+    pub fn is_short(&self) -> bool {
+        self.podman.starts_with("localhost/") && !self.canonical.starts_with("localhost/")
     }
 }
 
@@ -267,6 +283,25 @@ mod tests {
         assert_eq!(podman("docker.io/library/env:1"), "docker.io/library/env:1");
         assert_eq!(podman("docker.io/env:1"), "docker.io/library/env:1");
         assert_eq!(podman("ghcr.io/a/b"), "ghcr.io/a/b:latest");
+    }
+
+    #[test]
+    fn a_registry_knows_the_image_by_its_whole_name() {
+        for (text, registry, name, is_short) in [
+            ("env:abc", "docker.io", "library/env:abc", true),
+            ("team/env", "docker.io", "team/env:latest", true),
+            ("docker.io/env", "docker.io", "library/env:latest", false),
+            ("index.docker.io/team/env:1", "docker.io", "team/env:1", false),
+            ("docker.io/a.b/env:1", "docker.io", "a.b/env:1", false),
+            ("localhost/env", "localhost", "env:latest", false),
+            ("localhost:5000/a/env:1", "localhost:5000", "a/env:1", false),
+            ("localhost:5000", "docker.io", "library/localhost:5000", true),
+            ("[::1]:5000/env", "[::1]:5000", "env:latest", false),
+        ] {
+            let tag: Tag = text.parse().unwrap();
+            assert_eq!(tag.in_registry(), (registry, name.to_owned()), "{text}");
+            assert_eq!(tag.is_short(), is_short, "{text}");
+        }
     }
 
     #[test]

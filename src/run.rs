@@ -4,20 +4,22 @@
 //! exit 0 means that the image exists.
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, anyhow, bail};
 use rustix::process::Rlimit;
 
-use crate::cache::Cache;
+use crate::cache::{self, Cache};
 use crate::child::{self, Ended, signals::Signals};
 use crate::cli::{BuildArgs, CommonArgs, OnFailure};
 use crate::command::Command;
 use crate::duration::{Deadline, Limit};
 use crate::exit::{self, Exit};
-use crate::image::Images;
-use crate::lock::file::FileStore;
+use crate::image::{Check, Images};
+use crate::lock::place::Place;
 use crate::lock::{self, FailedBuild, Held, Holder, Key, LockMode, Patience, Store, Subject, Turn};
 use crate::log;
 use crate::reference::Tag;
@@ -32,48 +34,14 @@ pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
     if job.is_present()? {
         return Ok(job.skip());
     }
-    validate::lock_folder_is_shared(&common.lock_dir);
-    let deadline = Deadline::after(job.timeout);
-    let mut lost = 0;
-    let locks = loop {
-        let locks = match job.lock(deadline)? {
-            Locked::Ours(locks) => locks,
-            Locked::Present => return Ok(job.skip()),
-            Locked::Failed(status) => return Ok(Exit::Code(status)),
-            Locked::TimedOut => return Ok(Exit::Code(job.conflict_exit_code)),
-        };
-        match job.is_present() {
-            Ok(false) => {}
-            done => {
-                release(locks, None);
-                return done.map(|_| job.skip());
-            }
-        }
-        // One may have been lost while we waited for another, or for the engine.
-        let Some(why) = locks.iter().find_map(|lock| lock.lost()) else { break locks };
-        release(locks, None);
-        lost += 1;
-        if lost == LOST_MAX {
-            bail!("{why}");
-        }
-        tracing::warn!("{why}; locking again before anything is built");
-    };
-    let started = SystemTime::now();
-    let mut build = Build { locks, left: deadline.left(), started, again: false };
-    let (ended, signals) = match job.build(&mut build) {
-        Ok(ended) => ended,
-        Err(error) => {
-            release(build.locks, None);
-            return Err(error);
-        }
-    };
-    let Build { locks, started, again, .. } = build;
-    locks.iter().filter_map(|lock| lock.lost()).for_each(|why| tracing::warn!("{why}"));
-    let exit = job.verify(&ended, &signals);
-    if matches!(exit, Ok(Exit::SUCCESS)) {
-        job.remember_warm_caches(&locks, started, again);
+    if let Some(folder) = &job.lock_folder {
+        validate::lock_folder_is_shared(folder);
     }
-    job.release(locks, &ended);
+    let job = Arc::new(job);
+    let exit = job.run();
+    if !job.is_left.load(Ordering::Relaxed) {
+        job.store.finish();
+    }
     exit
 }
 
@@ -102,6 +70,10 @@ struct Job {
     open_files: Rlimit,
     /// This build's random id.
     id: String,
+    /// Where locks are, if that is a folder.
+    lock_folder: Option<PathBuf>,
+    /// Whether something of COMMAND still runs that cannot be ended.
+    is_left: AtomicBool,
 }
 
 /// A build under way.
@@ -111,8 +83,15 @@ struct Build {
     left: Option<Duration>,
     /// When COMMAND was started last.
     started: SystemTime,
-    /// Whether COMMAND has failed beside others that share a cache, and was run again.
-    again: bool,
+    /// The caches that were shared when COMMAND failed, if it was run again.
+    at_fault: Vec<String>,
+}
+
+/// What comes of steps 3 and 4.
+enum Taken {
+    Locks(Vec<Box<dyn Held>>),
+    /// There is nothing to build, or no time.
+    Over(Exit),
 }
 
 enum Locked {
@@ -133,18 +112,25 @@ impl Job {
         let command = Command::new(args.command);
         let mut tags = validate::tags(args.tags, &command)?;
         let program = validate::program(&command)?;
-        validate::ends_with_an_image(&command)?;
+        let check = args.check.unwrap_or(Check::Local);
+        validate::ends_with_an_image(&command, &check)?;
         tags.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         tags.dedup();
+        if check == Check::Registry {
+            validate::registries_are_named(&tags);
+        }
         let mut named_locks = args.locks;
         named_locks.sort();
         named_locks.dedup();
 
-        let images = Images::of(&command, &program, args.engine);
+        let images = Images::of(&command, &program, args.engine, check)?;
         let caches = Cache::all(args.caches, &command)?;
 
         let open_files = child::make_room(tags.len() + named_locks.len() + caches.len());
-        let store = FileStore::open(&common.lock_dir)?;
+        let id = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        let place = Place::of(common.store.as_deref(), &common.lock_dir)?;
+        let lock_folder = place.folder().map(Path::to_owned);
+        let store = place.open(|| Holder::ourselves(command.to_string(), id.clone()))?;
         store.prepare(&Subject::from(&tags[0]))?;
         if let Some(name) = named_locks.first() {
             store.prepare(&Subject::Named(name.clone()))?;
@@ -152,7 +138,6 @@ impl Job {
         if let Some(cache) = caches.first() {
             store.prepare(&cache.subject())?;
         }
-        let store: Arc<dyn Store> = Arc::new(store);
         Ok(Job {
             force: args.force || is_forced_by_ancestor(&tags, &*store),
             images: Arc::new(images),
@@ -168,8 +153,92 @@ impl Job {
             share_failure: args.on_failure == OnFailure::Share,
             retry: !args.no_retry,
             open_files,
-            id: format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
+            id,
+            lock_folder,
+            is_left: AtomicBool::new(false),
         })
+    }
+
+    /// 3. to 7., where there is something to do.
+    fn run(self: &Arc<Self>) -> Result<Exit> {
+        let deadline = Deadline::after(self.timeout);
+        // Elsewhere, nobody sees that a signal ends us while we wait.
+        let signals = self.store.is_remote().then(Signals::take_in).transpose()?;
+        let taken = match &signals {
+            None => self.take_locks(deadline)?,
+            Some(signals) => {
+                let job = Arc::clone(self);
+                match signals.unless_ended(move || job.take_locks(deadline))? {
+                    Ok(taken) => taken?,
+                    Err(signal) => return Ok(Exit::Signal(signal as i32)),
+                }
+            }
+        };
+        let locks = match taken {
+            Taken::Locks(locks) => locks,
+            Taken::Over(exit) => return Ok(exit),
+        };
+        let started = SystemTime::now();
+        let mut build = Build { locks, left: deadline.left(), started, at_fault: Vec::new() };
+        let (ended, signals) = match self.build(&mut build, signals) {
+            Ok(ended) => ended,
+            Err(error) => {
+                release(build.locks, None);
+                return Err(error);
+            }
+        };
+        let Build { locks, started, at_fault, .. } = build;
+        locks.iter().filter_map(|lock| lock.lost()).for_each(|why| tracing::warn!("{why}"));
+        if !ended.left.is_empty() {
+            self.is_left.store(true, Ordering::Relaxed);
+            let until = match self.store.is_remote() {
+                true => "the lock stays held until its lease runs out, although they may go on",
+                false => "the lock stays held until they end",
+            };
+            tracing::warn!(
+                "COMMAND left processes that cannot be ended from here (pid {}): {until}",
+                ended.left.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
+            );
+        }
+        let exit = self.verify(&ended, &signals);
+        let (caches, locks) = locks.into_iter().partition(|lock| lock.subject().cache().is_some());
+        self.release(locks, &ended);
+        let exit = exit.map(|exit| match exit {
+            Exit::SUCCESS => self.remember_warm_caches(&caches, started, &at_fault, &signals),
+            exit => exit,
+        });
+        self.release(caches, &ended);
+        exit
+    }
+
+    /// 3. and 4. The locks, if there is something to do under them.
+    fn take_locks(&self, deadline: Deadline) -> Result<Taken> {
+        let mut lost = 0;
+        loop {
+            let locks = match self.lock(deadline)? {
+                Locked::Ours(locks) => locks,
+                Locked::Present => return Ok(Taken::Over(self.skip())),
+                Locked::Failed(status) => return Ok(Taken::Over(Exit::Code(status))),
+                Locked::TimedOut => return Ok(Taken::Over(Exit::Code(self.conflict_exit_code))),
+            };
+            match self.is_present() {
+                Ok(false) => {}
+                done => {
+                    release(locks, None);
+                    return done.map(|_| Taken::Over(self.skip()));
+                }
+            }
+            // One may have been lost while we waited for another, or for the engine.
+            let Some(why) = locks.iter().find_map(|lock| lock.lost()) else {
+                return Ok(Taken::Locks(locks));
+            };
+            release(locks, None);
+            lost += 1;
+            if lost == LOST_MAX {
+                bail!("{why}");
+            }
+            tracing::warn!("{why}; locking again before anything is built");
+        }
     }
 
     /// 2. and 4. Is there nothing to do?
@@ -177,8 +246,18 @@ impl Job {
         Ok(!self.force && self.images.first_missing(&self.tags)?.is_none())
     }
 
+    /// What others may read of us, but for the lock and the time.
+    fn ourselves(&self) -> Holder {
+        Holder::ourselves(self.command.to_string(), self.id.clone())
+    }
+
     fn skip(&self) -> Exit {
-        self.tags.iter().for_each(log::present);
+        let check = match self.images.check() {
+            Check::Local => None,
+            Check::Registry => Some("registry"),
+            Check::Command(_) => Some("command"),
+        };
+        self.tags.iter().for_each(|tag| log::present(tag, check));
         for output in self.command.build().iter().flat_map(|build| &build.side_outputs) {
             tracing::warn!("COMMAND is not run, so it does not write {output}");
         }
@@ -188,14 +267,17 @@ impl Job {
     /// 3. Every tag's lock in sorted order, then the named ones, then those of caches, within one
     ///    deadline.
     fn lock(&self, deadline: Deadline) -> Result<Locked> {
-        let holder = Holder::ourselves(self.command.to_string(), self.id.clone());
         let images = self.tags.iter().map(Subject::from);
         let named = self.named_locks.iter().cloned().map(Subject::Named);
         let caches = self.caches.iter().map(Cache::subject);
         let subjects: Vec<Subject> = images.chain(named).chain(caches).collect();
         // What is wrong with the last is not to be found out after waiting for the first.
-        self.caches.iter().try_for_each(|cache| cache.read(&self.images))?;
-        subjects.iter().try_for_each(|subject| self.store.check(&Key::new(subject.clone())))?;
+        self.caches
+            .iter()
+            .try_for_each(|cache| cache.read(&self.images, self.store.is_remote()))?;
+        for subject in &subjects {
+            self.store.check(&Key::new(subject.clone()), deadline)?;
+        }
         let mut ours: Vec<Box<dyn Held>> = Vec::new();
         for subject in subjects {
             let is_image = subject.tag().is_some();
@@ -223,7 +305,7 @@ impl Job {
             };
             let without = match turn {
                 Ok(Turn::Held(lock)) => {
-                    lock.record(&holder);
+                    lock.record(&self.ourselves());
                     ours.push(lock);
                     continue;
                 }
@@ -247,8 +329,8 @@ impl Job {
     }
 
     /// 5. COMMAND, holding the locks. From here on signals are ours to take.
-    fn build(&self, build: &mut Build) -> Result<(Ended, Signals)> {
-        let signals = Signals::take_in()?;
+    fn build(&self, build: &mut Build, signals: Option<Signals>) -> Result<(Ended, Signals)> {
+        let signals = signals.map_or_else(Signals::take_in, Ok)?;
         let ended = self.run_command(&build.locks, &signals)?;
         if self.may_have_failed_of_a_cache(&ended, &build.locks) {
             return Ok((self.run_again_alone(build, ended, &signals)?, signals));
@@ -258,10 +340,15 @@ impl Job {
 
     fn run_command(&self, locks: &[Box<dyn Held>], signals: &Signals) -> Result<Ended> {
         log::building(&self.tags, &self.command.to_string());
+        let expiry = locks.iter().find_map(|lock| lock.expiry());
+        // The first tag's: whoever has it after us gets a larger one, whatever else was waited for.
+        let fence = locks.first().and_then(|lock| lock.fence());
+        let fence = fence.map(|fence| ("BUILDLOCK_FENCE", fence.to_string().into()));
         let job = child::Job {
             command: &self.command,
-            environment: forced_by_us(self.force, &self.tags).into_iter().collect(),
+            environment: forced_by_us(self.force, &self.tags).into_iter().chain(fence).collect(),
             locks: locks.iter().filter_map(|lock| lock.descriptor()).collect(),
+            expiry: expiry.as_deref(),
             limit: self.build_timeout,
             kill_after: self.kill_after,
             open_files: self.open_files,
@@ -276,11 +363,24 @@ impl Job {
             let lock = locks.iter().find(|lock| lock.subject().cache() == Some(cache.id()));
             lock.is_some_and(|lock| lock.mode() == LockMode::Shared)
         };
-        self.retry
+        // What a shell says of a command that a signal ended: 128+N, and there are 64 signals.
+        let ended_within_a_shell = matches!(ended.exit, Exit::Code(129..=192));
+        let may_have = self.retry
             && ended.by_itself()
+            && !ended_within_a_shell
             && ended.exit != Exit::SUCCESS
-            && self.caches.iter().any(is_shared)
-            && child::stdin_can_be_read_again()
+            && self.caches.iter().any(is_shared);
+        let may_be_run_again =
+            || !self.command.may_read_stdin() || child::stdin_can_be_read_again();
+        if may_have && !may_be_run_again() {
+            tracing::warn!(
+                "COMMAND failed with a shared cache: {}; it is not run again, for it may have read its \
+                 stdin (give it another, as in </dev/null)",
+                ended.exit
+            );
+            return false;
+        }
+        may_have
     }
 
     /// COMMAND once more, with the caches for itself, if they can be had within what is left of the
@@ -291,7 +391,11 @@ impl Job {
             ended.exit
         );
         let is_cache = |lock: &mut Box<dyn Held>| lock.subject().cache().is_some();
-        release(build.locks.extract_if(.., is_cache).collect(), None);
+        let had: Vec<_> = build.locks.extract_if(.., is_cache).collect();
+        let shared = had.iter().filter(|lock| lock.mode() == LockMode::Shared);
+        let shared: Vec<String> =
+            shared.filter_map(|lock| lock.subject().cache().map(str::to_owned)).collect();
+        release(had, None);
         let deadline = Deadline::within(build.left);
         let (store, images) = (Arc::clone(&self.store), Arc::clone(&self.images));
         let caches = Arc::clone(&self.caches);
@@ -308,12 +412,11 @@ impl Job {
             }
             Ok(Some(ours))
         };
-        match signals.unless_ended(take_all)? {
+        match signals.unless_ended(take_all).unwrap_or_else(|error| Ok(Err(error.into()))) {
             Ok(Ok(Some(caches))) => {
-                let holder = Holder::ourselves(self.command.to_string(), self.id.clone());
-                caches.iter().for_each(|lock| lock.record(&holder));
+                caches.iter().for_each(|lock| lock.record(&self.ourselves()));
                 build.locks.extend(caches);
-                build.again = true;
+                build.at_fault = shared;
                 build.started = SystemTime::now();
                 self.run_command(&build.locks, signals)
             }
@@ -329,15 +432,38 @@ impl Job {
         }
     }
 
-    /// A cache that a build has had for itself, and succeeded with, is warm. If it had failed before
-    /// beside others, whatever else was remembered was wrong.
-    fn remember_warm_caches(&self, locks: &[Box<dyn Held>], started: SystemTime, again: bool) {
-        for cache in self.caches.iter() {
+    /// A cache that a build has had for itself, and succeeded with, is warm. Whatever else was
+    /// remembered of those `at_fault` when it failed beside others was wrong.
+    fn remember_warm_caches(
+        &self,
+        locks: &[Box<dyn Held>],
+        started: SystemTime,
+        at_fault: &[String],
+        signals: &Signals,
+    ) -> Exit {
+        let had_alone = |cache: &&Cache| {
             let lock = locks.iter().find(|lock| lock.subject().cache() == Some(cache.id()));
-            if lock.is_some_and(|lock| lock.mode() == LockMode::Exclusive) {
-                cache.remember(&*self.store, &self.images, started, again);
-            }
+            lock.is_some_and(|lock| lock.mode() == LockMode::Exclusive) && cache.has_files()
+        };
+        let warm: Vec<&Cache> = self.caches.iter().filter(had_alone).collect();
+        if warm.is_empty() {
+            return Exit::SUCCESS;
         }
+        let images = Arc::clone(&self.images);
+        let ask = move || cache::mounts_used_since(&images, started);
+        let (mounts, exit) = match signals.unless_ended(ask) {
+            Ok(Err(signal)) => (None, Exit::Signal(signal as i32)),
+            Ok(Ok(mounts)) => (mounts, Exit::SUCCESS),
+            // There is no thread to be had for it.
+            Err(_) => (None, Exit::SUCCESS),
+        };
+        for cache in warm {
+            if at_fault.iter().any(|id| id == cache.id()) {
+                cache.forget(&*self.store);
+            }
+            cache.remember(&*self.store, mounts.as_deref());
+        }
+        exit
     }
 
     /// 6. What COMMAND's end is worth: a 0 must have made every image.
@@ -350,6 +476,11 @@ impl Job {
             return failed(
                 Exit::Code(exit::TIMEOUT),
                 "COMMAND ran longer than --build-timeout, and was ended",
+            );
+        }
+        if ended.lost {
+            bail!(
+                "the lock ran out while COMMAND ran, which was ended: somebody else may build now"
             );
         }
         if ended.exit != Exit::SUCCESS {
@@ -367,7 +498,7 @@ impl Job {
         let look = move || match images.first_missing(&tags) {
             Ok(None) => Ok(()),
             Ok(Some(missing)) => {
-                let why = validate::why_missing(&command, &missing);
+                let why = validate::why_missing(&command, &missing, images.check());
                 Err(anyhow!("COMMAND ended with 0, but {why}"))
             }
             Err(error) => Err(error.context("COMMAND ended with 0, but that proves nothing")),
@@ -388,10 +519,6 @@ impl Job {
     /// 7. The locks are free again, unless something is still building.
     fn release(&self, locks: Vec<Box<dyn Held>>, ended: &Ended) {
         if !ended.left.is_empty() {
-            tracing::warn!(
-                "COMMAND left processes that cannot be ended from here (pid {}): the lock stays held until they end",
-                ended.left.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
-            );
             // Closed, not unlocked: their copies, or those of whoever watches them, keep it.
             return drop(locks);
         }
@@ -405,6 +532,10 @@ impl Job {
     }
 }
 
+/// How old what the engine said of a cache may be when its lock is had. Who has waited longer asks
+/// again.
+const NEWS_MAX: Duration = Duration::from_secs(1);
+
 /// Takes a cache's lock: shared if it is warm, unless it is to be `alone` whatever is known of it.
 fn take_cache(
     store: &Arc<dyn Store>,
@@ -414,27 +545,60 @@ fn take_cache(
     alone: bool,
 ) -> Result<Turn> {
     let start = Instant::now();
-    if !alone {
-        cache.ask(&**store, images, deadline.left());
-    }
-    let mut mode = || Ok(if alone { LockMode::Exclusive } else { cache.mode(&**store) });
-    let turn = lock::take_in_turn(store, cache.subject(), deadline, &mut mode)?;
-    if let Turn::Held(lock) = &turn {
+    loop {
+        if !alone {
+            cache.ask(&**store, images, deadline.left());
+        }
+        let asked = Instant::now();
+        let mut mode = || Ok(if alone { LockMode::Exclusive } else { cache.mode(&**store) });
+        let (turn, ancestor_shares) =
+            lock::take_in_turn(store, cache.subject(), deadline, &mut mode)?;
+        let Turn::Held(lock) = turn else { return Ok(turn) };
         let shared = lock.mode() == LockMode::Shared;
+        if shared && asked.elapsed() > NEWS_MAX {
+            // Somebody may have pruned it meanwhile.
+            cache.ask(&**store, images, deadline.left());
+            if cache.mode(&**store) == LockMode::Exclusive {
+                lock.release(None);
+                continue;
+            }
+        }
+        if ancestor_shares && !shared {
+            tracing::warn!(
+                "cache {}: an outer call shares it, so others may write it beside COMMAND; have the \
+                 outer call take it as this one does",
+                cache.id()
+            );
+            cache.note_sharing_ancestor();
+        }
         let why = match (shared, alone, cache.can_be_shared()) {
             (true, ..) => format!("shared (cache={} warm)", cache.id()),
             (_, true, _) => format!("alone, to try again (cache={})", cache.id()),
+            (_, _, true) if cache.has_lost_mounts() => format!(
+                "alone, until it is warm (cache={} cold: the engine has lost its mounts)",
+                cache.id()
+            ),
             (_, _, true) => format!("alone, until it is warm (cache={} cold)", cache.id()),
+            (_, _, false) if cache.is_emptied() => {
+                format!("alone, for --no-cache empties it (cache={})", cache.id())
+            }
             (_, _, false) => format!("alone (cache={})", cache.id()),
         };
         log::acquired_cache(lock.subject(), shared, &why, start.elapsed());
+        if cache.is_emptied() {
+            cache.forget(&**store);
+        }
+        return Ok(Turn::Held(lock));
     }
-    Ok(turn)
 }
 
 /// The last one taken goes first.
 fn release(locks: Vec<Box<dyn Held>>, failure: Option<&FailedBuild>) {
-    locks.into_iter().rev().for_each(|lock| lock.release(failure));
+    for lock in locks.into_iter().rev() {
+        let subject = lock.subject().clone();
+        lock.release(failure);
+        log::released(&subject);
+    }
 }
 
 /// Tags that an outer call builds with `--force`, for nested calls; one a word. It counts only

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::duration::for_people;
-use crate::lock::file::HeldLock;
+use crate::lock::HeldLock;
 use crate::visible::is_visible;
 
 /// Prints the locks that somebody holds, as a table or as a JSON array.
@@ -24,7 +24,14 @@ pub fn print(held: &[HeldLock], json: bool, out: &mut impl Write) -> Result<()> 
 
 fn table(held: &[HeldLock], out: &mut impl Write) -> io::Result<()> {
     const HEAD: [&str; 5] = ["TAG", "HOLDER", "SINCE", "WAITERS", "COMMAND"];
-    let rows: Vec<[String; 5]> = held.iter().map(row).collect();
+    const WAITERS: usize = 3;
+    let mut rows: Vec<[String; 5]> = held.iter().map(row).collect();
+    for (n, two) in held.windows(2).enumerate() {
+        if two[0].lock == two[1].lock {
+            // Who waits for those who share a lock is counted with the first of them.
+            rows[n + 1][WAITERS].clear();
+        }
+    }
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([HEAD[column].len()]).max().unwrap_or_default()
@@ -55,11 +62,12 @@ fn row(lock: &HeldLock) -> [String; 5] {
         (None, _) => String::new(),
     };
     let gone = if holder.gone { " (ended; something it left behind holds the lock)" } else { "" };
+    let shared = if lock.shared { " (shared)" } else { "" };
     let ago = |held_for: Duration| format!("{} ago", for_people(held_for));
     let unknown = || "?".to_owned();
     [
         subject,
-        format!("{at}pid {}{gone}", holder.pid),
+        format!("{at}pid {}{shared}{gone}", holder.pid),
         holder.held_for().map_or_else(unknown, ago),
         lock.waiters.to_string(),
         holder.command.clone().unwrap_or_else(unknown),

@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow, bail};
 use crate::child::NotRun;
 use crate::command::{Build, Client, Command, Engine, goes_elsewhere};
 use crate::exit::{self, Failure};
-use crate::image::Missing;
+use crate::image::{Check, Missing};
 use crate::reference::Tag;
 
 /// The tags to build: those given, else those that COMMAND names.
@@ -103,14 +103,20 @@ pub fn cannot_run(command: &Command, why: NotRun) -> anyhow::Error {
         .into()
 }
 
-/// Does COMMAND end with an image on the engine, as far as its words tell?
+/// Does COMMAND end with an image where `check` looks for it, as far as its words tell?
 ///
 /// # Errors
 /// It certainly does not. Where that is only likely, a warning says so.
-pub fn ends_with_an_image(command: &Command) -> Result<()> {
+pub fn ends_with_an_image(command: &Command, check: &Check) -> Result<()> {
     let (Some(build), Some(client)) = (command.build(), command.client()) else { return Ok(()) };
+    if let Check::Command(_) = check {
+        return Ok(());
+    }
     if let Some(flag) = &build.builds_nothing {
         bail!("COMMAND builds no image: {flag}");
+    }
+    if *check == Check::Registry {
+        return ends_in_the_registry(command, build, client);
     }
     // podman makes its image in any case; -o writes it elsewhere too.
     if build.load || client.engine == Engine::Podman {
@@ -142,6 +148,39 @@ pub fn ends_with_an_image(command: &Command) -> Result<()> {
         None => {}
     }
     Ok(())
+}
+
+fn ends_in_the_registry(command: &Command, build: &Build, client: &Client) -> Result<()> {
+    if command.pushes() {
+        return Ok(());
+    }
+    // podman pushes nothing by itself, and minds no -o.
+    let elsewhere = build.outputs.iter().find(|output| goes_elsewhere(output));
+    if let (Some(output), Engine::Docker) = (elsewhere, client.engine) {
+        bail!(
+            "COMMAND pushes no image: -o {output} writes it elsewhere; add --push, or leave -o away"
+        );
+    }
+    let how = how_to_push(client);
+    tracing::warn!("COMMAND does not push, and --check registry looks in the registry; {how}");
+    Ok(())
+}
+
+fn how_to_push(client: &Client) -> &'static str {
+    match client.engine {
+        Engine::Docker => {
+            "add --push (docker buildx build), or give a script that builds and pushes"
+        }
+        Engine::Podman | Engine::Nerdctl => "give a script that builds and pushes",
+    }
+}
+
+/// Warns of tags whose registry nobody has named: it is Docker Hub.
+pub fn registries_are_named(tags: &[Tag]) {
+    for tag in tags.iter().filter(|tag| tag.is_short()) {
+        let (registry, name) = tag.in_registry();
+        tracing::warn!("{tag}: names no registry, so it is looked up as {registry}/{name}");
+    }
 }
 
 /// The builder that COMMAND chooses, if that is known to be one in a container, which does not
@@ -213,18 +252,33 @@ fn is_mounted(folder: &Path, mounts: &str) -> bool {
     points.any(|point| point != Path::new("/") && folder.starts_with(point))
 }
 
-/// Why the image may be missing although COMMAND ended with 0.
-pub fn why_missing(command: &Command, missing: &Missing<'_>) -> String {
+/// Why the image may be missing, where `check` has looked for it, although COMMAND ended with 0.
+pub fn why_missing(command: &Command, missing: &Missing<'_>, check: &Check) -> String {
     let tag = missing.tag;
+    if let Check::Command(_) = check {
+        return format!("there is no image {tag}, says the command of --check");
+    }
     if let Some(instead) = &missing.instead {
         return format!("{tag} is an image for {instead}, not for the platform that COMMAND names");
     }
+    let where_to = match check {
+        Check::Registry => format!(" in the registry {}", tag.in_registry().0),
+        _ => String::new(),
+    };
     let cause = match command.build() {
+        None if *check == Check::Registry => "was it pushed?".to_owned(),
         None => "does COMMAND build another tag, or on another engine (see --engine)?".to_owned(),
         Some(build) => {
             let named: Vec<_> = build.tags.iter().map(|text| (text.as_str(), ())).collect();
             if !build.tags.iter().any(|text| text.parse::<Tag>().as_ref() == Ok(tag)) {
                 format!("COMMAND says {}", said(&named))
+            } else if *check == Check::Registry {
+                match command.client() {
+                    Some(client) if !command.pushes() => {
+                        format!("COMMAND does not push; {}", how_to_push(client))
+                    }
+                    _ => "was it removed meanwhile, or does a mirror answer for it?".to_owned(),
+                }
             } else if !build.outputs.is_empty() {
                 format!(
                     "COMMAND writes what it builds elsewhere: -o {}",
@@ -248,7 +302,7 @@ pub fn why_missing(command: &Command, missing: &Missing<'_>) -> String {
             }
         }
     };
-    format!("there is no image {tag}; {cause}")
+    format!("there is no image {tag}{where_to}; {cause}")
 }
 
 #[cfg(test)]

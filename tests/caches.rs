@@ -8,12 +8,13 @@ mod outside;
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Fixture, Invocation};
 use fake::{FakeEngine, found, missing, response, send};
-use outside::{cpu_seconds, wait_for_waiters};
+use outside::{ForeignLock, Gate, cpu_seconds, is_free, wait_for_waiters};
+use serde_json::Value;
 
 const WARM: &str = "--cache=cargo=Cargo.lock";
 
@@ -125,12 +126,94 @@ fn other_files_or_another_engine_make_the_cache_cold_again() {
 }
 
 #[test]
+fn whatever_names_another_engine_or_builder_makes_the_cache_cold() {
+    let f = fixture();
+    let folder = |name: &str, files: &[(&str, &str)]| {
+        for (file, text) in files {
+            let path = f.path(name).join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        f.path(name).display().to_string()
+    };
+    let context = |name: &str, host: &str| {
+        let meta = format!("contexts/meta/{}/meta.json", common::sha256("ci"));
+        let host = format!(r#"{{"Endpoints":{{"docker":{{"Host":"{host}"}}}}}}"#);
+        folder(name, &[("config.json", r#"{"currentContext":"ci"}"#), (&meta, &host)])
+    };
+    f.install_engine("nerdctl");
+    f.install_engine("podman");
+    let (one, other) = (context("one", "tcp://one:2375"), context("other", "tcp://other:2375"));
+    let chosen = folder("chosen", &[("buildx/current", r#"{"Key":"","Name":"own"}"#)]);
+    let buildx = folder("buildx", &[("current", r#"{"Key":"","Name":"another"}"#)]);
+    let podman = folder("podman", &[("containers/podman-connections.json", "{}")]);
+    let cases: &[(&str, &[(&str, &str)])] = &[
+        ("docker", &[]),
+        ("docker", &[("DOCKER_HOST", "tcp://elsewhere:2375")]),
+        ("docker", &[("DOCKER_CONFIG", &one)]),
+        ("docker", &[("DOCKER_CONFIG", &other)]),
+        ("docker", &[("DOCKER_CONFIG", &chosen)]),
+        ("docker", &[("BUILDX_CONFIG", &buildx)]),
+        ("docker", &[("BUILDX_BUILDER", "third")]),
+        ("nerdctl", &[]),
+        ("nerdctl", &[("CONTAINERD_ADDRESS", "/run/other.sock")]),
+        ("nerdctl", &[("CONTAINERD_NAMESPACE", "ci")]),
+        ("nerdctl", &[("BUILDKIT_HOST", "unix:///run/other.sock")]),
+        ("podman", &[]),
+        ("podman", &[("CONTAINER_HOST", "tcp://elsewhere:1")]),
+        ("podman", &[("CONTAINER_CONNECTION", "ci")]),
+        ("podman", &[("XDG_CONFIG_HOME", &podman)]),
+    ];
+    for round in ["cold", "warm"] {
+        for (n, (program, variables)) in cases.iter().enumerate() {
+            let tag = format!("env:{round}-{n}");
+            let mut call = f.buildlock([WARM]).args(["--", program, "build", "-t", &tag, "."]);
+            for (name, value) in *variables {
+                call = call.env(name, value);
+            }
+            let built = call.run();
+            built.assert_code(0).assert_stderr(&format!("cache=cargo {round}"));
+        }
+    }
+}
+
+#[test]
 fn build_without_the_cache_empties_it_and_so_is_alone() {
     let f = fixture();
     warm_up(&f);
     let emptying =
         f.buildlock([WARM]).args(["--", "docker", "build", "--no-cache", "-t", "env:a", "."]);
-    emptying.run().assert_code(0).assert_stderr("alone (cache=cargo)");
+    let said = "alone, for --no-cache empties it (cache=cargo)";
+    emptying.run().assert_code(0).assert_stderr(said);
+    build(&f, "env:b", &[WARM]).run().assert_code(0).assert_stderr("cache=cargo warm");
+    // One that has emptied it, and not filled it again.
+    f.steer("STANDIN_BUILD_STATUS=3");
+    let emptying =
+        ["--", "docker", "build", "--no-cache-filter=deps", "-t", "env:c", "."].map(String::from);
+    f.buildlock([WARM]).args(emptying).run().assert_code(3).assert_stderr(said);
+    f.steer("");
+    build(&f, "env:d", &[WARM]).run().assert_code(0).assert_stderr("cache=cargo cold");
+}
+
+#[test]
+fn second_run_forgets_what_was_remembered_of_the_caches_that_were_shared_alone() {
+    let f = fixture();
+    fs::write(f.work_dir().join("other"), "other\n").unwrap();
+    warm_up(&f);
+    build(&f, "env:other", &["--cache=cargo=other"]).run().assert_code(0);
+    build(&f, "env:npm", &["--cache=npm=other"]).run().assert_code(0).assert_stderr("cold");
+    // npm is cold for this file, and so was not shared.
+    f.steer("STANDIN_BUILD_STATUS=3 STANDIN_FAIL_TIMES=1");
+    fs::write(f.path("builds.log"), "").unwrap();
+    let both = build(&f, "env:both", &[WARM, "--cache=npm=Cargo.lock"]).run();
+    both.assert_code(0).assert_stderr("cache=cargo warm").assert_stderr("cache=npm cold");
+    f.steer("");
+    let known = |tag: &str, cache: &str, said: &str| {
+        build(&f, tag, &[cache]).run().assert_code(0).assert_stderr(said);
+    };
+    known("env:1", "--cache=npm=other", "cache=npm warm");
+    known("env:2", WARM, "cache=cargo warm");
+    known("env:3", "--cache=cargo=other", "cache=cargo cold");
 }
 
 #[test]
@@ -203,7 +286,8 @@ fn command_that_may_have_read_its_stdin_is_not_run_again() {
     f.make_image("env:a");
     let script = "exit 7\n";
     let forced = [WARM, "--force", "-t", "env:a", "--", "sh"];
-    f.buildlock(forced).stdin(script).run().assert_code(7);
+    let said = "it may have read its stdin";
+    f.buildlock(forced).stdin(script).run().assert_code(7).assert_stderr(said);
     let (reader, mut writer) = std::io::pipe().unwrap();
     std::io::Write::write_all(&mut writer, script.as_bytes()).unwrap();
     drop(writer);
@@ -212,11 +296,36 @@ fn command_that_may_have_read_its_stdin_is_not_run_again() {
 }
 
 #[test]
+fn build_command_that_reads_no_stdin_is_run_again_whatever_that_is() {
+    let f = fixture();
+    warm_up(&f);
+    let all = [
+        (&["."][..], 2),
+        (&["-"], 1),
+        (&["-f", "-", "."], 1),
+        (&["-f-", "."], 1),
+        (&["--file=/dev/stdin", "."], 1),
+        (&["-f", "Dockerfile", "."], 2),
+    ];
+    for (n, (words, runs)) in all.into_iter().enumerate() {
+        let tag = format!("env:{n}");
+        f.steer("STANDIN_BUILD_STATUS=3");
+        let call = f.buildlock([WARM]).args(["--", "docker", "build", "-t", &tag]).args(words);
+        let (reader, _writer) = std::io::pipe().unwrap();
+        assert_eq!(call.into_command().stdin(reader).status().unwrap().code(), Some(3));
+        assert_eq!(f.build_count(&tag), runs, "{words:?}");
+    }
+}
+
+#[test]
 fn what_was_ended_by_a_signal_or_a_limit_is_not_run_again() {
     let f = fixture();
     warm_up(&f);
     f.steer("STANDIN_KILL=KILL");
     build(&f, "env:a", &[WARM]).run().assert_signal(9);
+    let shell = [WARM, "-t", "env:c", "--", "sh", "-c", "docker build -t env:c .; exit $?"];
+    f.buildlock(shell).run().assert_code(128 + 9);
+    assert_eq!(f.build_count("env:c"), 1);
     f.steer("");
     f.hold_builds();
     build(&f, "env:b", &[WARM, "--build-timeout=100ms"]).run().assert_code(124);
@@ -328,15 +437,184 @@ fn killed_holder_leaves_a_cold_cache_that_the_next_one_gets() {
 
 #[test]
 fn nested_call_does_not_wait_for_the_cache_that_its_outer_one_holds() {
+    const ALONE: &str = "alone (cache=cargo)";
+    const COLD: &str = "alone, until it is warm (cache=cargo cold)";
+    const SHARED: &str = "shared (cache=cargo warm)";
     let f = fixture();
-    for (outer, inner) in [("--cache=cargo", WARM), (WARM, "--cache=cargo"), (WARM, WARM)] {
+    for (outer, inner, modes) in [
+        ("--cache=cargo", WARM, [ALONE, COLD]),
+        (WARM, "--cache=cargo", [SHARED, ALONE]),
+        (WARM, WARM, [SHARED, SHARED]),
+    ] {
         let inner = format!(
             "{} {inner} -w 20s --force -t env:inner -- docker build -t env:inner . && docker build -t env:outer .",
             outside::buildlock_path().display()
         );
         let options = [outer, "--force", "-t", "env:outer", "--", "sh", "-c", &inner];
-        f.buildlock(options).run().assert_code(0);
+        let ended = f.buildlock(options).run();
+        ended.assert_code(0).assert_no_stderr("waiting");
+        let locked = |line: &str| Some(line.split_once("cache cargo: locked: ")?.1.to_owned());
+        assert_eq!(ended.stderr.lines().filter_map(locked).collect::<Vec<_>>(), modes, "{ended}");
+        let is_beside = modes == [SHARED, ALONE];
+        assert_eq!(ended.stderr.contains("an outer call shares it"), is_beside, "{ended}");
     }
+}
+
+#[test]
+fn nested_call_warms_no_cache_that_its_outer_one_shares() {
+    let f = fixture();
+    warm_up(&f);
+    fs::write(f.work_dir().join("other"), "other\n").unwrap();
+    let other = "--cache=cargo=other";
+    let inner = format!(
+        "{} {other} -t env:inner -- docker build -t env:inner . && docker build -t env:outer .",
+        outside::buildlock_path().display()
+    );
+    let outer = f.buildlock([WARM, "-t", "env:outer", "--", "sh", "-c", &inner]).run();
+    outer.assert_code(0).assert_stderr("cache=cargo warm").assert_stderr("cache=cargo cold");
+    build(&f, "env:a", &[other]).run().assert_code(0).assert_stderr("cache=cargo cold");
+    build(&f, "env:b", &[other]).run().assert_code(0).assert_stderr("cache=cargo warm");
+}
+
+#[test]
+fn nested_call_against_the_order_of_locks_warns_of_a_cache_that_its_outer_one_shares() {
+    for other_has_ended in [false, true] {
+        let f = fixture();
+        warm_up(&f);
+        f.hold_builds();
+        let gate = Gate::new(&f, "nested.gate");
+        let script = format!(
+            "read _ <\"$STANDIN/nested.gate\"; {} --lock storage --cache cargo -t env:inner -- \
+             docker build -t env:inner . && docker build -t env:outer .",
+            outside::buildlock_path().display()
+        );
+        let outer = f.buildlock([WARM, "-t", "env:outer", "--", "sh", "-c", &script]).start();
+        outer.wait_for_stderr("building");
+        // Who comes last stands in the record.
+        let other = build(&f, "env:other", &[WARM]).start();
+        f.wait_for_builds(2);
+        if other_has_ended {
+            f.let_builds_go(1);
+            other.wait().assert_code(0);
+        }
+        let held = ForeignLock::exclusive(&f, &f.named_lock_file("storage"));
+        gate.open();
+        outer.wait_for_stderr("deadlock");
+        let text = outer.stderr();
+        let warning = text.lines().find(|line| line.contains("deadlock")).unwrap();
+        for name in ["lock storage", "cache cargo"] {
+            assert!(warning.contains(name), "{text}");
+        }
+        drop(held);
+        // Beside the other one, the outer call is seen to hold it.
+        outer.wait_for_stderr("cache cargo: locked: alone (cache=cargo)");
+        f.release_builds();
+        outer.wait().assert_code(0);
+    }
+}
+
+/// `buildlock status --json`, but for the locks of tags.
+fn held_caches(f: &Fixture) -> Vec<Value> {
+    let status = f.buildlock(["status", "--json"]).run();
+    let mut held: Vec<Value> = serde_json::from_slice(&status.stdout).unwrap();
+    held.retain(|lock| lock["lock"].as_str().unwrap().contains("cache-locks"));
+    held
+}
+
+#[test]
+fn status_shows_each_of_those_who_share_a_cache_and_counts_who_waits_once() {
+    let f = fixture();
+    let with_secret = |tag: &'static str| {
+        f.buildlock([WARM, "--", "env", "TOKEN=hunter2", "docker", "build", "-t", tag, "."])
+    };
+    with_secret("env:first").run().assert_code(0);
+    f.hold_builds();
+    let a = with_secret("env:a").start();
+    f.wait_for_builds(2);
+    let b = with_secret("env:b").start();
+    f.wait_for_builds(3);
+    let alone = build(&f, "env:alone", &["--cache=cargo"]).start();
+    wait_for_waiters(&f, &cache_lock(&f, "cargo"), 1);
+    let later = build(&f, "env:later", &[WARM]).start();
+    wait_for_waiters(&f, &turnstile(&f, "cargo"), 1);
+
+    let held = held_caches(&f);
+    let expected =
+        [(b.pid(), "docker build -t env:b .", 2), (a.pid(), "docker build -t env:a .", 0)];
+    assert_eq!(held.len(), expected.len(), "{held:?}");
+    for (lock, (pid, command, waiters)) in held.iter().zip(expected) {
+        assert_eq!((&lock["cache"], &lock["shared"]), (&"cargo".into(), &true.into()), "{lock}");
+        assert_eq!((&lock["holder"]["pid"], &lock["waiters"]), (&pid.into(), &waiters.into()));
+        let shown = lock["holder"]["command"].as_str().unwrap();
+        assert!(shown.ends_with(command) && !shown.contains("hunter2"), "{lock}");
+    }
+    let table = f.buildlock(["status"]).run();
+    let table = table.stdout_line();
+    let row = |pid: u32| table.lines().find(|row| row.contains(&format!("pid {pid} (shared)")));
+    let (a_row, b_row) = (row(a.pid()).unwrap(), row(b.pid()).unwrap());
+    assert!(a_row.starts_with("cache cargo ") && b_row.starts_with("cache cargo "), "{table}");
+    assert!(b_row.contains(" 2  ") && a_row.contains("?           "), "{table}");
+    assert!(!table.contains("hunter2"), "{table}");
+    // Of those who share it, the one of whom most is known.
+    let message = format!("pid {}, building for", b.pid());
+    assert!(alone.stderr().contains(&message), "{}", alone.stderr());
+
+    // It takes its record with it.
+    b.signal("TERM");
+    b.wait().assert_signal(15);
+    let held = held_caches(&f);
+    assert_eq!(held.len(), 1, "{held:?}");
+    assert_eq!((&held[0]["cache"], &held[0]["waiters"]), (&"cargo".into(), &2.into()), "{held:?}");
+    assert_eq!(held[0]["holder"]["pid"], a.pid(), "{held:?}");
+    f.release_builds();
+    for build in [a, alone, later] {
+        build.wait().assert_code(0);
+    }
+    assert_eq!(held_caches(&f), Vec::<Value>::new());
+}
+
+/// What is said of waiting for the cache, as JSON.
+fn waits(stderr: &str) -> Vec<Value> {
+    let lines = stderr.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["event"] == "waiting" && line["cache"] == "cargo").collect()
+}
+
+#[test]
+fn wait_for_the_turnstile_and_then_for_the_cache_is_one_wait() {
+    let f = fixture();
+    let in_turnstile = ForeignLock::exclusive(&f, &turnstile(&f, "cargo"));
+    let holder = ForeignLock::exclusive(&f, &cache_lock(&f, "cargo"));
+    let waiting = build(&f, "env:a", &["--cache=cargo", "--log-format=json"]).start();
+    waiting.wait_for_stderr("waiting for");
+    drop(in_turnstile);
+    // The one that is due after five seconds.
+    f.wait_for("a second message", || waits(&waiting.stderr()).len() > 1);
+    let said = waits(&waiting.stderr());
+    assert!(said.iter().all(|line| line["holder"]["pid"] == holder.pid()), "{said:?}");
+    assert!((5.0..10.0).contains(&said[1]["waited_s"].as_f64().unwrap()), "{said:?}");
+    drop(holder);
+    waiting.wait().assert_code(0);
+}
+
+#[test]
+fn who_stands_in_the_turnstile_is_named_while_nobody_has_the_cache_and_the_time_counts_on() {
+    let f = fixture();
+    let in_turnstile = ForeignLock::exclusive(&f, &turnstile(&f, "cargo"));
+    let waiting = build(&f, "env:a", &["--cache=cargo", "--log-format=json"]).start();
+    waiting.wait_for_stderr("waiting for");
+    let since = Instant::now();
+    let first_pid = in_turnstile.pid();
+    let holder = ForeignLock::exclusive(&f, &cache_lock(&f, "cargo"));
+    f.wait_for("a measurable time", || since.elapsed() > Duration::from_millis(300));
+    let waited = since.elapsed().as_secs_f64();
+    drop(in_turnstile);
+    f.wait_for("a second message", || waits(&waiting.stderr()).len() > 1);
+    let said = waits(&waiting.stderr());
+    assert_eq!(said[0]["holder"]["pid"], first_pid, "{said:?}");
+    assert_eq!(said[1]["holder"]["pid"], holder.pid(), "{said:?}");
+    assert!(said[1]["waited_s"].as_f64().unwrap() >= waited, "{said:?}");
+    drop(holder);
+    waiting.wait().assert_code(0);
 }
 
 #[test]
@@ -377,6 +655,87 @@ fn known_caches_are_listed_and_forgotten() {
 }
 
 #[test]
+fn cache_that_is_not_known_is_forgotten_without_a_trace() {
+    let f = fixture();
+    for _ in 0..2 {
+        let forgotten = f.buildlock(["cache", "forget", "crago"]).run();
+        forgotten.assert_code(0).assert_stderr("nothing is remembered of cache crago");
+        assert_eq!(f.lock_files(), Vec::<std::path::PathBuf>::new());
+        // And once more in a folder that is there.
+        drop(f.open_lock_file(&cache_lock(&f, "crago")));
+        fs::remove_file(cache_lock(&f, "crago")).unwrap();
+    }
+    build(&f, "env:a", &["--cache=crago"]).run().assert_code(0);
+    assert!(!cache_lock(&f, "crago").with_extension("json").exists());
+    warm_up(&f);
+    let forget = || f.buildlock(["cache", "forget", "cargo"]).run();
+    forget().assert_code(0).assert_no_stderr("nothing is remembered");
+    forget().assert_code(0).assert_stderr("nothing is remembered of cache cargo");
+}
+
+#[test]
+fn prune_leaves_what_is_remembered_and_removes_what_was_forgotten() {
+    let f = fixture();
+    warm_up(&f);
+    f.buildlock(["prune"]).run().assert_code(0);
+    let memory = cache_lock(&f, "cargo").with_extension("json");
+    assert_eq!(f.lock_files(), std::slice::from_ref(&memory));
+    build(&f, "env:a", &[WARM]).run().assert_code(0).assert_stderr("cache=cargo warm");
+    f.buildlock(["cache", "forget", "cargo"]).run().assert_code(0);
+    // Somebody just writes it.
+    let writing = ForeignLock::exclusive(&f, &memory);
+    f.buildlock(["prune"]).run().assert_code(0);
+    assert_eq!(f.lock_files(), std::slice::from_ref(&memory));
+    drop(writing);
+    f.buildlock(["prune"]).run().assert_code(0);
+    assert_eq!(f.lock_files(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn memory_that_somebody_keeps_locked_holds_nobody_up() {
+    let f = fixture();
+    let memory = cache_lock(&f, "cargo").with_extension("json");
+    let writing = ForeignLock::exclusive(&f, &memory);
+    build(&f, "env:a", &[WARM]).run().assert_code(0).assert_stderr("cache=cargo cold");
+    drop(writing);
+    build(&f, "env:b", &[WARM]).run().assert_code(0).assert_stderr("cache=cargo cold");
+    build(&f, "env:c", &[WARM]).run().assert_code(0).assert_stderr("cache=cargo warm");
+}
+
+#[test]
+fn turnstile_that_is_no_lock_file_is_refused_before_any_waiting() {
+    let f = fixture();
+    let held = ForeignLock::exclusive(&f, &f.lock_file("env:a"));
+    drop(f.open_lock_file(&cache_lock(&f, "cargo")));
+    fs::create_dir(turnstile(&f, "cargo")).unwrap();
+    let refused = build(&f, "env:a", &[WARM]).run();
+    refused.assert_code(125).assert_stderr("turnstile.lock").assert_stderr("it is a folder");
+    refused.assert_no_stderr("waiting");
+    drop(held);
+}
+
+#[test]
+fn memory_that_is_no_file_hangs_nobody_and_is_warned_of() {
+    let f = fixture();
+    let lock = cache_lock(&f, "cargo");
+    drop(f.open_lock_file(&lock));
+    let memory = lock.with_extension("json");
+    let make_fifo = || drop(Gate::new(&f, memory.to_str().unwrap()));
+    let make_folder = || fs::create_dir(&memory).unwrap();
+    let kinds: [(&str, &dyn Fn()); 2] = [("a folder", &make_folder), ("a FIFO", &make_fifo)];
+    for (kind, make) in kinds {
+        make();
+        let built = build(&f, "env:a", &[WARM, "--force"]).run();
+        built.assert_code(0).assert_stderr("cache=cargo cold");
+        built.assert_stderr("cache cargo: it cannot be remembered").assert_stderr(kind);
+        f.buildlock(["cache", "ls"]).run().assert_code(0);
+        f.buildlock(["prune"]).run().assert_code(0);
+        assert!(memory.exists());
+        fs::remove_dir(&memory).or_else(|_| fs::remove_file(&memory)).unwrap();
+    }
+}
+
+#[test]
 fn whatever_stands_where_warmth_is_remembered_is_no_error() {
     let f = fixture();
     warm_up(&f);
@@ -408,6 +767,8 @@ fn engine_that_has_lost_the_mount_makes_the_cache_cold() {
     const BOTH: &str = r#"{"BuildCache":[
         {"ID":"m1","Type":"exec.cachemount","LastUsedAt":"2999-01-01T00:00:00Z"},
         {"ID":"m2","Type":"exec.cachemount","LastUsedAt":"2999-01-01T00:00:00Z"}]}"#;
+    const OLD: &str = r#"{"BuildCache":[{"ID":"m4","Type":"exec.cachemount","LastUsedAt":"2001-01-01T00:00:00Z"}]}"#;
+    const ZONED: &str = r#"{"BuildCache":[{"ID":"m3","Type":"exec.cachemount","LastUsedAt":"2999-01-01T00:00:00+02:00"}]}"#;
     let f = fixture();
     // An engine is known by its address, so it is the same one each time, started anew.
     let with = |mounts: &'static str, tag: &str, options: &[&str], status: i32, said: &str| {
@@ -427,9 +788,96 @@ fn engine_that_has_lost_the_mount_makes_the_cache_cold() {
     with(MOUNT, "there:2", &[WARM], 0, "cache=cargo warm");
     with(MOUNT, "there:3", &[WARM], 9, "once more");
     with(OTHER, "there:4", &[WARM], 0, "cache=cargo cold");
-    // Two, of which one may have been another build's: a failure will tell.
+    // Two, of which one may have been another build's: that is not known.
     with(BOTH, "there:5", &["--cache=both=Cargo.lock"], 0, "cache=both cold");
-    with(MOUNT, "there:6", &["--cache=both=Cargo.lock"], 0, "cache=both warm");
+    with(BOTH, "there:6", &["--cache=both=Cargo.lock"], 0, "cache=both warm");
+    let lost = "alone, until it is warm (cache=both cold: the engine has lost its mounts)";
+    with(MOUNT, "there:6", &["--cache=both=Cargo.lock"], 0, lost);
+    // A build that used none, since all its steps were in the layer cache, has warmed none.
+    with(MOUNT, "there:9", &["--cache=kept=Cargo.lock"], 0, "cache=kept cold");
+    with(OLD, "there:10", &["--cache=kept=Cargo.lock"], 0, "cache=kept cold");
+    with(OLD, "there:11", &["--cache=kept=Cargo.lock"], 0, "cache=kept cold");
+    // The daemon's time zone is its own.
+    with(ZONED, "there:7", &["--cache=zoned=Cargo.lock"], 0, "cache=zoned cold");
+    with(MOUNT, "there:8", &["--cache=zoned=Cargo.lock"], 0, "cache=zoned cold");
+}
+
+#[test]
+fn engine_that_is_already_counting_is_asked_again() {
+    const BUSY: &str = r#"{"message":"a disk usage operation is already running"}"#;
+    const MOUNT: &str = r#"{"BuildCache":[{"ID":"m1","Type":"exec.cachemount","LastUsedAt":"2999-01-01T00:00:00Z"}]}"#;
+    // What engines up to 20.10 say of nothing.
+    const NONE: &str = r#"{"BuildCache":null}"#;
+    let f = fixture();
+    let counted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&counted);
+    let engine = FakeEngine::start(&f.path("engine.sock"), move |_, head, stream| {
+        if head.contains("/images/") {
+            return send(stream, found());
+        }
+        let (status, body) = match count.fetch_add(1, Ordering::SeqCst) {
+            0 | 2 => ("500 Internal Server Error", BUSY),
+            1 => ("200 OK", MOUNT),
+            _ => ("200 OK", NONE),
+        };
+        send(stream, response(status, "application/json", body));
+    });
+    for _ in ["to note what was used", "to see that it is gone"] {
+        let call = f.buildlock([WARM, "--force", "-t", "there:1", "--", "true"]);
+        let call = call.env("DOCKER_HOST", engine.endpoint()).env("PATH", plain_path(&f));
+        call.run().assert_code(0).assert_stderr("cache=cargo cold");
+    }
+    assert_eq!(counted.load(Ordering::SeqCst), 5);
+}
+
+#[test]
+fn engine_is_asked_again_by_who_has_waited_for_the_cache() {
+    const MOUNT: &str = r#"{"BuildCache":[{"ID":"m1","Type":"exec.cachemount","LastUsedAt":"2999-01-01T00:00:00Z"}]}"#;
+    const NONE: &str = r#"{"BuildCache":[]}"#;
+    let f = fixture();
+    let pruned = Arc::new(AtomicBool::new(false));
+    let is_pruned = Arc::clone(&pruned);
+    let engine = FakeEngine::start(&f.path("engine.sock"), move |_, head, stream| {
+        let body = if is_pruned.load(Ordering::SeqCst) { NONE } else { MOUNT };
+        let answer = response("200 OK", "application/json", body);
+        send(stream, if head.contains("/images/") { found() } else { answer });
+    });
+    let call = |options: &[&str]| {
+        let options = [options, &["--force", "-t", "there:1", "--", "true"]].concat();
+        f.buildlock(options).env("DOCKER_HOST", engine.endpoint()).env("PATH", plain_path(&f))
+    };
+    call(&[WARM]).run().assert_code(0).assert_stderr("cache=cargo cold");
+    let held = ForeignLock::exclusive(&f, &cache_lock(&f, "cargo"));
+    let start = Instant::now();
+    let waiting = call(&[WARM]).start();
+    wait_for_waiters(&f, &cache_lock(&f, "cargo"), 1);
+    pruned.store(true, Ordering::SeqCst);
+    // What the engine said a moment ago still counts.
+    f.wait_for("a second", || start.elapsed() > Duration::from_millis(1500));
+    drop(held);
+    waiting.wait().assert_code(0).assert_stderr("the engine has lost its mounts");
+}
+
+#[test]
+fn nobody_but_those_who_want_the_cache_waits_while_the_engine_counts() {
+    let f = fixture();
+    let engine = FakeEngine::start(&f.path("engine.sock"), move |_, head, stream| {
+        if head.contains("/images/") { send(stream, found()) } else { fake::stay_silent(stream) }
+    });
+    let options = [WARM, "--lock=rig", "--force", "-t", "there:1", "--", "true"];
+    let call = f.buildlock(options).env("DOCKER_HOST", engine.endpoint());
+    let call = call.env("PATH", plain_path(&f)).start();
+    f.wait_for("the engine is asked for its mounts", || {
+        engine.requests().iter().any(|line| line.contains("/system/df"))
+    });
+    assert!(is_free(&f.lock_file("there:1")));
+    assert!(!is_free(&cache_lock(&f, "cargo")));
+    let start = Instant::now();
+    call.signal("TERM");
+    call.wait().assert_signal(15);
+    assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
+    let listed = f.buildlock(["cache", "ls"]).run();
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("cargo"), "{:?}", listed.stdout);
 }
 
 #[test]

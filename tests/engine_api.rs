@@ -10,36 +10,17 @@ mod fake;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::{Finished, Fixture, is_root};
 use fake::{
-    FakeEngine, chunked_response, found, image, missing, response, send, send_endlessly,
-    stay_silent,
+    FakeEngine, chunked_response, fixture, found, image, missing, response, send, send_endlessly,
+    socket, stay_silent,
 };
 
 const TAG: &str = "env:abc";
-
-/// A fixture where `docker` is a binary, so that the look-up is buildlock's own.
-fn fixture() -> Fixture {
-    let f = Fixture::new();
-    let docker = f.path("bin/docker");
-    fs::remove_file(&docker).unwrap();
-    // Any binary will do, so long as it never says that an image is there or is not. By a process
-    // of its own: see `Fixture::write_executable`.
-    let buildlock = assert_cmd::cargo::cargo_bin!("buildlock");
-    let install = Command::new("install").args(["-m", "755"]).args([buildlock, &docker]).status();
-    assert!(install.unwrap().success());
-    f
-}
-
-fn socket(f: &Fixture) -> PathBuf {
-    f.path("docker.sock")
-}
 
 /// `buildlock -t TAG... -- COMMAND`, where COMMAND notes that it ran.
 fn ask(f: &Fixture, engine: &str, tags: &[&str], command: &str) -> Finished {
@@ -432,61 +413,6 @@ fn ten_megabytes_of_headers_are_an_error() {
     answers_mean_errors([answer]);
 }
 
-/// What a user may have to wait for an engine that says nothing, and then some.
-const SILENCE: Duration = Duration::from_secs(50);
-
-#[test]
-fn engine_that_never_answers_or_stops_in_the_middle_is_an_error_in_bounded_time() {
-    let start = found();
-    let in_the_middle = start[..start.len() - 20].to_owned();
-    // Side by side: this is the one test here that has to wait for time to pass.
-    std::thread::scope(|scope| {
-        for said in [String::new(), in_the_middle] {
-            scope.spawn(move || {
-                let f = fixture();
-                let engine = FakeEngine::start(&socket(&f), move |_, _, stream| {
-                    send(stream, &said);
-                    stay_silent(stream);
-                });
-                let words = ["-t", TAG, "--", "sh", "-c", "echo built >>built"];
-                let run = f.buildlock(words).env("DOCKER_HOST", engine.endpoint());
-                let mut run = run.start();
-                let start = Instant::now();
-                while !run.has_ended() {
-                    assert!(start.elapsed() < SILENCE, "still asking\n{}", f.scene());
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-                let run = run.wait();
-                run.assert_code(125).assert_stderr(TAG);
-                assert!(!f.work_dir().join("built").exists(), "{run}");
-                assert!(!engine.requests().is_empty(), "the engine was not asked\n{run}");
-            });
-        }
-        scope.spawn(|| {
-            let f = fixture();
-            // A queue of one that is full: connect(2) itself waits.
-            let full = "import os, socket, sys, time\n\
-                        s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(0)\n\
-                        c = socket.socket(socket.AF_UNIX); c.connect(sys.argv[1])\n\
-                        open(sys.argv[2], 'w').write('full\\n')\n\
-                        time.sleep(120)";
-            let paths = [socket(&f), f.path("full")];
-            let _engine = f.program("python3").args(["-c", full]).args(&paths).start();
-            f.wait_for_file("full");
-            let endpoint = format!("unix://{}", socket(&f).display());
-            let call = f.buildlock(["-t", TAG, "--", "sh", "-c", "echo built >>built"]);
-            let mut run = call.env("DOCKER_HOST", endpoint).start();
-            let start = Instant::now();
-            while !run.has_ended() {
-                assert!(start.elapsed() < SILENCE, "still connecting\n{}", f.scene());
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            run.wait().assert_code(125).assert_stderr("did not answer within");
-            assert!(!f.work_dir().join("built").exists());
-        });
-    });
-}
-
 #[test]
 fn missing_socket_is_an_error() {
     let f = fixture();
@@ -532,4 +458,141 @@ fn socket_that_may_not_be_opened_is_an_error() {
     run.assert_code(125).assert_stderr_matches("(?i)permission denied");
     assert!(!f.work_dir().join("built").exists(), "{run}");
     assert!(!asked.load(Ordering::SeqCst), "the socket was open after all\n{run}");
+}
+
+/// What the engine says of an image that its registry has, for these platforms.
+fn in_registry(platforms: &str) -> String {
+    let body = format!(
+        "{{\"Descriptor\":{{\"mediaType\":\"x\",\"digest\":\"sha256:{:064}\",\"size\":1}},\
+         \"Platforms\":{platforms}}}\n",
+        7
+    );
+    response("200 OK", "application/json", &body)
+}
+
+fn unknown_to_registry() -> String {
+    let body = "{\"message\":\"manifest unknown: manifest unknown\"}\n";
+    response("404 Not Found", "application/json", body)
+}
+
+/// `buildlock --check registry -t TAG -- COMMAND`, with this configuration of docker's.
+fn ask_registry(f: &Fixture, engine: &str, tag: &str, config: &str) -> Finished {
+    fs::write(f.path("config.json"), config).unwrap();
+    let command = format!("echo built >>{}", f.path("built").display());
+    let run = f.buildlock(["--check", "registry", "-t", tag, "--", "sh", "-c", &command]);
+    run.env("DOCKER_HOST", engine).env("DOCKER_CONFIG", f.path("")).run()
+}
+
+#[test]
+fn registry_is_asked_by_way_of_the_engine_with_the_users_credentials() {
+    let hub = "https://index.docker.io/v1/";
+    // printf a:b | base64
+    let config = |key: &str| format!("{{\"auths\":{{\"{key}\":{{\"auth\":\"YTpi\"}}}}}}");
+    let token = "{\"auths\":{\"r.example\":{\"auth\":\"YTpi\",\"identitytoken\":\"t?>\"}}}";
+    // The fields in base64url, as `basenc --base64url` has them.
+    let sent = |key: &str| match key {
+        "hub" => Some(
+            "eyJ1c2VybmFtZSI6ImEiLCJwYXNzd29yZCI6ImIiLCJzZXJ2ZXJhZGRyZXNzIjoiaHR0cHM6Ly9pbmRleC5kb2NrZXIuaW8vdjEvIn0=",
+        ),
+        "example" => {
+            Some("eyJ1c2VybmFtZSI6ImEiLCJwYXNzd29yZCI6ImIiLCJzZXJ2ZXJhZGRyZXNzIjoici5leGFtcGxlIn0=")
+        }
+        "token" => Some("eyJpZGVudGl0eXRva2VuIjoidD8-Iiwic2VydmVyYWRkcmVzcyI6InIuZXhhbXBsZSJ9"),
+        _ => None,
+    };
+    for (tag, name, config, auth) in [
+        (TAG, "docker.io/library/env:abc", config(hub), sent("hub")),
+        ("team/env", "docker.io/team/env:latest", config("r.example"), None),
+        ("r.example/a/env:1", "r.example/a/env:1", config("r.example"), sent("example")),
+        (
+            "r.example/a/env:1",
+            "r.example/a/env:1",
+            config("https://r.example/v2/"),
+            sent("example"),
+        ),
+        ("r.example/a/env:1", "r.example/a/env:1", token.to_owned(), sent("token")),
+        ("r.example/a/env:1", "r.example/a/env:1", "{}".to_owned(), None),
+        ("r.example:5000/env", "r.example:5000/env:latest", config("r.example"), None),
+    ] {
+        let f = fixture();
+        let engine = FakeEngine::start(&socket(&f), |_, _, stream| {
+            send(stream, in_registry("[{\"architecture\":\"amd64\",\"os\":\"linux\"}]"));
+        });
+        let run = ask_registry(&f, &engine.endpoint(), tag, &config);
+        run.assert_code(0).assert_stderr("present");
+        assert_eq!(builds(&f), 0, "{run}");
+        assert_eq!(engine.requests(), [format!("GET /distribution/{name}/json HTTP/1.1")]);
+        let heads = engine.heads();
+        let field = heads[0].lines().find_map(|line| line.strip_prefix("X-Registry-Auth: "));
+        assert_eq!(field, auth, "{tag} {config}");
+        assert!(heads[0].ends_with("\r\n\r\n") && heads[0].matches("\r\n\r\n").count() == 1);
+    }
+}
+
+#[test]
+fn image_that_the_registry_does_not_know_is_built() {
+    let f = fixture();
+    let engine = building_engine(&f, in_registry("null"), unknown_to_registry());
+    ask_registry(&f, &engine.endpoint(), TAG, "{}").assert_code(0).assert_stderr("built");
+    assert_eq!((builds(&f), engine.requests().len()), (1, 3));
+    ask_registry(&f, &engine.endpoint(), TAG, "{}").assert_code(0).assert_stderr("present");
+    assert_eq!(builds(&f), 1);
+}
+
+#[test]
+fn what_is_not_certain_of_a_registry_is_an_error() {
+    let json = "application/json";
+    let said = |message: &str| format!("{{\"message\":\"{message}\"}}\n");
+    let cases = [
+        ("404 Not Found", said("page not found"), 1),
+        ("404 Not Found", said("No such image: env:abc"), 1),
+        ("404 Not Found", "manifest unknown: manifest unknown".to_owned(), 1),
+        ("404 Not Found", said("errors:\\nmanifest unknown: x\\ndenied: y\\n"), 1),
+        ("401 Unauthorized", said("unauthorized: authentication required"), 1),
+        ("403 Forbidden", said("denied: requested access to the resource is denied"), 1),
+        ("400 Bad Request", said("manifest unknown: manifest unknown"), 1),
+        ("200 OK", "{}".to_owned(), 1),
+        ("200 OK", image("linux/amd64"), 1),
+        ("500 Internal Server Error", said("no basic auth credentials"), 1),
+        ("500 Internal Server Error", said("manifest unknown: manifest unknown"), 5),
+        ("429 Too Many Requests", said("toomanyrequests: slow down"), 5),
+    ];
+    std::thread::scope(|scope| {
+        for (status, body, tries) in cases {
+            scope.spawn(move || {
+                let f = fixture();
+                let answer = response(status, json, &body);
+                let engine =
+                    FakeEngine::start(&socket(&f), move |_, _, stream| send(stream, &answer));
+                let run = ask_registry(&f, &engine.endpoint(), TAG, "{}");
+                run.assert_code(125).assert_stderr("cannot tell").assert_stderr("docker.io");
+                assert_eq!(builds(&f), 0, "{run}");
+                assert_eq!(engine.requests().len(), tries, "{run}");
+            });
+        }
+    });
+}
+
+#[test]
+fn registry_that_answers_the_second_time_is_believed() {
+    let f = fixture();
+    let engine = FakeEngine::start(&socket(&f), |n, _, stream| {
+        let body = "{\"message\":\"Get https://registry-1.docker.io/v2/: EOF\"}\n";
+        let passing = response("500 Internal Server Error", "application/json", body);
+        send(stream, if n == 0 { passing } else { in_registry("null") });
+    });
+    ask_registry(&f, &engine.endpoint(), TAG, "{}").assert_code(0).assert_stderr("present");
+    assert_eq!(builds(&f), 0);
+}
+
+#[test]
+fn configuration_that_cannot_be_read_is_not_taken_for_no_credentials() {
+    for config in ["{nonsense", "{\"auths\":{\"https://index.docker.io/v1/\":{\"auth\":\"!\"}}}"] {
+        let f = fixture();
+        let engine =
+            FakeEngine::start(&socket(&f), |_, _, stream| send(stream, unknown_to_registry()));
+        let run = ask_registry(&f, &engine.endpoint(), TAG, config);
+        run.assert_code(125).assert_stderr("credentials").assert_stderr("config.json");
+        assert!(engine.requests().is_empty() && builds(&f) == 0, "{run}");
+    }
 }

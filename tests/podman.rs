@@ -4,6 +4,8 @@
 mod common;
 #[path = "engine/mod.rs"]
 mod engine;
+#[path = "engine/registry.rs"]
+mod registry;
 
 use std::ffi::OsStr;
 use std::fs;
@@ -13,6 +15,7 @@ use std::sync::OnceLock;
 
 use common::{Finished, Fixture, Invocation, Running};
 use engine::{all_output, count, root_archive, skip, static_busybox};
+use registry::{AUTH, Registry};
 
 const BASE: &str = "localhost/buildlock-test-base:1";
 
@@ -250,5 +253,134 @@ fn podman_under_the_name_of_docker_builds_once() {
         assert_eq!(count(&ended, "building"), 1, "{}", all_output(&ended));
         assert!(podman.has("localhost/env:abc"));
         assert_eq!(podman.image_count(), 1, "{}", all_output(&ended));
+    });
+}
+
+/// A test with podman and a registry, if skopeo is there to ask it.
+fn with_registry(start: impl Fn() -> Option<Registry>, test: impl FnOnce(&Podman, Registry)) {
+    let has_skopeo = Command::new("skopeo").arg("--version").output().is_ok();
+    match start() {
+        _ if !has_skopeo => common::skip("skopeo is not installed"),
+        None => common::skip("docker-registry is not installed"),
+        Some(registry) => with_podman(|podman| {
+            let folder = podman.f.path("home/.config/containers");
+            fs::create_dir_all(&folder).unwrap();
+            let address = registry.address();
+            let text = format!("[[registry]]\nlocation = \"{address}\"\ninsecure = true\n");
+            fs::write(folder.join("registries.conf"), text).unwrap();
+            test(podman, registry);
+        }),
+    }
+}
+
+impl Podman {
+    /// `buildlock --check registry -- podman ... build -t TAG CONTEXT`
+    fn look(&self, tag: &str, context: &Path) -> Finished {
+        self.with_home(self.buildlock(["--check", "registry", "--"]))
+            .args(self.build_words(tag, context))
+            .run()
+    }
+
+    /// With what the test says of registries, and nothing that this machine's users have.
+    fn with_home<'f>(&self, invocation: Invocation<'f>) -> Invocation<'f> {
+        let invocation = invocation.env("HOME", self.f.path("home"));
+        invocation.env_remove("XDG_RUNTIME_DIR").env_remove("REGISTRY_AUTH_FILE")
+    }
+
+    fn push(&self, tag: &str) {
+        let words = self.flags();
+        let push = self.with_home(self.f.program(&words[0]).args(&words[1..]));
+        push.args(["push", "-q", tag]).run().assert_code(0);
+    }
+
+    /// An image that is in the registry and not in podman's storage.
+    fn pushed(&self, registry: &Registry) -> String {
+        let tag = format!("{}/a/env:abc", registry.address());
+        assert!(self.ask(["tag", BASE, &tag]).status.success());
+        self.push(&tag);
+        assert!(self.ask(["untag", &tag]).status.success());
+        assert!(registry.has(&tag) && !self.has(&tag));
+        tag
+    }
+}
+
+#[test]
+fn image_in_the_registry_alone_is_present_where_the_registry_is_asked() {
+    with_registry(Registry::start, |podman, mut registry| {
+        let tag = podman.pushed(&registry);
+        let fails = podman.recipe("exit 9");
+        let run = podman.look(&tag, &fails);
+        run.assert_code(0).assert_stderr("\"present\"").assert_no_stderr("\"building\"");
+
+        let words = podman.build_words(&tag, &fails);
+        podman.buildlock(["--"]).args(words).run().assert_stderr("\"building\"");
+
+        registry.stop();
+        let run = podman.look(&tag, &fails);
+        run.assert_code(125).assert_stderr("cannot tell").assert_no_stderr("\"building\"");
+    });
+}
+
+#[test]
+fn what_podman_has_itself_does_not_count_where_the_registry_is_asked() {
+    with_registry(Registry::start, |podman, registry| {
+        let image = format!("{}/a/image:1", registry.address());
+        let list = format!("{}/a/list:1", registry.address());
+        assert!(podman.ask(["tag", BASE, &image]).status.success());
+        assert!(podman.ask(["manifest", "create", &list]).status.success());
+        assert!(podman.has(&image) && podman.ask(["manifest", "exists", &list]).status.success());
+        for tag in [&image, &list] {
+            let run = podman.look(tag, &podman.recipe("exit 9"));
+            run.assert_stderr("\"building\"").assert_no_stderr("\"present\"");
+        }
+
+        let run = podman.look(&image, &podman.recipe("true"));
+        run.assert_code(125).assert_stderr_matches("in the registry.*COMMAND does not push");
+
+        let words = podman.flags().join(" ");
+        let context = podman.recipe("true");
+        let script = format!(
+            "{words} build -q --network none -t {image} {} && {words} push -q {image}",
+            context.display()
+        );
+        let command = ["--engine", "podman", "-t", &image, "--", "sh", "-c", &script];
+        let run = podman.with_home(podman.buildlock(["--check", "registry"]).args(command)).run();
+        run.assert_code(0).assert_stderr("\"built\"");
+        assert!(registry.has(&image));
+    });
+}
+
+#[test]
+fn platform_is_that_of_the_registrys_image() {
+    with_registry(Registry::start, |podman, registry| {
+        let tag = podman.pushed(&registry);
+        let info = podman.ask(["info", "--format", "{{.Host.OS}}/{{.Host.Arch}}"]);
+        let ours = String::from_utf8(info.stdout).unwrap().trim().to_owned();
+        let other = if ours.ends_with("arm64") { "linux/amd64" } else { "linux/arm64" };
+        let build = |platform: &str| {
+            let mut words = podman.build_words(&tag, &podman.recipe("exit 9"));
+            words.splice(words.len() - 1..words.len() - 1, ["--platform".into(), platform.into()]);
+            podman.with_home(podman.buildlock(["--check", "registry", "--"])).args(words).run()
+        };
+        build(&ours).assert_code(0).assert_stderr("\"present\"");
+        build(other).assert_stderr("\"building\"").assert_no_stderr("\"present\"");
+    });
+}
+
+#[test]
+fn registry_that_does_not_let_podman_ask_is_an_error() {
+    with_registry(Registry::start_with_users, |podman, registry| {
+        let folder = podman.f.path("home/.docker");
+        fs::create_dir_all(&folder).unwrap();
+        let file = folder.join("config.json");
+        let address = registry.address();
+        fs::write(&file, format!("{{\"auths\":{{\"{address}\":{{\"auth\":\"{AUTH}\"}}}}}}"))
+            .unwrap();
+        let tag = podman.pushed(&registry);
+        let fails = podman.recipe("exit 9");
+        podman.look(&tag, &fails).assert_code(0).assert_stderr("\"present\"");
+        fs::remove_file(file).unwrap();
+        let run = podman.look(&tag, &fails);
+        run.assert_code(125).assert_stderr("authentication").assert_no_stderr("\"building\"");
     });
 }

@@ -269,5 +269,5 @@ fn binary(bench: &Bench<'_>) -> Result<Case> {
     let path = &bench.buildlock;
     let size = fs::metadata(path).with_context(|| format!("{}", path.display()))?.len();
     let size = Row::new("stripped", Unit::MiB, vec![size as f64 / f64::from(1 << 20)]);
-    Ok(Case { title: "binary".into(), rows: vec![size.at_most(4.0)] })
+    Ok(Case { title: "binary".into(), rows: vec![size.at_most(6.0)] })
 }

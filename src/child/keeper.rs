@@ -6,6 +6,9 @@
 //! its own, is COMMAND's parent, and adopts what COMMAND leaves behind (it is a subreaper), so the
 //! kernel tells it when the last of them has ended.
 //!
+//! Locks that have to be renewed it cannot hold. It kills COMMAND, with all that has come of it, when
+//! they are about to run out: buildlock may be stopped, or dead.
+//!
 //! It is forked and never executes another program: it makes system calls only, which is all that
 //! may be done between fork and exec. It has a session of its own, so that what is sent to the
 //! job's process group does not reach it.
@@ -32,6 +35,11 @@ const DONE: u8 = b'd';
 /// Where it was not, buildlock waits for the keeper's end to learn of that.
 const STARTED_WITHIN: libc::c_int = 100;
 
+/// How soon what has come of COMMAND is killed again while it is to be dead, in milliseconds.
+const KILL_AGAIN: libc::c_int = 10;
+/// The longest that this becomes.
+const KILL_AGAIN_MAX: libc::c_int = 1000;
+
 /// How long a keeper may take to report before we see to it that it is not stopped.
 const STOPPED_AFTER: Duration = Duration::from_millis(100);
 
@@ -49,12 +57,15 @@ impl Line {
         Ok(Line { to_keeper, from_keeper })
     }
 
-    /// The keeper's side, for use in the forked process, with the locks that it is to hold.
-    pub(super) fn keepers_side(&self, locks: &[RawFd]) -> KeepersSide {
+    /// The keeper's side, for use in the forked process, with the locks that it is to hold, and the
+    /// timer that goes off when COMMAND is to be dead.
+    pub(super) fn keepers_side(&self, locks: &[RawFd], kill: Option<RawFd>) -> KeepersSide {
         let (orders, reports) = (self.to_keeper.0.as_raw_fd(), self.from_keeper.1.as_raw_fd());
-        let mut kept: Vec<RawFd> = locks.iter().copied().chain([orders, reports]).collect();
+        let mut kept: Vec<RawFd> =
+            locks.iter().copied().chain([orders, reports]).chain(kill).collect();
         kept.sort_unstable();
-        KeepersSide { orders, reports, kept }
+        // poll(2) leaves out what is negative.
+        KeepersSide { orders, reports, kill: kill.unwrap_or(-1), kept }
     }
 }
 
@@ -182,6 +193,7 @@ fn becomes_readable(descriptor: &impl AsFd, within: Duration) -> bool {
 pub(super) struct KeepersSide {
     orders: RawFd,
     reports: RawFd,
+    kill: RawFd,
     /// All descriptors that the keeper needs, sorted.
     kept: Vec<RawFd>,
 }
@@ -226,20 +238,30 @@ impl KeepersSide {
             let mut started = false;
             loop {
                 ended = ended || self.reap(command);
-                let mut polled = [deaths, self.orders].map(|fd| libc::pollfd {
-                    fd,
-                    events: libc::POLLIN,
-                    revents: 0,
-                });
+                let mut all = [deaths, self.orders, self.kill].map(polled);
                 // Without a descriptor for deaths (the system is out of them) we look for them.
                 let unsure = (ended && !started) || deaths < 0;
                 let patience = if unsure { STARTED_WITHIN } else { -1 };
-                if libc::poll(polled.as_mut_ptr(), 2, patience) == 0 && ended && !started {
+                if libc::poll(all.as_mut_ptr(), 3, patience) == 0 && ended && !started {
                     libc::_exit(1);
+                }
+                if all[2].revents != 0 {
+                    if !ended {
+                        libc::kill(command, libc::SIGKILL);
+                    }
+                    kill_children();
+                    // It stays readable unless the lock is renewed after all: look again soon.
+                    libc::poll(std::ptr::null_mut(), 0, KILL_AGAIN);
+                    if ended && !started {
+                        let mut orders = [polled(self.orders)];
+                        if libc::poll(orders.as_mut_ptr(), 1, STARTED_WITHIN) == 0 {
+                            libc::_exit(1);
+                        }
+                    }
                 }
                 let mut told: libc::signalfd_siginfo = std::mem::zeroed();
                 libc::read(deaths, (&raw mut told).cast(), size_of_val(&told));
-                if polled[1].revents != 0 {
+                if all[1].revents != 0 {
                     let mut order = 0_u8;
                     match libc::read(self.orders, (&raw mut order).cast(), 1) {
                         1 if order == STARTED => started = true,
@@ -258,6 +280,24 @@ impl KeepersSide {
                 libc::kill(command, libc::SIGCONT);
             }
             // Until there is no child any more. What has no parent becomes ours.
+            if self.kill >= 0 {
+                let mut pause = KILL_AGAIN;
+                while libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) >= 0
+                    || *libc::__errno_location() == libc::EINTR
+                {
+                    let mut polled = [deaths, self.kill].map(polled);
+                    let patience = if deaths < 0 { STARTED_WITHIN } else { -1 };
+                    libc::poll(polled.as_mut_ptr(), 2, patience);
+                    let mut told: libc::signalfd_siginfo = std::mem::zeroed();
+                    libc::read(deaths, (&raw mut told).cast(), size_of_val(&told));
+                    if polled[1].revents != 0 {
+                        kill_children();
+                        // What is somebody else's cannot be killed, and ends when it will.
+                        libc::poll(std::ptr::null_mut(), 0, pause);
+                        pause = (2 * pause).min(KILL_AGAIN_MAX);
+                    }
+                }
+            }
             while libc::waitpid(-1, std::ptr::null_mut(), 0) > 0
                 || *libc::__errno_location() == libc::EINTR
             {}
@@ -295,6 +335,39 @@ impl KeepersSide {
             first = kept + 1;
         }
         close_from_to(first, RawFd::MAX);
+    }
+}
+
+fn polled(fd: RawFd) -> libc::pollfd {
+    libc::pollfd { fd, events: libc::POLLIN, revents: 0 }
+}
+
+/// Kills all children of the keeper. Theirs become the keeper's, and are for the next time.
+///
+/// `/proc/thread-self/children` (proc_pid_tid_children(5)) has their numbers with a space behind each.
+fn kill_children() {
+    /// Whoever does not fit is for the next time, too.
+    const AT_ONCE: usize = 4096;
+    let mut text = [0_u8; AT_ONCE];
+    // SAFETY: system calls only, on memory of this stack frame and a constant string that ends with
+    // NUL.
+    unsafe {
+        let children =
+            libc::open(c"/proc/thread-self/children".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        let read = libc::read(children, text.as_mut_ptr().cast(), text.len());
+        libc::close(children);
+        let mut pid: libc::pid_t = 0;
+        for &c in &text[..usize::try_from(read).unwrap_or_default()] {
+            match c {
+                b'0'..=b'9' => pid = pid.wrapping_mul(10).wrapping_add(libc::pid_t::from(c - b'0')),
+                _ => {
+                    if pid > 0 {
+                        libc::kill(pid, libc::SIGKILL);
+                    }
+                    pid = 0;
+                }
+            }
+        }
     }
 }
 

@@ -16,7 +16,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::time::Instant;
 
 use nix::libc;
@@ -72,8 +72,20 @@ impl Inherited {
     }
 }
 
+/// What was blocked when we were started.
+static MASK_AT_START: OnceLock<SigSet> = OnceLock::new();
+
+/// Blocks what was blocked when we were started, and nothing else. For use between fork and exec.
+pub(super) fn restore_mask() -> io::Result<()> {
+    let mask = MASK_AT_START.get().copied().unwrap_or_else(SigSet::empty);
+    Ok(sigprocmask(SigmaskHow::SIG_SETMASK, Some(&mask), None)?)
+}
+
 /// Makes the actions that were inherited fit to work with. Before the first child.
 pub fn prepare() {
+    if let Ok(mask) = SigSet::thread_get_mask() {
+        _ = MASK_AT_START.set(mask);
+    }
     // An «ignore» of SIGCHLD would make wait() lose the status of children. It can only fail for a
     // signal that does not exist, as below.
     _ = set_action(Signal::SIGCHLD, SigHandler::SigDfl);
@@ -188,7 +200,12 @@ impl Signals {
         })?;
         loop {
             match self.next(None, &[done.as_fd()]) {
-                Some(arrived) if is_terminating(arrived.signal) => return Ok(Err(arrived.signal)),
+                Some(arrived) if is_terminating(arrived.signal) => {
+                    if crate::log::end_live_line() {
+                        wipe_line();
+                    }
+                    return Ok(Err(arrived.signal));
+                }
                 // There is nobody to pass it on to any more.
                 Some(_) => {}
                 None => {

@@ -2,9 +2,10 @@
 //! nerdctl, and a docker that is a script or stands behind sudo.
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use serde_json::Value;
 
 use super::{ANSWER_WITHIN, Answer, Platform, Unanswered, excerpt, says_no_such_image};
 use crate::command::{Client, Engine};
+use crate::reference::Tag;
 
 /// More than a client answers, in bytes.
 const ANSWER_MAX: u64 = 1 << 20;
@@ -37,10 +39,12 @@ pub fn inspected(engine: Engine, said: &Said) -> Option<Answer> {
     let first = images.as_ref().and_then(|images| images.get(0));
     match said.status {
         // nerdctl 2.0.0 to 2.0.2 end with 0 although there is no such image.
-        Some(0) if first.is_some() => Some(Answer::Present(first.and_then(platform))),
+        Some(0) if first.is_some() => {
+            Some(Answer::Present(first.and_then(platform).into_iter().collect()))
+        }
         // A script in docker's name may only give a status.
         Some(0) if engine == Engine::Docker && said.stdout.is_empty() => {
-            Some(Answer::Present(None))
+            Some(Answer::Present(Vec::new()))
         }
         Some(_) if says_no_such_image(&String::from_utf8_lossy(&said.stderr)) => {
             Some(Answer::Missing)
@@ -65,10 +69,21 @@ pub(super) fn podman(
     }
 }
 
+/// Which services podman knows, and which of them is its default (podman-system-connection(1)), as
+/// its file has them; empty where there is none.
+pub(super) fn podman_connections(client: &Client) -> String {
+    let file = client.variable("PODMAN_CONNECTIONS_CONF").map(PathBuf::from).or_else(|| {
+        let home = || Some(PathBuf::from(client.variable("HOME")?).join(".config"));
+        let folder = client.variable("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home)?;
+        Some(folder.join("containers/podman-connections.json"))
+    });
+    file.and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default()
+}
+
 /// What podman's answer to `image exists` says, if anything is certain.
 pub fn existed(said: &Said) -> Option<Answer> {
     match said.status {
-        Some(0) => Some(Answer::Present(None)),
+        Some(0) => Some(Answer::Present(Vec::new())),
         Some(1) if only_remarks(&said.stderr) => Some(Answer::Missing),
         _ => None,
     }
@@ -83,6 +98,22 @@ fn only_remarks(stderr: &[u8]) -> bool {
             || line.starts_with("time=") && line.contains("level=warning")
     };
     text.lines().map(str::trim).filter(|line| !line.is_empty()).all(remark)
+}
+
+/// The user's own command, which ends with 0 if the image is there and with 1 if it is not.
+///
+/// # Errors
+/// It ended in another way, or not in time.
+pub(super) fn check(command: &str, tag: &Tag) -> Result<Answer, Unanswered> {
+    const NAME: &str = "the command of --check";
+    let shell = duct::cmd("sh", ["-c", command]).env("BUILDLOCK_TAG", tag.as_str());
+    let said = run_expression(&NAME, shell, ANSWER_WITHIN)?;
+    match said.status {
+        Some(0) => Ok(Answer::Present(Vec::new())),
+        Some(1) => Ok(Answer::Missing),
+        // It knows itself what is worth a second try.
+        _ => Err(Unanswered { passes: false, ..said.unanswered(&NAME) }),
+    }
 }
 
 /// What `docker compose` makes of a file, if it is there and says so in time.
@@ -110,7 +141,7 @@ pub struct Said {
 }
 
 impl Said {
-    fn unanswered(&self, client: &Client) -> Unanswered {
+    pub(super) fn unanswered(&self, client: &dyn Display) -> Unanswered {
         let said = match self.stderr.trim_ascii().is_empty() {
             true => excerpt(&self.stdout),
             false => excerpt(&self.stderr),
@@ -123,29 +154,37 @@ impl Said {
     }
 }
 
-fn run(client: &Client, arguments: &[&str]) -> Result<Said, Unanswered> {
+pub(super) fn run(client: &Client, arguments: &[&str]) -> Result<Said, Unanswered> {
     run_within(client, arguments, ANSWER_WITHIN)
 }
 
 /// Runs the client in COMMAND's words with other arguments.
+fn run_within(client: &Client, arguments: &[&str], limit: Duration) -> Result<Said, Unanswered> {
+    let (program, rest) = client.words(arguments);
+    run_expression(client, duct::cmd(program, rest), limit)
+}
+
+/// Runs what is called `name` in messages, with nothing to read.
 ///
 /// What it prints goes to files, not pipes: a helper that it leaves behind (the master connection
 /// of ssh) would keep a pipe open, and us waiting for its end.
-fn run_within(client: &Client, arguments: &[&str], limit: Duration) -> Result<Said, Unanswered> {
-    let failed =
-        |error: std::io::Error| Unanswered::lasting(format!("cannot run {client}: {error}"));
+fn run_expression(
+    name: &dyn Display,
+    expression: duct::Expression,
+    limit: Duration,
+) -> Result<Said, Unanswered> {
+    let failed = |error: std::io::Error| Unanswered::lasting(format!("cannot run {name}: {error}"));
     let may_grow = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
     if may_grow.is_some_and(|most| most < ANSWER_MAX) {
         // What is cut off, or not there at all, could be taken for another answer.
         return Err(Unanswered::lasting(format!(
-            "{client} is asked through files, and none may grow to {ANSWER_MAX} bytes (ulimit -f)"
+            "{name} is asked through files, and none may grow to {ANSWER_MAX} bytes (ulimit -f)"
         )));
     }
     let (mut stdout, mut stderr) =
         (nameless_file().map_err(failed)?, nameless_file().map_err(failed)?);
-    let (program, rest) = client.words(arguments);
     // A client of a sick engine would stay for ever where we are ended before our time for it is.
-    let handle = crate::child::ended_with_us(duct::cmd(program, rest))
+    let handle = crate::child::ended_with_us(expression)
         .stdin_null()
         .stdout_file(stdout.try_clone().map_err(failed)?)
         .stderr_file(stderr.try_clone().map_err(failed)?)
@@ -153,7 +192,7 @@ fn run_within(client: &Client, arguments: &[&str], limit: Duration) -> Result<Sa
         .start()
         .map_err(|error| match error.kind() {
             ErrorKind::NotFound => Unanswered::lasting(format!(
-                "the client {client} was not found: {error}; images are looked up through it (see --engine)"
+                "the client {name} was not found: {error}; images are looked up through it (see --engine)"
             )),
             _ => failed(error),
         })?;
@@ -164,7 +203,7 @@ fn run_within(client: &Client, arguments: &[&str], limit: Duration) -> Result<Sa
             stderr: contents(&mut stderr).map_err(failed)?,
         }),
         None => Err(Unanswered::lasting(format!(
-            "{client} did not answer within {}",
+            "{name} did not answer within {}",
             humantime::format_duration(limit)
         ))),
     }

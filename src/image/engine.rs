@@ -1,4 +1,5 @@
-//! The engine's API over its local socket: one blocking `GET /images/NAME/json`.
+//! The engine's API over its local socket: one blocking GET,
+//! `/images/NAME/json` before all.
 //!
 //! No version stands in the path: the engine then speaks its own, where a version that is too new
 //! for it is refused (<https://docs.docker.com/reference/api/engine/>). The endpoint is found as
@@ -7,7 +8,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -28,14 +29,25 @@ const HEADERS_MAX: usize = 100;
 /// The socket on which the engine that `client` would talk to listens, if that is one on this
 /// machine and nothing about it is unclear.
 pub fn local_socket(client: &Client) -> Option<PathBuf> {
+    // --tls and its like speak of TCP.
+    if client.global_flags().iter().any(|(name, _)| name.starts_with("tls")) {
+        return None;
+    }
+    match endpoint(client)?.as_str() {
+        "" | "unix://" => Some(DEFAULT_SOCKET.into()),
+        host => host.strip_prefix("unix://").map(PathBuf::from),
+    }
+}
+
+/// The address of the engine that `client` would talk to, if nothing about it is unclear; empty
+/// where nobody names one.
+pub(super) fn endpoint(client: &Client) -> Option<String> {
     let mut host = None;
     let mut context = None;
     for (name, value) in client.global_flags() {
         match name.as_str() {
             "H" | "host" => host = Some(value),
             "c" | "context" => context = Some(value),
-            // --tls and its like speak of TCP.
-            name if name.starts_with("tls") => return None,
             _ => {}
         }
     }
@@ -57,10 +69,24 @@ pub fn local_socket(client: &Client) -> Option<PathBuf> {
         None | Some("default" | "") => default_host().unwrap_or_default(),
         Some(context) => context_host(&config?, context)?,
     };
-    match host.trim() {
-        "" | "unix://" => Some(DEFAULT_SOCKET.into()),
-        host => host.strip_prefix("unix://").map(PathBuf::from),
+    Some(host.trim().to_owned())
+}
+
+/// The builder that buildx uses where neither COMMAND nor a variable names one (`docker buildx use`).
+///
+/// It writes it down beside the engine for which it was chosen, and so does not use it for another;
+/// that is not looked at here.
+pub(super) fn chosen_builder(client: &Client) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Current {
+        name: String,
     }
+    let folder = client.variable("BUILDX_CONFIG").map(PathBuf::from);
+    let folder = folder.or_else(|| Some(client.configuration()?.join("buildx")))?;
+    let text = std::fs::read(folder.join("current")).ok()?;
+    let Current { name } = serde_json::from_slice(&text).ok()?;
+    Some(name).filter(|name| !name.is_empty())
 }
 
 /// The context that docker's configuration names: `Some(None)` where it names none, `None` where
@@ -124,7 +150,7 @@ pub fn host_in(meta: &[u8]) -> serde_json::Result<String> {
 /// # Errors
 /// Anything but an image, or the engine's own word that there is none.
 pub(super) fn ask(socket: &Path, name: &str) -> Result<Answer, Unanswered> {
-    get(socket, &format!("/images/{name}/json"), ANSWER_WITHIN)
+    get(socket, &format!("/images/{name}/json"), "", ANSWER_WITHIN)
         .map_err(|error| explain(socket, &error))
         .and_then(|response| read_answer(&response, socket))
 }
@@ -137,7 +163,9 @@ pub fn read_answer(response: &Response, socket: &Path) -> Result<Answer, Unanswe
     let at = socket.display();
     match response.status {
         200 => match serde_json::from_slice::<Image>(&response.body) {
-            Ok(image) if !image.id.is_empty() => Ok(Answer::Present(image.platform.known())),
+            Ok(image) if !image.id.is_empty() => {
+                Ok(Answer::Present(Vec::from_iter(image.platform.known())))
+            }
             _ => Err(Unanswered::lasting(format!(
                 "what listens on {at} answered with no image: {}",
                 excerpt(&response.body)
@@ -170,12 +198,12 @@ impl Platform {
 }
 
 /// What an engine's error says: `{"message": "…"}`.
-fn error_message(body: &[u8]) -> Option<String> {
+pub(super) fn error_message(body: &[u8]) -> Option<String> {
     // Not as a type: a list would do for one as well.
     Some(serde_json::from_slice::<Value>(body).ok()?.get("message")?.as_str()?.to_owned())
 }
 
-fn explain(socket: &Path, error: &std::io::Error) -> Unanswered {
+pub(super) fn explain(socket: &Path, error: &std::io::Error) -> Unanswered {
     let at = socket.display();
     match error.kind() {
         ErrorKind::PermissionDenied => Unanswered::lasting(format!(
@@ -207,13 +235,47 @@ pub struct Response {
 /// What the engine that listens on `socket` says of its cache mounts; none if it does not, or not
 /// in time.
 pub(super) fn cache_mounts(socket: &Path, within: Duration) -> Option<Vec<CacheMount>> {
-    if within.is_zero() {
-        return None;
+    /// How it refuses to count twice at the same time (moby, daemon/disk_usage.go, until 20.10).
+    const IS_COUNTING: &str = "already running";
+    const PAUSE: Duration = Duration::from_millis(50);
+    let deadline = Instant::now() + within;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Engines before API 1.42 know no type, and answer with everything.
+        let ask = (!left.is_zero()).then(|| get(socket, "/system/df?type=build-cache", "", left));
+        let response = ask?.ok()?;
+        if response.status == 200 {
+            return mounts_in(&response.body).ok();
+        }
+        if !error_message(&response.body)?.contains(IS_COUNTING) {
+            return None;
+        }
+        std::thread::sleep(PAUSE.min(left).mul_f64(0.5 + fastrand::f64()));
     }
+}
+
+/// The id of the engine that listens on `socket`, which no other engine has.
+pub(super) fn id(socket: &Path) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Info {
+        #[serde(rename = "ID")]
+        id: String,
+    }
+    let response = get(socket, "/info", "", ANSWER_WITHIN).ok()?;
+    let Info { id } = serde_json::from_slice(&response.body).ok()?;
+    Some(id).filter(|id| !id.is_empty())
+}
+
+/// The cache mounts in the engine's answer to `GET /system/df`.
+///
+/// # Errors
+/// It is no such answer.
+fn mounts_in(answer: &[u8]) -> serde_json::Result<Vec<CacheMount>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Usage {
-        build_cache: Vec<Record>,
+        // Null where there are none, up to 20.10.
+        build_cache: Option<Vec<Record>>,
     }
     #[derive(Deserialize)]
     struct Record {
@@ -224,23 +286,45 @@ pub(super) fn cache_mounts(socket: &Path, within: Duration) -> Option<Vec<CacheM
         #[serde(rename = "LastUsedAt")]
         last_used: Option<String>,
     }
-    // Engines before API 1.42 know no type, and answer with everything.
-    let response = get(socket, "/system/df?type=build-cache", within).ok()?;
-    let usage = serde_json::from_slice::<Usage>(&response.body).ok()?;
-    let mounts = usage.build_cache.into_iter().filter(|record| record.kind == "exec.cachemount");
+    let usage: Usage = serde_json::from_slice(answer)?;
+    let mounts =
+        usage.build_cache.into_iter().flatten().filter(|record| record.kind == "exec.cachemount");
     let mounts = mounts.map(|Record { id, last_used, .. }| CacheMount {
         id,
-        last_used: last_used.and_then(|time| humantime::parse_rfc3339(&time).ok()),
+        last_used: last_used.and_then(|time| moment(&time)),
     });
-    (response.status == 200).then(|| mounts.collect())
+    Ok(mounts.collect())
 }
 
-fn get(socket: &Path, path: &str, within: Duration) -> std::io::Result<Response> {
+/// A moment as Go writes it: RFC 3339, in the daemon's time zone. humantime only reads UTC.
+fn moment(time: &str) -> Option<SystemTime> {
+    if time.ends_with('Z') {
+        return humantime::parse_rfc3339(time).ok();
+    }
+    let (local, offset) = time.split_at_checked(time.len().checked_sub("+00:00".len())?)?;
+    let local = humantime::parse_rfc3339(&format!("{local}Z")).ok()?;
+    let (hours, minutes) = offset.get(1..)?.split_once(':')?;
+    let number = |text: &str| text.parse::<u64>().ok().filter(|_| text.len() == 2);
+    let offset_by = Duration::from_secs(number(hours)? * 3600 + number(minutes)? * 60);
+    match offset.as_bytes()[0] {
+        b'+' => local.checked_sub(offset_by),
+        b'-' => local.checked_add(offset_by),
+        _ => None,
+    }
+}
+
+/// One GET. `fields` are more lines of its head, each with its line end.
+pub(super) fn get(
+    socket: &Path,
+    path: &str,
+    fields: &str,
+    within: Duration,
+) -> std::io::Result<Response> {
     let deadline = Instant::now() + within;
     let mut stream = Timely { stream: connect(socket, within)?, deadline };
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: docker\r\nUser-Agent: buildlock/{}\r\n\
-         Accept: application/json\r\nConnection: close\r\n\r\n",
+         Accept: application/json\r\nConnection: close\r\n{fields}\r\n",
         env!("CARGO_PKG_VERSION")
     );
     stream.stream.write_all(request.as_bytes())?;
@@ -446,6 +530,22 @@ mod tests {
         assert_eq!(socket(&[], &[("DOCKER_CONFIG", folder.path().to_str().unwrap())]), None);
     }
 
+    #[test]
+    fn moment_is_read_in_any_time_zone() {
+        let utc = humantime::parse_rfc3339("2024-02-29T23:30:00.5Z").unwrap();
+        for same in [
+            "2024-02-29T23:30:00.5Z",
+            "2024-03-01T01:30:00.5+02:00",
+            "2024-02-29T18:00:00.500000000-05:30",
+        ] {
+            assert_eq!(moment(same), Some(utc), "{same}");
+        }
+        for none in ["", "Z", "+02:00", "2024-02-29T23:30:00", "2024-02-29T23:30:00*02:00", "é2:00"]
+        {
+            assert_eq!(moment(none), None, "{none}");
+        }
+    }
+
     fn body(received: &[u8], at_end: bool) -> Option<Vec<u8>> {
         parse(received, at_end).unwrap().map(|response| response.body)
     }
@@ -494,6 +594,8 @@ mod tests {
             let mut answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
             answer.extend(chunked);
             let _ = parse(&answer, true);
+            let _ = mounts_in(&bytes);
+            moment(&String::from_utf8_lossy(&bytes));
         }
     }
 }

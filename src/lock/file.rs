@@ -11,19 +11,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, anyhow, bail};
 // std's File has methods of the same names since Rust 1.89: fs2's are called by the trait's name.
 use fs2::FileExt as Flock;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
-use serde::Serialize;
 
 use super::holder::{self, Holder, KernelLocks};
 use super::{
-    CACHE_LOCKS, FailedBuild, Held, IMAGE_LOCKS, Key, LockMode, NAMED_LOCKS, Passing, Store,
-    Subject,
+    CACHE_LOCKS, FailedBuild, Held, HeldLock, IMAGE_LOCKS, Key, LockMode, NAMED_LOCKS, Passing,
+    Store, Subject, in_order,
 };
 use crate::duration::Deadline;
 use crate::user;
@@ -37,6 +36,8 @@ const FOLDERS: [&str; 3] = [IMAGE_LOCKS, NAMED_LOCKS, CACHE_LOCKS];
 /// How often a lock file may vanish under us before we say so: each time somebody else has just
 /// removed it, so this many in a row are no accident.
 const VANISHED_MAX: usize = 1000;
+/// How long somebody else who writes what is remembered is waited for; he takes no time at all.
+const WRITERS_GRACE: Duration = Duration::from_millis(500);
 
 /// Lock files in one folder.
 ///
@@ -45,29 +46,6 @@ const VANISHED_MAX: usize = 1000;
 #[derive(Debug)]
 pub struct FileStore {
     path: PathBuf,
-}
-
-/// What is known of a lock that somebody holds.
-#[derive(Debug, Serialize)]
-pub struct HeldLock {
-    /// The canonical tag, if it is an image's lock and the holder says so.
-    pub tag: Option<String>,
-    /// The name, if it is a named lock and the holder says so.
-    pub name: Option<String>,
-    /// The id, if it is a build cache's lock and the holder says so.
-    pub cache: Option<String>,
-    /// The lock file.
-    #[serde(serialize_with = "as_text")]
-    pub lock: PathBuf,
-    /// Who holds it; what is unknown is null.
-    pub holder: Holder,
-    /// How many wait for it.
-    pub waiters: usize,
-}
-
-/// JSON knows only text: what is none in a path is shown as U+FFFD.
-fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&path.display())
 }
 
 impl FileStore {
@@ -81,108 +59,14 @@ impl FileStore {
         Ok(FileStore { path })
     }
 
-    /// Opens the lock folder if there is one.
+    /// The lock folder, which need not be there.
     ///
     /// # Errors
     /// It is no folder, or a symbolic link, or cannot be opened.
-    pub fn find(path: &Path) -> Result<Option<Self>> {
+    pub fn at(path: &Path) -> Result<Self> {
         let path = real_path(path)?;
-        let found = find_folder(rustix::fs::CWD, path.as_os_str(), &path)?.is_some();
-        Ok(found.then_some(FileStore { path }))
-    }
-
-    /// Makes sure that locks for `subject` can be taken: what is wrong with the folder is to be
-    /// known before anybody waits.
-    ///
-    /// # Errors
-    /// The folder for locks of this kind cannot be opened or created.
-    pub fn prepare(&self, subject: &Subject) -> Result<()> {
-        let key = Key::new(subject.clone());
-        let folder = self.folder_of(&key)?;
-        warn_of_owner(&folder, &self.path.join(key.folder()));
-        Ok(())
-    }
-
-    /// The lock file for `key`, which is created if there is none.
-    ///
-    /// # Errors
-    /// It cannot be opened or created, or is something else than a lock file.
-    pub fn touch(&self, key: &Key) -> Result<PathBuf> {
-        self.open_file(key)?;
-        Ok(self.path.join(key.relative_path()))
-    }
-
-    /// All locks that somebody holds, as the kernel says, sorted by what they are for. Takes none.
-    ///
-    /// # Errors
-    /// The folder cannot be read.
-    pub fn held(&self) -> Result<Vec<HeldLock>> {
-        let locks = KernelLocks::read();
-        let mut held = Vec::new();
-        let mut turnstiles = Vec::new();
-        self.each_file(&locks.inodes_held(), |path, file, stat| {
-            if let Some(behind) = behind_turnstile(&path) {
-                // Who stands in it waits for the lock behind it, and is counted there.
-                turnstiles.push((behind, locks.waiters(stat, file)));
-                return;
-            }
-            let record = holder::read_record(file);
-            let wanted = record.as_ref().map(|record| record.pid);
-            if let Some(pid) = locks.holder_or(wanted.as_slice(), stat, file) {
-                let holder = Holder::with_pid(pid, record);
-                held.push(HeldLock {
-                    tag: holder.tag.clone(),
-                    name: holder.name.clone(),
-                    cache: holder.cache.clone(),
-                    lock: path,
-                    waiters: locks.waiters(stat, file),
-                    holder,
-                });
-            }
-        })?;
-        for lock in &mut held {
-            let here = turnstiles.iter().filter(|(behind, _)| *behind == lock.lock);
-            lock.waiters += here.map(|(_, waiters)| waiters).sum::<usize>();
-        }
-        let order =
-            |it: &HeldLock| (it.tag.clone(), it.name.clone(), it.cache.clone(), it.lock.clone());
-        held.sort_by_cached_key(order);
-        Ok(held)
-    }
-
-    /// Removes lock files that nobody holds or waits for, and returns how many. What others own
-    /// in a sticky folder stays.
-    ///
-    /// # Errors
-    /// The folder cannot be read.
-    pub fn prune(&self) -> Result<usize> {
-        let mut removed = 0;
-        for folder in FOLDERS {
-            let Some(folder_fd) = self.existing_folder(folder)? else { continue };
-            for entry in entries(&folder_fd, &self.path.join(folder), LOCK)? {
-                let Ok(file) = open_existing(&folder_fd, &entry.name) else { continue };
-                // Who waits has the file open, finds after locking it that it is no longer the
-                // one of that name, and opens anew.
-                if Flock::try_lock_exclusive(&file).is_ok()
-                    && is_named(&file, &folder_fd, &entry.name)
-                    && rustix::fs::unlinkat(&folder_fd, &*entry.name, AtFlags::empty()).is_ok()
-                {
-                    removed += 1;
-                }
-            }
-        }
-        Ok(removed)
-    }
-
-    /// What is remembered in a folder for locks, a line each.
-    ///
-    /// # Errors
-    /// The folder cannot be read.
-    pub fn memories(&self, folder: &str) -> Result<Vec<Vec<u8>>> {
-        let Some(folder_fd) = self.existing_folder(folder)? else { return Ok(Vec::new()) };
-        let entries = entries(&folder_fd, &self.path.join(folder), MEMORY)?;
-        let files = entries.iter().filter_map(|it| open_existing(&folder_fd, &it.name).ok());
-        Ok(files.filter_map(|file| holder::read_line(&file)).collect())
+        find_folder(rustix::fs::CWD, path.as_os_str(), &path)?;
+        Ok(FileStore { path })
     }
 
     /// Calls `visit` with each lock file whose inode is one of `inodes`.
@@ -272,14 +156,9 @@ impl FileStore {
             path.display()
         )
     }
-}
 
-impl Store for FileStore {
-    fn check(&self, key: &Key) -> Result<()> {
-        self.open_file(key).map(drop)
-    }
-
-    fn try_acquire(&self, key: &Key, mode: LockMode) -> Result<Option<Box<dyn Held>>> {
+    /// Locks a file, or says at once that it is busy.
+    fn try_lock(&self, key: &Key, mode: LockMode) -> Result<Option<LockFile>> {
         let attempt = match mode {
             LockMode::Exclusive => Flock::try_lock_exclusive,
             LockMode::Shared => Flock::try_lock_shared,
@@ -287,7 +166,7 @@ impl Store for FileStore {
         for _ in 0..VANISHED_MAX {
             let lock = self.open_file(key)?;
             match attempt(&lock.file) {
-                Ok(()) if lock.is_in_place() => return Ok(Some(lock.held(key, mode))),
+                Ok(()) if lock.is_in_place() => return Ok(Some(lock)),
                 // Somebody unlinked it before we had it: it excludes nobody.
                 Ok(()) => {}
                 Err(error) if would_block(&error) => return Ok(None),
@@ -301,6 +180,30 @@ impl Store for FileStore {
             "{} vanishes whenever it is locked; something is removing it",
             self.location(key).display()
         ))
+    }
+
+    fn is_there(&self, key: &Key) -> bool {
+        self.location(key).symlink_metadata().is_ok()
+    }
+}
+
+impl Store for FileStore {
+    fn check(&self, key: &Key, _deadline: Deadline) -> Result<()> {
+        self.open_file(key)?;
+        if key.subject().cache().is_none() {
+            return Ok(());
+        }
+        self.open_file(&key.turnstile())?;
+        let memory = key.memory();
+        // Nobody needs it to take the lock.
+        if let Some(Err(error)) = self.is_there(&memory).then(|| self.open_file(&memory)) {
+            tracing::warn!("{}: it cannot be remembered that it is warm: {error:#}", key.subject());
+        }
+        Ok(())
+    }
+
+    fn try_acquire(&self, key: &Key, mode: LockMode) -> Result<Option<Box<dyn Held>>> {
+        Ok(self.try_lock(key, mode)?.map(|lock| lock.held(key, mode)))
     }
 
     fn wait_released(&self, key: &Key, deadline: Deadline) -> Result<Option<FailedBuild>> {
@@ -339,14 +242,11 @@ impl Store for FileStore {
         let locks = KernelLocks::read_once();
         let mut subjects = Vec::new();
         // The folder is read only if an ancestor holds any lock at all.
-        let read = self.each_file(&locks.inodes_held_by(&ancestors), |_, file, stat| {
-            let holder = locks.holder(stat, file).filter(|pid| ancestors.contains(pid));
-            let record =
-                holder.and_then(|pid| holder::read_record(file).filter(|record| record.pid == pid));
-            subjects.extend(record.and_then(|Holder { tag, name, cache, .. }| {
-                let named = || name.map(Subject::Named);
-                tag.map(Subject::Image).or_else(named).or_else(|| cache.map(Subject::Cache))
-            }));
+        let read = self.each_file(&locks.inodes_held_by(&ancestors), |path, file, stat| {
+            // The record may be that of another who shares it.
+            if locks.holders(stat, file).iter().any(|pid| ancestors.contains(pid)) {
+                subjects.extend(holder::read_subject(file, &path));
+            }
         });
         if let Err(error) = read {
             tracing::debug!("cannot see which locks our ancestors hold: {error:#}");
@@ -358,6 +258,80 @@ impl Store for FileStore {
         self.path.join(key.relative_path())
     }
 
+    fn prepare(&self, subject: &Subject) -> Result<()> {
+        let key = Key::new(subject.clone());
+        let folder = self.folder_of(&key)?;
+        warn_of_owner(&folder, &self.path.join(key.folder()));
+        Ok(())
+    }
+
+    fn file(&self, key: &Key) -> Result<PathBuf> {
+        self.open_file(key)?;
+        Ok(self.path.join(key.relative_path()))
+    }
+
+    fn held(&self) -> Result<Vec<HeldLock>> {
+        let locks = KernelLocks::read();
+        let mut held = Vec::new();
+        let mut turnstiles = Vec::new();
+        self.each_file(&locks.inodes_held(), |path, file, stat| {
+            if let Some(behind) = behind_turnstile(&path) {
+                // Who stands in it waits for the lock behind it, and is counted there.
+                turnstiles.push((behind, locks.waiters(stat, file)));
+                return;
+            }
+            let subject = holder::read_subject(file, &path);
+            let subject = subject.as_ref();
+            let record = holder::read_record(file);
+            let shared = locks.is_shared(stat, file);
+            let mut waiters = locks.waiters(stat, file);
+            let mut holders = locks.holders(stat, file);
+            // Of those who share it, most is known of the one in the record.
+            holders.sort_by_key(|&pid| record.as_ref().is_none_or(|record| record.pid != pid));
+            held.extend(holders.into_iter().map(|pid| HeldLock {
+                tag: subject.and_then(Subject::tag).map(str::to_owned),
+                name: subject.and_then(Subject::name).map(str::to_owned),
+                cache: subject.and_then(Subject::cache).map(str::to_owned),
+                lock: path.clone(),
+                holder: Holder::with_pid(pid, record.clone()),
+                shared,
+                waiters: std::mem::take(&mut waiters),
+            }));
+        })?;
+        Ok(in_order(held, turnstiles))
+    }
+
+    fn prune(&self) -> Result<usize> {
+        let mut removed = 0;
+        for folder in FOLDERS {
+            let Some(folder_fd) = self.existing_folder(folder)? else { continue };
+            let remove = |entry: &Entry, is_idle: fn(&File) -> bool| {
+                let Ok(file) = open_existing(&folder_fd, &entry.name) else { return false };
+                // Who waits has the file open, finds after locking it that it is no longer the
+                // one of that name, and opens anew.
+                Flock::try_lock_exclusive(&file).is_ok()
+                    && is_idle(&file)
+                    && is_named(&file, &folder_fd, &entry.name)
+                    && rustix::fs::unlinkat(&folder_fd, &*entry.name, AtFlags::empty()).is_ok()
+            };
+            let path = self.path.join(folder);
+            let locks = entries(&folder_fd, &path, LOCK)?;
+            removed += locks.iter().filter(|entry| remove(entry, |_| true)).count();
+            let is_empty = |file: &File| file.metadata().is_ok_and(|it| it.len() == 0);
+            for entry in entries(&folder_fd, &path, MEMORY)? {
+                remove(&entry, is_empty);
+            }
+        }
+        Ok(removed)
+    }
+
+    fn memories(&self, folder: &str) -> Result<Vec<Vec<u8>>> {
+        let Some(folder_fd) = self.existing_folder(folder)? else { return Ok(Vec::new()) };
+        let entries = entries(&folder_fd, &self.path.join(folder), MEMORY)?;
+        let files = entries.iter().filter_map(|it| open_existing(&folder_fd, &it.name).ok());
+        Ok(files.filter_map(|file| holder::read_line(&file)).collect())
+    }
+
     fn remembered(&self, key: &Key) -> Option<Vec<u8>> {
         let folder = self.existing_folder(key.folder()).ok()??;
         let relative = key.memory().relative_path();
@@ -365,9 +339,26 @@ impl Store for FileStore {
     }
 
     fn remember(&self, key: &Key, line: Option<&[u8]>) -> Result<()> {
-        let file = self.open_file(&key.memory())?;
-        holder::replace_text(&file.file, line.unwrap_or_default())
-            .with_context(|| format!("cannot write {}", file.path.display()))
+        let key = key.memory();
+        let start = Instant::now();
+        let LockFile { file, path } = loop {
+            if line.is_none() && !self.is_there(&key) {
+                return Ok(());
+            }
+            // One writer at a time, and none into a file that is just being removed.
+            if let Some(lock) = self.try_lock(&key, LockMode::Exclusive)? {
+                break lock;
+            }
+            if start.elapsed() >= WRITERS_GRACE {
+                bail!("somebody else keeps {} locked", self.location(&key).display());
+            }
+            std::thread::sleep(Duration::from_millis(fastrand::u64(1..4)));
+        };
+        let written = match line {
+            Some(line) => holder::replace_text(&file, line),
+            None => file.set_len(0),
+        };
+        written.with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
@@ -460,19 +451,20 @@ struct HeldFile {
     recorded: Cell<bool>,
 }
 
+impl HeldFile {
+    fn record_of(&self, holder: Holder) -> Holder {
+        holder.of_lock(&self.subject)
+    }
+}
+
 impl Held for HeldFile {
     fn subject(&self) -> &Subject {
         &self.subject
     }
 
     fn record(&self, holder: &Holder) {
-        let record = Holder {
-            tag: self.subject.tag().map(str::to_owned),
-            name: self.subject.name().map(str::to_owned),
-            cache: self.subject.cache().map(str::to_owned),
-            since: Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string()),
-            ..holder.clone()
-        };
+        let since = Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string());
+        let record = self.record_of(Holder { since, ..holder.clone() });
         self.recorded.set(true);
         if let Err(error) = holder::write_line(&self.lock.file, Some(&record)) {
             tracing::debug!("{}: cannot say who holds the lock: {error}", self.lock.path.display());
@@ -530,15 +522,20 @@ impl Held for HeldFile {
     }
 
     fn release(self: Box<Self>, failure: Option<&FailedBuild>) {
-        let is_anothers = || {
+        let is_ours = || {
             let record = holder::read_record(&self.lock.file);
-            self.mode == LockMode::Shared && record.is_some_and(|it| it.pid != std::process::id())
+            record.is_none_or(|record| record.pid == std::process::id())
         };
         // Of a cache nobody asks what the last build ended with.
         let failure = failure.filter(|_| self.subject.cache().is_none());
-        let left = match failure {
-            None if !self.recorded.get() || is_anothers() => Ok(()),
-            failure => holder::write_line(&self.lock.file, failure),
+        let left = match (failure, self.mode) {
+            (None, _) if !self.recorded.get() => Ok(()),
+            // Others may go on, and what they share is to be known.
+            (None, LockMode::Shared) if is_ours() => {
+                holder::write_line(&self.lock.file, Some(&self.record_of(Holder::default())))
+            }
+            (None, LockMode::Shared) => Ok(()),
+            (failure, _) => holder::write_line(&self.lock.file, failure),
         };
         if let Err(error) = left {
             tracing::debug!("{}: cannot be cleared: {error}", self.lock.path.display());
@@ -547,7 +544,6 @@ impl Held for HeldFile {
         if let Err(error) = Flock::unlock(&self.lock.file) {
             tracing::warn!("{}: cannot be unlocked: {error}", self.lock.path.display());
         }
-        crate::log::released(&self.subject);
     }
 }
 
@@ -806,4 +802,93 @@ fn would_block(error: &std::io::Error) -> bool {
 /// Failures of flock(2) that go away by themselves.
 fn passes(error: &std::io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOLCK | Errno::STALE | Errno::INTR))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::{Turn, take_in_turn};
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, FileStore, Key) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FileStore::open(&folder.path().join("locks")).unwrap();
+        (folder, store, Key::new(Subject::Cache("cargo".into())))
+    }
+
+    #[test]
+    fn who_slips_in_while_a_lock_becomes_shared_is_noticed() {
+        let (_folder, store, key) = store();
+        let mut held = store.try_acquire(&key, LockMode::Exclusive).unwrap().unwrap();
+        // What the kernel may do first when a lock becomes another (flock(2)).
+        let copy = held.descriptor().unwrap().try_clone_to_owned().unwrap();
+        Flock::unlock(&File::from(copy)).unwrap();
+        let foreign = File::open(store.location(&key)).unwrap();
+        Flock::try_lock_exclusive(&foreign).unwrap();
+        assert!(!held.share().unwrap());
+        Flock::unlock(&foreign).unwrap();
+        assert!(held.share().unwrap());
+        assert_eq!(held.mode(), LockMode::Shared);
+        Flock::try_lock_shared(&foreign).unwrap();
+    }
+
+    #[test]
+    fn lock_that_is_lost_while_it_becomes_shared_is_waited_for_again() {
+        let (_folder, store, key) = store();
+        let lock = store.location(&key);
+        let store: Arc<dyn Store> = Arc::new(store);
+        let waited_for = Arc::new(AtomicBool::new(false));
+        let mut is_warm = false;
+        let mut mode = || {
+            if !std::mem::replace(&mut is_warm, true) {
+                return Ok(LockMode::Exclusive);
+            }
+            // We have it for ourselves. A cleaner takes the file away, and a script is the first to
+            // lock the next one, until somebody waits for it.
+            std::fs::remove_file(&lock)?;
+            let foreign = File::create_new(&lock)?;
+            Flock::try_lock_exclusive(&foreign)?;
+            let waited_for = Arc::clone(&waited_for);
+            std::thread::spawn(move || {
+                let stat = rustix::fs::fstat(&foreign).unwrap();
+                while KernelLocks::read().waiters(&stat, &foreign) == 0 {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                waited_for.store(true, Ordering::SeqCst);
+                drop(foreign);
+            });
+            Ok(LockMode::Shared)
+        };
+        let no_bound = Deadline::within(None);
+        let turn = take_in_turn(&store, key.subject().clone(), no_bound, &mut mode).unwrap();
+        let (Turn::Held(held), _) = turn else { panic!("there is no bound") };
+        assert!(waited_for.load(Ordering::SeqCst));
+        assert_eq!((held.mode(), held.lost()), (LockMode::Shared, None));
+        assert!(store.try_acquire(&key, LockMode::Exclusive).unwrap().is_none());
+        assert!(store.try_acquire(&key, LockMode::Shared).unwrap().is_some());
+    }
+
+    #[test]
+    fn record_is_not_believed_to_be_of_another_lock_than_the_one_it_stands_in() {
+        let (_folder, store, key) = store();
+        let path = store.file(&key).unwrap();
+        let file = File::options().write(true).read(true).open(&path).unwrap();
+        let write = |record: Holder| holder::write_line(&file, Some(&record)).unwrap();
+        let some = |text: &str| Some(text.to_owned());
+        write(Holder { cache: some("cargo"), ..Holder::default() });
+        assert_eq!(holder::read_subject(&file, &path).as_ref(), Some(key.subject()));
+        let nested = store.location(&key.clone().nested());
+        assert_eq!(holder::read_subject(&file, &nested).as_ref(), Some(key.subject()));
+        for lie in [
+            Holder { cache: some("npm"), ..Holder::default() },
+            Holder { name: some("cargo"), ..Holder::default() },
+            Holder { tag: some("env:abc"), cache: some("cargo"), ..Holder::default() },
+            Holder::default(),
+        ] {
+            write(lie);
+            assert_eq!(holder::read_subject(&file, &path), None);
+        }
+    }
 }

@@ -7,12 +7,13 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::Stat;
 use serde::{Deserialize, Serialize};
 
-use super::{FailedBuild, LockMode};
+use super::{FailedBuild, Key, LockMode, Subject};
 use crate::duration::for_people;
 use crate::proc;
 use crate::user;
@@ -56,6 +57,9 @@ pub struct Holder {
     /// the lock since it has ended.
     #[serde(skip)]
     pub is_our_ancestor: bool,
+    /// Whether it shares the lock.
+    #[serde(skip)]
+    pub shares: bool,
 }
 
 impl Holder {
@@ -77,37 +81,68 @@ impl Holder {
     }
 
     /// Who holds the lock on `file`, if the kernel can tell: what the record says if it is about
-    /// that process, else what `/proc` says of it. `known` had it when we last asked.
+    /// that process, else what `/proc` says of it. Of several that share it, an ancestor of ours
+    /// goes first, and then the one of the record. `known` had it when we last asked.
     pub(super) fn of(file: &File, known: Option<u32>) -> Option<Self> {
         let stat = rustix::fs::fstat(file).ok()?;
         let record = read_record(file);
-        // For its whole list the kernel stops everybody who takes or releases any lock; a thousand
-        // waiters that ask for it at once stop the machine. So the likely ones are asked about first.
-        // But one of several that share it is not enough: an ancestor may be another one.
-        let mut likely = record.iter().map(|record| record.pid).chain(known);
+        let recorded = record.as_ref().map(|record| record.pid);
         let ancestors = ancestors();
-        let pid = likely
-            .find(|&pid| has_locked(pid, pid, stat.st_ino) == Some(LockMode::Exclusive))
-            .or_else(|| agreed(|| KernelLocks::read_once().holder_or(&ancestors, &stat, file)))?;
-        let holder = Self::with_pid(pid, record);
+        let ourselves = std::process::id();
         // Where the process that took it has ended, an ancestor may have its descriptor; and where
         // the ancestors have ended, too, we have inherited it ourselves. But a thread of ours that
         // waited may just have had it.
-        let ourselves = std::process::id();
-        let is_our_ancestor = ancestors.contains(&pid)
-            || pid != ourselves && has_locked(ourselves, pid, stat.st_ino).is_some()
-            || holder.gone
-                && ancestors
-                    .iter()
-                    .any(|&ancestor| has_locked(ancestor, pid, stat.st_ino).is_some());
-        Some(Holder { is_our_ancestor, ..holder })
+        let is_ancestors = |pid: u32| {
+            let has = |process| has_locked(process, pid, stat.st_ino).is_some();
+            ancestors.contains(&pid)
+                || pid != ourselves && has(ourselves)
+                || is_gone(pid) && ancestors.iter().copied().any(has)
+        };
+        // For its whole list the kernel stops everybody who takes or releases any lock; a thousand
+        // waiters that ask for it at once stop the machine. So the likely ones are asked about first.
+        // But one of several that share it is not enough: an ancestor may be another one.
+        let mut likely = recorded.into_iter().chain(known);
+        let alone =
+            likely.find(|&pid| has_locked(pid, pid, stat.st_ino) == Some(LockMode::Exclusive));
+        let (holders, shares) = match alone {
+            Some(pid) => (vec![pid], false),
+            None => agreed(|| {
+                let locks = KernelLocks::read_once();
+                (locks.holders(&stat, file), locks.is_shared(&stat, file))
+            }),
+        };
+        let ancestors_own = holders.iter().copied().find(|&pid| is_ancestors(pid));
+        let is_recorded = |pid: &u32| recorded == Some(*pid);
+        let pid = ancestors_own
+            .or_else(|| holders.iter().copied().find(is_recorded))
+            .or_else(|| holders.first().copied())?;
+        let is_our_ancestor = ancestors_own.is_some();
+        Some(Holder { is_our_ancestor, shares, ..Self::with_pid(pid, record) })
+    }
+
+    /// The same for this lock.
+    #[must_use]
+    pub(super) fn of_lock(self, subject: &Subject) -> Self {
+        Holder {
+            tag: subject.tag().map(str::to_owned),
+            name: subject.name().map(str::to_owned),
+            cache: subject.cache().map(str::to_owned),
+            ..self
+        }
+    }
+
+    /// What the lock is for, as it says itself.
+    pub(super) fn subject(&self) -> Option<Subject> {
+        match (&self.tag, &self.name, &self.cache) {
+            (Some(tag), ..) => Some(Subject::Image(tag.clone())),
+            (None, Some(name), _) => Some(Subject::Named(name.clone())),
+            (None, None, cache) => cache.clone().map(Subject::Cache),
+        }
     }
 
     /// What is known of the process `pid` that holds a lock, given the lock's record.
     pub(super) fn with_pid(pid: u32, record: Option<Holder>) -> Self {
-        // A zombie is a process to kill(2), but it holds nothing any more.
-        let gone = proc::is_zombie(pid)
-            || rustix::process::test_kill_process(pid_of(pid)) == Err(rustix::io::Errno::SRCH);
+        let gone = is_gone(pid);
         match record.filter(|record| record.pid == pid) {
             Some(record) => Holder { gone, ..record },
             None => Holder { pid, gone, ..Self::from_proc(pid) },
@@ -122,7 +157,11 @@ impl Holder {
             let words = line.strip_suffix(b"\0").unwrap_or(&line).split(|&c| c == 0);
             let words: Vec<_> =
                 words.map(|word| std::ffi::OsStr::from_bytes(word).to_owned()).collect();
-            crate::command::describe(&words)
+            // Of one of us COMMAND, as in a record.
+            let is_ours = words.first().is_some_and(|word| word.as_bytes().ends_with(b"buildlock"));
+            let command =
+                words.iter().position(|word| is_ours && word == "--").map_or(0, |at| at + 1);
+            crate::command::describe(&words[command..])
         });
         Holder {
             user: std::fs::metadata(&folder).ok().map(|meta| user::name(meta.uid())),
@@ -162,6 +201,12 @@ impl std::fmt::Display for Holder {
     }
 }
 
+fn is_gone(pid: u32) -> bool {
+    // A zombie is a process to kill(2), but it holds nothing any more.
+    proc::is_zombie(pid)
+        || rustix::process::test_kill_process(pid_of(pid)) == Err(rustix::io::Errno::SRCH)
+}
+
 fn pid_of(pid: u32) -> rustix::process::Pid {
     i32::try_from(pid)
         .ok()
@@ -187,10 +232,32 @@ pub(super) fn read_line(file: &File) -> Option<Vec<u8>> {
 
 /// The holder's record in a lock file. Whatever else stands there is none.
 pub fn read_record(file: &File) -> Option<Holder> {
-    let record: Holder = serde_json::from_slice(&read_line(file)?).ok()?;
-    // Anybody may write a record.
+    read_unescaped(file).map(cleaned)
+}
+
+/// What the lock at `path` is for, as the record in it says, whoever wrote that: the file's name is
+/// a hash, and tells a lie.
+pub(super) fn read_subject(file: &File, path: &Path) -> Option<Subject> {
+    let subject = read_unescaped(file)?.subject()?;
+    let expected = Key::new(subject.clone()).relative_path();
+    // A nested call's lock has its level behind a dot.
+    let hash = |path: &Path| Some(path.file_name()?.to_str()?.split('.').next()?.to_owned());
+    let is_it = hash(path) == hash(&expected) && path.parent()?.ends_with(expected.parent()?);
+    is_it.then(|| match subject {
+        Subject::Image(tag) => Subject::Image(escaped(&tag)),
+        Subject::Named(name) => Subject::Named(escaped(&name)),
+        Subject::Cache(id) => Subject::Cache(escaped(&id)),
+    })
+}
+
+fn read_unescaped(file: &File) -> Option<Holder> {
+    serde_json::from_slice(&read_line(file)?).ok()
+}
+
+/// Anybody may write a record.
+pub(super) fn cleaned(record: Holder) -> Holder {
     let clean = |text: Option<String>| text.map(|text| escaped(&text));
-    Some(Holder {
+    Holder {
         user: clean(record.user),
         host: clean(record.host),
         tag: clean(record.tag),
@@ -200,7 +267,7 @@ pub fn read_record(file: &File) -> Option<Holder> {
         since: clean(record.since),
         version: clean(record.version),
         ..record
-    })
+    }
 }
 
 /// The result that a build left in a lock file. Whatever else stands there is none.
@@ -226,10 +293,10 @@ pub fn write_line(file: &File, line: Option<&impl Serialize>) -> std::io::Result
 
 /// Replaces what stands in a file by this line.
 pub(super) fn replace_text(file: &File, line: &[u8]) -> std::io::Result<()> {
-    let text = [line, b"\n"].concat();
-    // A full disk may leave half a line, which nobody believes.
-    file.write_all_at(&text, 0)?;
-    file.set_len(text.len() as u64)
+    // Emptied first: a full disk may leave half a line, which nobody believes unless it ends with
+    // what stood there before. Of two who write at once, the later one's line is the first.
+    file.set_len(0)?;
+    file.write_all_at(&[line, b"\n"].concat(), 0)
 }
 
 /// The parent of `pid`, if it can be seen.
@@ -243,6 +310,16 @@ pub(super) fn ancestors() -> Vec<u32> {
         .take_while(|&pid| pid > 0)
         .take(ANCESTORS_MAX)
         .collect()
+}
+
+/// What tells a process from all others, on all hosts and at all times: where and when its kernel was
+/// started, its namespace, its number there, and when it was started. None where it cannot be seen.
+#[cfg(feature = "etcd")]
+pub(super) fn process_everywhere(pid: u32) -> Option<String> {
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
+    let started = proc::stat_field(pid, proc::STARTED)?;
+    Some(format!("{} {} {pid} {started}", boot.trim(), namespace.display()))
 }
 
 /// The lock that `taker` took on the inode, if `process` has an open descriptor with it. The kernel
@@ -340,15 +417,14 @@ impl KernelLocks {
         self.locks.iter().filter(same_inode).filter(move |lock| devices_differ || same_device(lock))
     }
 
-    /// The process that took the lock on the file; of several that share it, any.
-    pub fn holder(&self, stat: &Stat, file: &File) -> Option<u32> {
-        self.on(stat, file).find(|lock| !lock.waiting).map(|lock| lock.pid)
+    /// The processes that took the lock on the file: one, or all that share it.
+    pub fn holders(&self, stat: &Stat, file: &File) -> Vec<u32> {
+        self.on(stat, file).filter(|lock| !lock.waiting).map(|lock| lock.pid).collect()
     }
 
-    /// The same, but one of `wanted` if several share it and it is among them.
-    pub(super) fn holder_or(&self, wanted: &[u32], stat: &Stat, file: &File) -> Option<u32> {
-        let mut holders = self.on(stat, file).filter(|lock| !lock.waiting).map(|lock| lock.pid);
-        holders.find(|pid| wanted.contains(pid)).or_else(|| self.holder(stat, file))
+    /// Whether the lock on the file is one that others may share.
+    pub fn is_shared(&self, stat: &Stat, file: &File) -> bool {
+        self.on(stat, file).any(|lock| !lock.waiting && lock.shared)
     }
 
     /// How many wait for the lock on the file.

@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::common::Fixture;
+
 /// Answers the request of this number (from 0), given its head.
 pub type Answer = dyn Fn(usize, &str, &mut UnixStream) + Send + Sync;
 
@@ -154,4 +156,25 @@ pub fn found() -> String {
 pub fn missing(tag: &str) -> String {
     let body = format!("{{\"message\":\"No such image: {tag}\"}}\n");
     response("404 Not Found", "application/json", &body)
+}
+
+/// A fixture where `docker` is a binary, so that the look-up is buildlock's own.
+pub fn fixture() -> Fixture {
+    let f = Fixture::new();
+    let docker = f.path("bin/docker");
+    fs::remove_file(&docker).unwrap();
+    // Any binary will do, so long as it never says that an image is there or is not. By a process
+    // of its own: see `Fixture::write_executable`.
+    let buildlock = assert_cmd::cargo::cargo_bin!("buildlock");
+    let install = std::process::Command::new("install")
+        .args(["-m", "755"])
+        .args([buildlock, &docker])
+        .status();
+    assert!(install.unwrap().success());
+    f
+}
+
+/// Where its engine is to listen.
+pub fn socket(f: &Fixture) -> PathBuf {
+    f.path("docker.sock")
 }

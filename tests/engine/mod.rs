@@ -95,6 +95,13 @@ pub fn for_each_client(test: impl Fn(&Site) + Sync) {
     }
 }
 
+/// The same with the first client alone, for what has nothing to do with the client either.
+pub fn for_one_client(test: impl Fn(&Site) + Sync) {
+    if let Some(clients) = clients() {
+        with_all(&clients[..1], test);
+    }
+}
+
 fn with_all(clients: &[Client], test: impl Fn(&Site) + Sync) {
     std::thread::scope(|scope| {
         let runs = clients.iter().map(|client| {

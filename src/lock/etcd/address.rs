@@ -1,0 +1,279 @@
+//! Where an etcd cluster is: `etcd://HOST:PORT[,HOST:PORT...]/PREFIX?ttl=15s`, and what else is
+//! needed to be let in, which comes from the environment and from files and never stands in an
+//! address that everybody on the machine can read.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use ureq::Agent;
+use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+
+use super::client::{Client, Login};
+
+/// The lease, unless somebody says otherwise.
+const TTL: Duration = Duration::from_secs(15);
+/// Shorter ones leave no time to end a build, longer ones keep a dead one's lock for too long.
+const TTL_RANGE: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(5)..=Duration::from_secs(600);
+/// Where etcd's members listen unless somebody says otherwise.
+const PORT: u16 = 2379;
+/// Longest name under which locks are kept, in bytes.
+const PREFIX_MAX: usize = 512;
+
+/// A cluster, and how to be let in.
+#[derive(Debug)]
+pub struct Address {
+    /// `etcd://…` as typed, but for what is the default.
+    shown: String,
+    members: Vec<String>,
+    /// In front of all keys; without a slash at its end.
+    pub(super) prefix: String,
+    /// How long a lease lasts that nobody renews.
+    pub(super) ttl: Duration,
+    user: Option<String>,
+    password: Option<String>,
+    roots: Option<Vec<Certificate<'static>>>,
+    certificate: Option<ClientCert>,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl Address {
+    /// Is it one of a cluster, and not a folder's?
+    pub fn is_one(url: &str) -> bool {
+        url.starts_with("etcd://") || url.starts_with("etcds://")
+    }
+
+    /// Reads an address, and the files that the environment names (BUILDLOCK_ETCD_*).
+    ///
+    /// # Errors
+    /// It is no address; a file cannot be read, or is not what it should be.
+    pub fn parse(url: &str) -> Result<Self> {
+        Self::parse_with(url, |name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+            .with_context(|| format!("--store: {}", crate::visible::escaped(&without_user(url))))
+    }
+
+    fn parse_with(url: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let (scheme, rest) = url.split_once("://").unwrap_or_default();
+        let is_secure = scheme == "etcds";
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (hosts, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        // A password may have a slash in it, so it is looked for everywhere.
+        if url.contains('@') {
+            bail!(
+                "a user stands in it, and everybody who sees this process sees that; \
+                 set BUILDLOCK_ETCD_USER and BUILDLOCK_ETCD_PASSWORD, or BUILDLOCK_ETCD_PASSWORD_FILE"
+            );
+        }
+        let members: Vec<String> =
+            hosts.split(',').map(|host| member(host, is_secure)).collect::<Result<_>>()?;
+        let prefix = prefix.trim_matches('/');
+        if prefix.len() > PREFIX_MAX || prefix.chars().any(|c| c.is_control() || c == '#') {
+            bail!("the prefix has at most {PREFIX_MAX} bytes, no '#' and no control characters");
+        }
+        let mut ttl = TTL;
+        for part in query.split('&').filter(|part| !part.is_empty()) {
+            match part.split_once('=') {
+                Some(("ttl", value)) => {
+                    let limit = crate::duration::parse_limit(value).map_err(anyhow::Error::msg)?;
+                    ttl = limit
+                        .unless_zero()
+                        .filter(|ttl| TTL_RANGE.contains(ttl))
+                        .with_context(|| format!("ttl={value}: a lease lasts from 5s to 10m"))?;
+                }
+                _ => bail!("'{part}' is unknown; only ttl can stand behind '?'"),
+            }
+        }
+        let file = |name: &str| variable(name).map(PathBuf::from);
+        let password =
+            match (variable("BUILDLOCK_ETCD_PASSWORD"), file("BUILDLOCK_ETCD_PASSWORD_FILE")) {
+                (Some(password), _) => Some(password),
+                (None, Some(file)) => {
+                    let text = String::from_utf8(read(&file)?)
+                        .with_context(|| format!("{} is no text", file.display()))?;
+                    Some(text.trim_end_matches(['\r', '\n']).to_owned())
+                }
+                (None, None) => None,
+            };
+        let user = variable("BUILDLOCK_ETCD_USER");
+        match (&user, &password) {
+            (Some(_), None) => bail!(
+                "BUILDLOCK_ETCD_USER is set, and neither BUILDLOCK_ETCD_PASSWORD nor BUILDLOCK_ETCD_PASSWORD_FILE"
+            ),
+            (None, Some(_)) => {
+                bail!("there is a password for etcd, and BUILDLOCK_ETCD_USER is not set")
+            }
+            _ => {}
+        }
+        let roots = file("BUILDLOCK_ETCD_CACERT").map(|file| certificates(&file)).transpose()?;
+        let certificate = match (file("BUILDLOCK_ETCD_CERT"), file("BUILDLOCK_ETCD_KEY")) {
+            (Some(cert), Some(key)) => {
+                Some(ClientCert::new_with_certs(&certificates(&cert)?, private_key(&key)?))
+            }
+            (None, None) => None,
+            _ => bail!("BUILDLOCK_ETCD_CERT and BUILDLOCK_ETCD_KEY go together"),
+        };
+        if !is_secure && (roots.is_some() || certificate.is_some()) {
+            bail!(
+                "certificates are set for etcd, and the address is not etcds://, so they would not be used"
+            );
+        }
+        let members_shown = hosts.to_owned();
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        Ok(Address {
+            shown: format!("{scheme}://{members_shown}{slash}{prefix}"),
+            members,
+            prefix: format!("/{prefix}").trim_end_matches('/').to_owned(),
+            ttl,
+            user,
+            password,
+            roots,
+            certificate,
+        })
+    }
+
+    pub(super) fn client(&self) -> Client {
+        let roots = self.roots.as_deref().map_or(RootCerts::WebPki, RootCerts::new_with_certs);
+        let tls = TlsConfig::builder().root_certs(roots).client_cert(self.certificate.clone());
+        let config = Agent::config_builder()
+            .tls_config(tls.build())
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            // A lock is asked for where it is, and by nobody else.
+            .proxy(None)
+            .user_agent(concat!("buildlock/", env!("CARGO_PKG_VERSION")));
+        let login = self.user.clone().zip(self.password.clone());
+        let login = login.map(|(user, password)| Login { user, password });
+        // One that is cut off must not use up the time in which another could be asked.
+        let within = (self.ttl / 8).clamp(Duration::from_secs(1), Duration::from_secs(5));
+        Client::new(config.build().new_agent(), self.members.clone(), login, within)
+    }
+}
+
+/// `http://HOST:PORT` of `HOST[:PORT]`.
+fn member(host: &str, is_secure: bool) -> Result<String> {
+    let scheme = if is_secure { "https" } else { "http" };
+    let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((name, rest)) => (format!("[{name}]"), rest.strip_prefix(':')),
+        None => match host.split_once(':') {
+            Some((name, port)) => (name.to_owned(), Some(port)),
+            None => (host.to_owned(), None),
+        },
+    };
+    let port = port.map_or(Ok(PORT), str::parse::<u16>);
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "-._:[]%".contains(c);
+    match port {
+        Ok(port) if !name.is_empty() && name.chars().all(is_name) => {
+            Ok(format!("{scheme}://{name}:{port}"))
+        }
+        _ => bail!("'{host}' is no HOST or HOST:PORT"),
+    }
+}
+
+/// A message is for everybody to read.
+fn without_user(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            format!("{scheme}://{}", rest.rsplit('@').next().unwrap_or_default())
+        }
+        None => url.to_owned(),
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    // Before it is opened: a FIFO would wait for its other end.
+    let about =
+        std::fs::metadata(file).with_context(|| format!("cannot read {}", file.display()))?;
+    if !about.is_file() {
+        bail!("{} is no file", file.display());
+    }
+    std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>> {
+    let text = read(file)?;
+    let found: Vec<_> = parse_pem(&text)
+        .filter_map(|item| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    if found.is_empty() {
+        bail!("{} has no certificate in PEM", file.display());
+    }
+    Ok(found)
+}
+
+fn private_key(file: &Path) -> Result<PrivateKey<'static>> {
+    PrivateKey::from_pem(&read(file)?)
+        .ok()
+        .with_context(|| format!("{} has no private key in PEM", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str) -> Result<Address> {
+        Address::parse_with(url, |_| None)
+    }
+
+    #[test]
+    fn an_address_has_members_a_prefix_and_a_lease() {
+        let address = parse("etcd://a:1,b,[::1]:3/ci/locks/?ttl=1m").unwrap();
+        assert_eq!(address.members, ["http://a:1", "http://b:2379", "http://[::1]:3"]);
+        assert_eq!((address.prefix.as_str(), address.ttl), ("/ci/locks", Duration::from_secs(60)));
+        let address = parse("etcds://a").unwrap();
+        assert_eq!(address.members, ["https://a:2379"]);
+        assert_eq!((address.prefix.as_str(), address.ttl), ("", TTL));
+        assert_eq!(address.to_string(), "etcds://a");
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for url in [
+            "etcd://",
+            "etcd:///p",
+            "etcd://a:b",
+            "etcd://a,,b",
+            "etcd://a/p?ttl=1s",
+            "etcd://a/p?ttl=none",
+            "etcd://a/p?tls=1",
+            "etcd://me:secret@a/p",
+            "etcd://a/p\n",
+        ] {
+            assert!(parse(url).is_err(), "{url:?}");
+        }
+    }
+
+    #[test]
+    fn password_in_an_address_is_not_repeated() {
+        for url in ["etcd://me:secret@a/p", "etcd://me:secret/x@a/p", "etcd://me:secret?@x@a/p"] {
+            let shown = format!("{:#}", Address::parse(url).unwrap_err());
+            assert!(shown.contains("etcd://a/p") && !shown.contains("secret"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_the_environment_says_must_fit_together() {
+        for variables in [
+            &[("BUILDLOCK_ETCD_USER", "me")][..],
+            &[("BUILDLOCK_ETCD_PASSWORD", "x")],
+            &[("BUILDLOCK_ETCD_CERT", "/dev/null")],
+            &[("BUILDLOCK_ETCD_CACERT", "/dev/null")],
+            &[("BUILDLOCK_ETCD_USER", "me"), ("BUILDLOCK_ETCD_PASSWORD_FILE", "/none")],
+        ] {
+            let variable = |name: &str| {
+                let found = variables.iter().find(|(given, _)| *given == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            assert!(Address::parse_with("etcds://a/p", variable).is_err(), "{variables:?}");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Which store: `--store URL`, or else the lock folder.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+
+#[cfg(feature = "etcd")]
+use super::etcd::{Address, EtcdStore};
+use super::file::FileStore;
+use super::{Holder, Store};
+
+/// Where locks are taken.
+#[derive(Debug)]
+pub enum Place {
+    /// In a folder of this machine.
+    Folder(PathBuf),
+    /// In an etcd cluster.
+    #[cfg(feature = "etcd")]
+    Cluster(Address),
+}
+
+impl Place {
+    /// Reads `--store`, if it is given; the lock folder is `folder` otherwise, and for `file:`.
+    ///
+    /// # Errors
+    /// It is no store that is known here.
+    pub fn of(store: Option<&str>, folder: &Path) -> Result<Self> {
+        let Some(url) = store else { return Ok(Place::Folder(folder.to_owned())) };
+        if let Some(path) = url.strip_prefix("file:") {
+            // file:///tmp/locks, file:/tmp/locks, file:locks
+            let path = path.strip_prefix("//").unwrap_or(path);
+            let is_named = !path.is_empty();
+            return Ok(Place::Folder(if is_named { path.into() } else { folder.to_owned() }));
+        }
+        #[cfg(feature = "etcd")]
+        if Address::is_one(url) {
+            return Ok(Place::Cluster(Address::parse(url)?));
+        }
+        #[cfg(not(feature = "etcd"))]
+        if url.starts_with("etcd") {
+            bail!("--store: this buildlock was made without etcd (cargo's feature of that name)");
+        }
+        // It may be an address with a password, which is nobody's business.
+        let scheme = crate::visible::escaped(url.split("://").next().unwrap_or_default());
+        bail!("--store: '{scheme}' is no store; there are file:, etcd:// and etcds://")
+    }
+
+    /// The folder, if it is one.
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Place::Folder(folder) => Some(folder),
+            #[cfg(feature = "etcd")]
+            Place::Cluster(_) => None,
+        }
+    }
+
+    /// The store, to take locks in: a folder is created if there is none. `ourselves` says what
+    /// others may read of us.
+    ///
+    /// # Errors
+    /// It cannot be opened or created.
+    #[cfg_attr(not(feature = "etcd"), allow(unused_variables))]
+    pub fn open(self, ourselves: impl FnOnce() -> Holder) -> Result<Arc<dyn Store>> {
+        match self {
+            Place::Folder(folder) => Ok(Arc::new(FileStore::open(&folder)?)),
+            #[cfg(feature = "etcd")]
+            Place::Cluster(address) => Ok(Arc::new(EtcdStore::new(address, ourselves()))),
+        }
+    }
+
+    /// The store, to look at what is there. Nothing is created.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn look(self) -> Result<Box<dyn Store>> {
+        match self {
+            Place::Folder(folder) => Ok(Box::new(FileStore::at(&folder)?)),
+            #[cfg(feature = "etcd")]
+            Place::Cluster(address) => Ok(Box::new(EtcdStore::new(address, Holder::default()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(store: Option<&str>) -> Option<PathBuf> {
+        Place::of(store, Path::new("/default")).ok()?.folder().map(Path::to_owned)
+    }
+
+    #[test]
+    fn file_is_a_folder_or_the_lock_folder() {
+        for (store, expected) in [
+            (None, "/default"),
+            (Some("file:"), "/default"),
+            (Some("file:///tmp/locks"), "/tmp/locks"),
+            (Some("file:/tmp/locks"), "/tmp/locks"),
+            (Some("file:locks"), "locks"),
+        ] {
+            assert_eq!(folder(store).as_deref(), Some(Path::new(expected)), "{store:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_store_is_refused_without_its_secrets() {
+        for store in ["redis://me:secret@host/", "etc", "/tmp/locks", ""] {
+            let why = Place::of(Some(store), Path::new("/default")).unwrap_err().to_string();
+            assert!(why.starts_with("--store: ") && !why.contains("secret"), "{why}");
+        }
+    }
+
+    #[cfg(not(feature = "etcd"))]
+    #[test]
+    fn cluster_is_refused_by_a_program_that_knows_none() {
+        let why = Place::of(Some("etcd://host/p"), Path::new("/default")).unwrap_err();
+        assert!(why.to_string().contains("without etcd"), "{why}");
+    }
+}
