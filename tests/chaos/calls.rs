@@ -5,22 +5,41 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 use serde_json::Value;
 
+use crate::caches::{said_to_be_shared, time_of};
 use crate::engine::{Answer, Built};
-use crate::plan::{AT_ONCE, Ends, Plan, Shape};
+use crate::plan::{AT_ONCE, Ends, Plan, STREAM, STREAMS, Shape};
 use crate::world::{State, World, began};
 
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
 /// Starts one call after the other, some at once, until `end`.
 pub fn launch_until(world: &Arc<World>, end: Instant) {
+    for stream in 1..=STREAMS {
+        let world = Arc::clone(world);
+        RUNNING.fetch_add(1, Ordering::SeqCst);
+        std::thread::spawn(move || {
+            let calls = stream * STREAM..;
+            for call in calls {
+                // All would fail at once, and leave the others no time.
+                while world.state().fault.is_some() && Instant::now() < end {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                if Instant::now() >= end {
+                    break;
+                }
+                one_call(&world, call);
+            }
+            RUNNING.fetch_sub(1, Ordering::SeqCst);
+        });
+    }
     let mut rng = fastrand::Rng::with_seed(world.seed);
     for call in 0.. {
-        while RUNNING.load(Ordering::SeqCst) >= AT_ONCE && Instant::now() < end {
+        while RUNNING.load(Ordering::SeqCst) >= AT_ONCE + STREAMS && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(2));
         }
         if Instant::now() >= end {
@@ -88,6 +107,12 @@ fn one_call(world: &World, call: usize) {
         command.uid(user).gid(user);
     }
     let start = Instant::now();
+    {
+        let mut state = world.state();
+        state.called.insert(call, SystemTime::now());
+        let caller = state.caller(call, &plan);
+        state.caches.begins(&caller);
+    }
     let mut child = command.spawn().expect("buildlock");
     let pid = child.id();
     {
@@ -108,6 +133,7 @@ fn one_call(world: &World, call: usize) {
     let built = state.built.remove(&call).unwrap_or_default();
     let said = fs::read_to_string(&stderr).unwrap_or_default();
     let ended = Ended {
+        call,
         plan: &plan,
         disturbed,
         start,
@@ -119,6 +145,8 @@ fn one_call(world: &World, call: usize) {
     world
         .note(&mut state, format!("call {call} (pid {pid}): {status} after {:?}", start.elapsed()));
     let wrong = judge(&mut state, &ended);
+    let caller = state.caller(call, &plan);
+    state.caches.ends(&caller);
     if wrong.is_empty() {
         _ = fs::remove_file(stderr);
     }
@@ -129,6 +157,7 @@ fn one_call(world: &World, call: usize) {
 }
 
 struct Ended<'a> {
+    call: usize,
     plan: &'a Plan,
     /// Something was done to it or to its build.
     disturbed: bool,
@@ -141,7 +170,7 @@ struct Ended<'a> {
 
 /// What is wrong with how a call ended.
 fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
-    let Ended { plan, disturbed, start, status, answers, built, said } = *ended;
+    let Ended { plan, disturbed, start, status, answers, built, said, .. } = *ended;
     let events: Vec<Value> =
         said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let has = |event: &str| events.iter().any(|line| line["event"] == event);
@@ -196,7 +225,15 @@ fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
         }
         (Some(code), _) => {
             state.count("exit by COMMAND's status");
-            let planned = matches!(plan.ends, Ends::Badly(status) if i32::from(status) == code);
+            let planned = match plan.ends {
+                Ends::Badly(status) => i32::from(status) == code,
+                // Else it would have been run again, alone.
+                Ends::BadlyBeside(status) => {
+                    let once = plan.no_retry || plan.timeout.is_some();
+                    i32::from(status) == code && (once || disturbed || !troubles.is_empty())
+                }
+                Ends::Well | Ends::Emptily => false,
+            };
             let shared = plan.share_failure && code < 124;
             let broken = code == 1 && !troubles.is_empty();
             // What a shell makes of a client that was killed.
@@ -221,8 +258,7 @@ fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
         }
     }
     let building = events.iter().find(|line| line["event"] == "building");
-    let building = building.and_then(|line| line["timestamp"].as_str());
-    let building = building.and_then(|at| humantime::parse_rfc3339(at).ok());
+    let building = building.and_then(time_of);
     for inode in built.iter().flat_map(|build| &build.inodes) {
         let (Some(began), Some(&(gone, _))) = (building, state.displaced.get(inode)) else {
             continue;
@@ -234,5 +270,40 @@ fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
             "it built under a lock file that had been taken away before",
         );
     }
+    wrong.extend(judge_caches(state, ended, &events));
     wrong
+}
+
+/// What is wrong with how a call had its caches.
+fn judge_caches(state: &mut State, ended: &Ended<'_>, events: &[Value]) -> Option<String> {
+    let Ended { call, plan, disturbed, start, built, .. } = *ended;
+    if built.len() > plan.runs_max() {
+        return Some(format!("{} builds, where there may be {}", built.len(), plan.runs_max()));
+    }
+    let caller = state.caller(call, plan);
+    if let Some(starved) = state.caches.starved(&caller, events) {
+        return Some(starved);
+    }
+    if plan.shape == Shape::Nested {
+        return None;
+    }
+    let said = said_to_be_shared(events);
+    let really: Vec<_> = built.iter().map(|build| build.shared.clone()).collect();
+    if said.len() == really.len() && said != really {
+        return Some(format!("it says that it shared {said:?}, and shared {really:?}"));
+    }
+    match built {
+        [first, second] => {
+            state.count("run again, alone");
+            let may = !first.well && !first.shared.is_empty() && second.shared.is_empty();
+            (!may).then(|| format!("run again as it should not be: {built:?}"))
+        }
+        // Whatever ends a build, or keeps it from the locks, may leave it at one.
+        [only] if !only.well && !only.shared.is_empty() => {
+            let one = plan.no_retry || plan.timeout.is_some() || plan.build_timeout.is_some();
+            let one = one || disturbed || !state.troubles_since(start).is_empty();
+            (!one).then(|| "it failed with a shared cache, and was not run again".to_owned())
+        }
+        _ => None,
+    }
 }

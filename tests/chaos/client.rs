@@ -13,8 +13,25 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Order {
     pub call: usize,
-    /// What it has inherited, from descriptor 3 on: where each leads, and its inode.
-    pub inherited: Vec<(u32, String, u64)>,
+    /// What it has inherited, from descriptor 3 on.
+    pub inherited: Vec<Descriptor>,
+}
+
+/// What somebody has open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Descriptor {
+    pub number: u32,
+    /// Where it leads.
+    pub link: String,
+    pub inode: u64,
+    /// The lock that the kernel says it keeps.
+    pub lock: Option<Lock>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lock {
+    Exclusive,
+    Shared,
 }
 
 /// `docker build …`: what is built, and how that ends, the engine knows from the call's number.
@@ -27,7 +44,7 @@ pub fn build() -> ExitCode {
         unsafe { signal(Signal::SIGTERM, SigHandler::SigIgn) }.unwrap();
     }
     if std::env::var_os("CHAOS_CLOSE").is_some() {
-        for (number, ..) in &inherited {
+        for Descriptor { number, .. } in &inherited {
             // SAFETY: nothing in this program uses what it has inherited.
             #[allow(unsafe_code)]
             unsafe {
@@ -57,8 +74,8 @@ pub fn build() -> ExitCode {
     }
 }
 
-/// Open descriptors from 3 on: number, where it leads, inode.
-pub fn inherited() -> Vec<(u32, String, u64)> {
+/// Open descriptors from 3 on.
+pub fn inherited() -> Vec<Descriptor> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
         let number: u32 = entry.file_name().to_str().unwrap().parse().unwrap();
@@ -69,9 +86,16 @@ pub fn inherited() -> Vec<(u32, String, u64)> {
             continue;
         }
         let inode = std::fs::metadata(entry.path()).map_or(0, |metadata| metadata.ino());
-        found.push((number, link, inode));
+        found.push(Descriptor { number, link, inode, lock: lock_of(number) });
     }
     found
+}
+
+/// The lock of an open file of ours, whoever took it (proc_pid_fdinfo(5)).
+fn lock_of(number: u32) -> Option<Lock> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
+    let line = info.lines().find(|line| line.starts_with("lock:") && line.contains("FLOCK"))?;
+    Some(if line.contains("WRITE") { Lock::Exclusive } else { Lock::Shared })
 }
 
 /// `hold FILE MILLISECONDS shared|exclusive`: as a script in another language does it.

@@ -9,12 +9,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use crate::client::Order;
-use crate::plan::{Ends, Plan, Resource};
+use crate::caches::Usage;
+use crate::client::{Descriptor, Lock, Order};
+use crate::plan::{CACHE_LOCKS, Ends, Plan, Resource};
 use crate::world::{State, World, began};
 
 /// What may be wrong with the engine.
@@ -60,7 +61,7 @@ pub struct Build {
     pub handle: Option<rustix::fd::OwnedFd>,
     connection: UnixStream,
     resources: Vec<Resource>,
-    inherited: Vec<(u32, String, u64)>,
+    inherited: Vec<Descriptor>,
 }
 
 /// A build that has ended.
@@ -71,6 +72,8 @@ pub struct Built {
     pub well: bool,
     /// Of the lock files that it held.
     pub inodes: Vec<u64>,
+    /// The caches that it shared.
+    pub shared: Vec<String>,
 }
 
 /// The listening thread.
@@ -96,15 +99,17 @@ pub fn start(world: &Arc<World>) -> Listening {
     let mut listener = Some(listen(&world));
     let thread = std::thread::spawn(move || {
         while !end.load(Ordering::SeqCst) {
-            let down = world.state().fault == Some(Fault::Down);
+            let state = world.state();
+            let down = state.fault == Some(Fault::Down);
+            if down && listener.take().is_some() {
+                // With the state, so that who ends the fault knows by the socket that it is over.
+                _ = std::fs::remove_file(world.socket());
+            }
+            drop(state);
             match (&listener, down) {
-                (Some(_), true) => {
-                    listener = None;
-                    _ = std::fs::remove_file(world.socket());
-                }
                 (None, false) => listener = Some(listen(&world)),
                 (None, true) => std::thread::sleep(LOOK_AGAIN),
-                (Some(listener), false) => {
+                (Some(listener), _) => {
                     if !is_readable(listener, LOOK_AGAIN) {
                         continue;
                     }
@@ -150,6 +155,9 @@ fn serve(world: &World, stream: UnixStream) {
     let mut line = String::new();
     while reader.read_line(&mut line).is_ok_and(|read| read > 2) {
         line.clear();
+    }
+    if first.starts_with("GET /system/df") {
+        return tell_usage(world, pid, &stream);
     }
     let Some(tag) = first.strip_prefix("GET /images/").and_then(|rest| rest.split("/json ").next())
     else {
@@ -203,6 +211,41 @@ fn look(world: &World, pid: u32, tag: &str, mut stream: &UnixStream) {
     }
 }
 
+/// What there is of cache mounts, as far as it says so.
+fn tell_usage(world: &World, pid: u32, stream: &UnixStream) {
+    /// Longer than is waited for it, at times.
+    const SLOW: [u64; 5] = [20, 50, 100, 400, 2500];
+    let (usage, body) = {
+        let mut state = world.state();
+        if state.fault.is_some() {
+            return;
+        }
+        let usage = state.caches.usage;
+        let mounts = state.caches.mounts();
+        let records = mounts.iter().map(|(id, used)| {
+            let used = humantime::format_rfc3339_nanos(*used);
+            format!(r#"{{"ID":"{id}","Type":"exec.cachemount","LastUsedAt":"{used}"}}"#)
+        });
+        let other = r#"{"ID":"r1","Type":"regular","LastUsedAt":null}"#.to_owned();
+        let records: Vec<String> = records.chain([other]).collect();
+        if let Some(&call) = state.calls.get(&pid) {
+            state.caches.tell(call, usage.is_none().then_some(mounts));
+            state.count("asked for cache mounts");
+        }
+        (usage, format!(r#"{{"BuildCache":[{}]}}"#, records.join(",")))
+    };
+    match usage {
+        None => reply(stream, "200 OK", &body, body.len()),
+        Some(Usage::Nothing) => reply(stream, "200 OK", r#"{"BuildCache":[]}"#, 17),
+        Some(Usage::Error) => reply(stream, "500 Internal Server Error", &body, body.len()),
+        Some(Usage::Slow) => {
+            std::thread::sleep(Duration::from_millis(SLOW[pid as usize % SLOW.len()]));
+            reply(stream, "200 OK", &body, body.len());
+        }
+        Some(Usage::CutsShort) => reply(stream, "200 OK", &body, body.len() + 9),
+    }
+}
+
 fn reply(mut stream: &UnixStream, status: &str, body: &str, length: usize) {
     let kind = "Content-Type: application/json";
     let head = format!("HTTP/1.1 {status}\r\n{kind}\r\nContent-Length: {length}\r\n\r\n");
@@ -211,7 +254,10 @@ fn reply(mut stream: &UnixStream, status: &str, body: &str, length: usize) {
 
 fn build(world: &World, pid: u32, order: Order, mut stream: &UnixStream) {
     let plan = world.plan(order.call);
-    let inodes: Vec<u64> = order.inherited.iter().map(|&(_, _, inode)| inode).collect();
+    let inodes: Vec<u64> = order.inherited.iter().map(|it| it.inode).collect();
+    let shared = shared_caches(&plan, &order.inherited);
+    let alone = caches_alone(&plan, &order.inherited);
+    let began = SystemTime::now();
     let start = Instant::now();
     let handle = rustix::process::Pid::from_raw(pid.cast_signed()).and_then(|pid| {
         rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
@@ -224,6 +270,7 @@ fn build(world: &World, pid: u32, order: Order, mut stream: &UnixStream) {
                 began: start,
                 well: false,
                 inodes,
+                shared,
             });
             return;
         }
@@ -237,6 +284,7 @@ fn build(world: &World, pid: u32, order: Order, mut stream: &UnixStream) {
         };
         world.note(&mut state, format!("call {}: build by {pid} {:?}", order.call, plan.tags));
         admit(world, &mut state, &build, &plan);
+        state.caches.use_mounts(&plan);
         state.active.push(build);
         state.count("builds");
     }
@@ -264,15 +312,28 @@ fn build(world: &World, pid: u32, order: Order, mut stream: &UnixStream) {
         let status = match (cancelled || gone, plan.ends) {
             (true, _) => None,
             (false, Ends::Badly(status)) => Some(status),
+            (false, Ends::BadlyBeside(status)) if !shared.is_empty() => Some(status),
             (false, Ends::Emptily) => Some(0),
-            (false, Ends::Well) => {
+            (false, Ends::Well | Ends::BadlyBeside(_)) => {
                 let lost = state.has_lost_one(&inodes);
                 state.images.extend(plan.tags.iter().map(|tag| (tag.clone(), lost)));
                 Some(0)
             }
         };
         let well = status == Some(0);
-        state.built.entry(order.call).or_default().push(Built { began: start, well, inodes });
+        state.caches.use_mounts(&plan);
+        // A build that makes none has succeeded all the same, if somebody else has made it.
+        let there = plan.tags.iter().all(|tag| state.images.contains_key(tag));
+        if well && (there || state.has_lost_one(&inodes)) {
+            let caller = state.caller(order.call, &plan);
+            state.caches.built(&caller, began, &alone);
+        }
+        state.built.entry(order.call).or_default().push(Built {
+            began: start,
+            well,
+            inodes,
+            shared,
+        });
         world.note(&mut state, format!("call {}: build by {pid} ends: {status:?}", order.call));
         status
     };
@@ -284,6 +345,28 @@ fn build(world: &World, pid: u32, order: Order, mut stream: &UnixStream) {
     }
 }
 
+/// The caches that a build shares with others.
+fn shared_caches(plan: &Plan, inherited: &[Descriptor]) -> Vec<String> {
+    let is_shared = |id: &String| {
+        let file = Resource::new(CACHE_LOCKS, id);
+        let of_it = |it: &&Descriptor| it.link.contains(file.name());
+        inherited.iter().filter(of_it).any(|it| it.lock == Some(Lock::Shared))
+    };
+    plan.caches.iter().map(|cache| cache.id.clone()).filter(is_shared).collect()
+}
+
+/// The caches that a build, or the nested call that it is in, has for itself.
+fn caches_alone(plan: &Plan, inherited: &[Descriptor]) -> Vec<String> {
+    let is_alone = |id: &String| {
+        let file = Resource::new(CACHE_LOCKS, id);
+        // By their names, wherever these files have been moved.
+        let nested = file.name().replace(".lock", ".1.lock");
+        let of_it = |it: &&Descriptor| it.link.contains(file.name()) || it.link.contains(&nested);
+        inherited.iter().filter(of_it).any(|it| it.lock == Some(Lock::Exclusive))
+    };
+    plan.caches.iter().map(|cache| cache.id.clone()).filter(is_alone).collect()
+}
+
 /// Checks that a new build holds what it has to hold, and holds it alone.
 fn admit(world: &World, state: &mut State, new: &Build, plan: &Plan) {
     let mut wrong = Vec::new();
@@ -291,16 +374,24 @@ fn admit(world: &World, state: &mut State, new: &Build, plan: &Plan) {
     state.active.retain(|build| !is_readable(&build.connection, Duration::ZERO));
     for resource in &new.resources {
         let ours = new.locks_of(resource);
-        if ours.is_empty() {
+        let holds = |it: &Option<Lock>| match it {
+            Some(Lock::Exclusive) => true,
+            Some(Lock::Shared) => resource.is_cache(),
+            None => false,
+        };
+        if !ours.iter().any(|it| holds(&it.1)) {
             wrong.push(format!("call {} builds without the lock of {}", new.call, resource.text));
         }
         for other in state.active.iter().filter(|other| other.resources.contains(resource)) {
             let theirs = other.locks_of(resource);
             // One of them may have been left with a file that nobody else goes by any more. Whether
             // it had been before the build began is judged when the call has ended.
-            let excused = ours.iter().chain(&theirs).any(|it| state.displaced.contains_key(it))
-                && ours.iter().all(|it| !theirs.contains(it));
-            if excused {
+            let all = || ours.iter().chain(&theirs);
+            let excused = all().any(|it| state.displaced.contains_key(&it.0))
+                && ours.iter().all(|it| theirs.iter().all(|theirs| theirs.0 != it.0));
+            if all().all(|it| it.1 == Some(Lock::Shared)) {
+                *state.counts.entry("shares a cache with others").or_default() += 1;
+            } else if excused {
                 *state.counts.entry("overlaps after a lock file was taken away").or_default() += 1;
             } else {
                 wrong.push(format!(
@@ -310,14 +401,28 @@ fn admit(world: &World, state: &mut State, new: &Build, plan: &Plan) {
             }
         }
     }
+    for cache in &plan.caches {
+        let resource = Resource::new(CACHE_LOCKS, &cache.id);
+        let ours = new.locks_of(&resource);
+        let shared = ours.iter().any(|it| it.1 == Some(Lock::Shared));
+        let caller = state.caller(new.call, plan);
+        state.caches.begin_with(&caller, cache, shared);
+        if !shared {
+            state.count("alone with a cache");
+            continue;
+        }
+        let is_disturbed = |call| state.disturbed.contains(&call);
+        let plan_of = |call| world.plan(call);
+        wrong.extend(state.caches.shares(&caller, cache, is_disturbed, plan_of));
+    }
     // Nobody else can have made them since it looked, unless one of the two had lost its lock.
-    let inodes: Vec<u64> = new.inherited.iter().map(|&(_, _, inode)| inode).collect();
+    let inodes: Vec<u64> = new.inherited.iter().map(|it| it.inode).collect();
     let all_there = plan.tags.iter().all(|tag| state.images.get(tag) == Some(&false));
     if !plan.force && all_there && !state.has_lost_one(&inodes) {
         wrong.push(format!("call {} builds what is there: {:?}", new.call, plan.tags));
     }
     for descriptor in new.inherited.iter().filter(|it| !world.from_outside.contains(it)) {
-        let (number, link, _) = descriptor;
+        let Descriptor { number, link, .. } = descriptor;
         let level_0 = link.replace(".1.lock", ".lock");
         let ours = new.resources.iter().any(|resource| level_0.contains(resource.name()));
         if !ours || *number < 10 {
@@ -332,10 +437,14 @@ fn admit(world: &World, state: &mut State, new: &Build, plan: &Plan) {
 }
 
 impl Build {
-    /// The inodes of the lock files that it holds for a resource. A nested call has its own beside
-    /// the outer one's.
-    fn locks_of(&self, resource: &Resource) -> Vec<u64> {
-        let of_it = self.inherited.iter().filter(|(_, link, _)| link.contains(resource.name()));
-        of_it.map(|&(_, _, inode)| inode).collect()
+    pub fn uses_cache(&self, id: &str) -> bool {
+        self.resources.iter().any(|resource| resource.is_cache() && resource.text == id)
+    }
+
+    /// The inodes of the lock files that it holds for a resource, and how. A nested call has its
+    /// own beside the outer one's.
+    fn locks_of(&self, resource: &Resource) -> Vec<(u64, Option<Lock>)> {
+        let of_it = self.inherited.iter().filter(|it| it.link.contains(resource.name()));
+        of_it.map(|it| (it.inode, it.lock)).collect()
     }
 }

@@ -1,11 +1,14 @@
-//! Chaos: hundreds of invocations over tens of tags and named locks, while a saboteur kills, stops,
-//! removes, fills and breaks whatever a machine can kill, stop, remove, fill and break. Afterwards,
-//! and all along, the promise is checked:
+//! Chaos: hundreds of invocations over tens of tags, named locks and caches, while a saboteur kills,
+//! stops, removes, fills and breaks whatever a machine can kill, stop, remove, fill and break.
+//! Afterwards, and all along, the promise is checked:
 //!
 //! - no two builds of a tag, or under one named lock, ran at the same time under the same lock file;
 //! - each exit 0 was true: the last thing that the engine told this very process was that the image
 //!   is there, and with `--force` its own build had succeeded;
 //! - nothing was built because a look-up failed;
+//! - no two builds had a cache at the same time of which one had it for itself, and none shared a
+//!   cache that nobody had warmed for its files; who waits to have it alone is not overtaken by
+//!   those who come later; what fails beside others is run once more, alone, and no more often;
 //! - each other exit status had its cause;
 //! - nobody waits for ever, and nothing is left behind: processes, locks, descriptors, files.
 //!
@@ -16,6 +19,7 @@
 //! (when it is called `docker`); a foreign program that holds a lock (`hold`); and itself again in a
 //! mount namespace with a small disk for the lock folder, where that is allowed.
 
+mod caches;
 mod calls;
 mod client;
 mod engine;
@@ -36,8 +40,8 @@ const SEED: u64 = 1;
 const SECONDS: u64 = 12;
 /// Longest wait for those that still run when the sabotage is over.
 const ALL_END_WITHIN: Duration = Duration::from_secs(60);
-/// The lock folder's disk, in KiB: a page for each record, and not many more.
-const DISK_KIB: u32 = 512;
+/// The lock folder's disk, in KiB: a page for each record, also of files that were taken away.
+const DISK_KIB: u32 = 4096;
 /// Set for the run in a mount namespace.
 const ON_SMALL_DISK: &str = "BUILDLOCK_CHAOS_FOLDER";
 

@@ -8,6 +8,20 @@ use fastrand::Rng;
 pub const AT_ONCE: usize = 48;
 const TAGS: usize = 24;
 const NAMES: usize = 6;
+/// Build caches, and the files that they are warm for.
+pub const CACHES: [(&str, &[&str]); 4] = [
+    ("c0", &["c0.lock"]),
+    ("c1", &["c1.lock"]),
+    ("c2", &["c0.lock", "c2.lock"]),
+    (BUSY, &["b.lock"]),
+];
+/// The cache that is hardly ever without builds that share it.
+pub const BUSY: &str = "busy";
+/// How many calls in a row keep it so, and from which number on the calls of each are.
+pub const STREAMS: usize = 6;
+pub const STREAM: usize = 1_000_000;
+/// The folder of the locks for caches.
+pub const CACHE_LOCKS: &str = "cache-locks";
 /// Another user; nobody's, as it happens.
 const OTHER_USER: u32 = 65534;
 
@@ -16,6 +30,10 @@ const OTHER_USER: u32 = 65534;
 pub struct Plan {
     pub tags: Vec<String>,
     pub names: Vec<String>,
+    pub caches: Vec<CacheUse>,
+    /// A nested call names them, too.
+    pub inner_caches: bool,
+    pub no_retry: bool,
     pub force: bool,
     pub share_failure: bool,
     pub timeout: Option<Duration>,
@@ -30,6 +48,14 @@ pub struct Plan {
     pub ignores_term: bool,
     /// Its client closes what it has inherited, as sudo does.
     pub closes: bool,
+}
+
+/// A cache as a call names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheUse {
+    pub id: String,
+    /// None where it is never shared.
+    pub files: Vec<&'static str>,
 }
 
 /// What COMMAND is.
@@ -51,6 +77,8 @@ pub enum Ends {
     Well,
     /// With this status.
     Badly(u8),
+    /// With this status if it shares a cache, as one does that needs what has been lost of it.
+    BadlyBeside(u8),
     /// With 0, and no image.
     Emptily,
 }
@@ -58,21 +86,26 @@ pub enum Ends {
 impl Plan {
     pub fn new(seed: u64, call: usize, other_users: bool) -> Self {
         let mut rng = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ call as u64);
+        let plan = Plan::of_any(&mut rng, other_users);
+        if call < STREAM { plan } else { plan.of_stream(call / STREAM - 1, &mut rng) }
+    }
+
+    fn of_any(rng: &mut Rng, other_users: bool) -> Self {
         let one_in = |rng: &mut Rng, n: u32| rng.u32(..n) == 0;
         // A few tags that many want, and many that a few want.
         let tag = |rng: &mut Rng| {
             let n = if one_in(rng, 2) { rng.usize(..4) } else { rng.usize(..TAGS) };
             format!("chaos:t{n}")
         };
-        let mut tags = vec![tag(&mut rng)];
-        if one_in(&mut rng, 4) {
-            tags.push(tag(&mut rng));
+        let mut tags = vec![tag(rng)];
+        if one_in(rng, 4) {
+            tags.push(tag(rng));
         }
-        if one_in(&mut rng, 12) {
-            tags.push(tag(&mut rng));
+        if one_in(rng, 12) {
+            tags.push(tag(rng));
         }
         let mut names = Vec::new();
-        if one_in(&mut rng, 4) {
+        if one_in(rng, 4) {
             names.push(format!("n{}", rng.usize(..NAMES)));
         }
         let shape = match rng.u32(..10) {
@@ -87,34 +120,109 @@ impl Plan {
             _ => Ends::Well,
         };
         let ms = |rng: &mut Rng, from: u64, to: u64| Duration::from_millis(rng.u64(from..to));
-        Plan {
+        let mut plan = Plan {
             tags,
             names,
-            force: one_in(&mut rng, 6),
-            share_failure: one_in(&mut rng, 6),
+            caches: vec![],
+            inner_caches: false,
+            no_retry: false,
+            force: one_in(rng, 6),
+            share_failure: one_in(rng, 6),
             timeout: match rng.u32(..10) {
                 0 => Some(Duration::ZERO),
-                1..4 => Some(ms(&mut rng, 100, 3000)),
+                1..4 => Some(ms(rng, 100, 3000)),
                 _ => None,
             },
-            build_timeout: one_in(&mut rng, 10).then(|| ms(&mut rng, 50, 500)),
+            build_timeout: one_in(rng, 10).then(|| ms(rng, 50, 500)),
             shape,
-            user: (other_users && one_in(&mut rng, 5)).then_some(OTHER_USER),
+            user: (other_users && one_in(rng, 5)).then_some(OTHER_USER),
             takes: match rng.u32(..10) {
-                0 => ms(&mut rng, 300, 900),
-                _ => ms(&mut rng, 0, 120),
+                0 => ms(rng, 300, 900),
+                _ => ms(rng, 0, 120),
             },
             ends,
-            ignores_term: one_in(&mut rng, 12),
-            closes: one_in(&mut rng, 6),
+            ignores_term: one_in(rng, 12),
+            closes: one_in(rng, 6),
+        };
+        if one_in(rng, 3) {
+            plan.use_caches(rng);
+        }
+        plan
+    }
+
+    fn use_caches(&mut self, rng: &mut Rng) {
+        let [c0, c1, c2, busy] = CACHES;
+        let chosen = match rng.u32(..36) {
+            0..10 => vec![c0],
+            10..22 => vec![c1],
+            22..29 => vec![c2],
+            29..32 => vec![c0, c1],
+            32..34 => vec![c1, c2],
+            _ => vec![busy],
+        };
+        for (id, files) in chosen {
+            // Of the one that is busy, to see whether its turn comes.
+            let alone = id == BUSY || rng.u32(..5) == 0;
+            let files = if alone { vec![] } else { files.to_vec() };
+            self.caches.push(CacheUse { id: id.to_owned(), files });
+        }
+        self.inner_caches = rng.bool();
+        self.no_retry = rng.u32(..4) == 0;
+        self.force |= rng.u32(..3) == 0;
+        if rng.u32(..6) == 0 {
+            self.ends = Ends::BadlyBeside(rng.u8(10..20));
         }
     }
 
-    /// The tags' locks and the named ones, as folder and text.
+    /// One of those that follow each other with a tag of their own, so that the cache is busy.
+    fn of_stream(self, number: usize, rng: &mut Rng) -> Self {
+        let (id, files) = CACHES[CACHES.len() - 1];
+        Plan {
+            tags: vec![format!("chaos:s{number}")],
+            names: vec![],
+            caches: vec![CacheUse { id: id.to_owned(), files: files.to_vec() }],
+            force: true,
+            timeout: None,
+            build_timeout: None,
+            shape: if self.shape == Shape::Nested { Shape::Shell } else { self.shape },
+            takes: Duration::from_millis(rng.u64(200..600)),
+            ends: if self.ends == Ends::Emptily { Ends::Well } else { self.ends },
+            ..self
+        }
+    }
+
+    /// The words that name its caches.
+    fn cache_words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        for CacheUse { id, files } in &self.caches {
+            let files: Vec<String> = files.iter().map(|it| format!("files/{it}")).collect();
+            let files =
+                if files.is_empty() { String::new() } else { format!("={}", files.join(",")) };
+            words.push(format!("--cache={id}{files}"));
+        }
+        if self.no_retry {
+            words.push("--no-retry".into());
+        }
+        words
+    }
+
+    /// How often its build may run, all in all: once more, alone, if it failed with a shared cache;
+    /// and of a nested call that knows of the cache, each of these runs may.
+    pub fn runs_max(&self) -> usize {
+        let may_share = self.caches.iter().any(|cache| !cache.files.is_empty());
+        match self.shape {
+            _ if self.no_retry || !may_share => 1,
+            Shape::Nested if self.inner_caches => 4,
+            _ => 2,
+        }
+    }
+
+    /// The tags' locks, the named ones and those of caches, as folder and text.
     pub fn resources(&self) -> Vec<Resource> {
         let tags = self.tags.iter().map(|tag| Resource::new("image-locks", tag));
         let names = self.names.iter().map(|name| Resource::new("named-locks", name));
-        let mut all: Vec<Resource> = tags.chain(names).collect();
+        let caches = self.caches.iter().map(|cache| Resource::new(CACHE_LOCKS, &cache.id));
+        let mut all: Vec<Resource> = tags.chain(names).chain(caches).collect();
         all.sort();
         all.dedup();
         all
@@ -129,6 +237,7 @@ impl Plan {
         for name in &self.names {
             words.extend(text(&["--lock", name]));
         }
+        words.extend(self.cache_words());
         let seconds = |duration: Duration| format!("{}ms", duration.as_millis());
         words.push("-w".into());
         words.push(self.timeout.map_or("none".into(), seconds));
@@ -151,7 +260,9 @@ impl Plan {
                 words.extend(text(&["sh", "-c", &format!("sleep 0.4 & {build}; exit $?")]));
             }
             Shape::Nested => {
-                let inner = format!("'{buildlock}' -w none {} -- {build}; exit $?", tags.join(" "));
+                let caches = if self.inner_caches { self.cache_words() } else { vec![] };
+                let (caches, tags) = (caches.join(" "), tags.join(" "));
+                let inner = format!("'{buildlock}' -w none {caches} {tags} -- {build}; exit $?");
                 words.extend(text(&["sh", "-c", &inner]));
             }
         }
@@ -159,7 +270,7 @@ impl Plan {
     }
 }
 
-/// Something that only one build at a time may have.
+/// Something that only one build at a time may have, or several that share it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Resource {
     pub text: String,
@@ -180,9 +291,36 @@ impl Resource {
         self.file.rsplit('/').next().unwrap()
     }
 
+    pub fn is_cache(&self) -> bool {
+        self.file.starts_with(CACHE_LOCKS)
+    }
+
+    /// The lock of a nested call.
+    pub fn nested(&self) -> String {
+        self.file.replace(".lock", ".1.lock")
+    }
+
+    /// Where everybody passes on the way to a cache's lock.
+    pub fn turnstile(&self) -> String {
+        self.file.replace(".lock", ".turnstile.lock")
+    }
+
+    /// The same of a nested call.
+    pub fn nested_turnstile(&self) -> String {
+        self.file.replace(".lock", ".1.turnstile.lock")
+    }
+
+    /// Where it stands that a cache is warm.
+    pub fn memory(&self) -> String {
+        self.file.replace(".lock", ".json")
+    }
+
     /// Those that any call may want.
     pub fn all() -> Vec<Resource> {
         let tags = (0..TAGS).map(|n| Resource::new("image-locks", &format!("chaos:t{n}")));
-        tags.chain((0..NAMES).map(|n| Resource::new("named-locks", &format!("n{n}")))).collect()
+        let streams = (0..STREAMS).map(|n| Resource::new("image-locks", &format!("chaos:s{n}")));
+        let names = (0..NAMES).map(|n| Resource::new("named-locks", &format!("n{n}")));
+        let caches = CACHES.iter().map(|(id, _)| Resource::new(CACHE_LOCKS, id));
+        tags.chain(streams).chain(names).chain(caches).collect()
     }
 }

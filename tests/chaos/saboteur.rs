@@ -11,15 +11,19 @@ use fastrand::Rng;
 use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use crate::caches::USAGES;
 use crate::engine::{FAULTS, Fault};
-use crate::plan::Resource;
+use crate::plan::{BUSY, CACHE_LOCKS, CACHES, Resource};
 use crate::world::{World, files_below};
 
 /// What is to be put right again, and when.
 enum Repair {
     Continue(OwnedFd),
     Engine,
+    Usage,
     Disk,
+    /// What takes room in a file that is gone.
+    Content(File),
 }
 
 pub fn start(world: &Arc<World>, end: Instant) -> JoinHandle<()> {
@@ -48,7 +52,11 @@ pub const MUST_HAPPEN: &[(&str, Strike)] = &[
     ("lock file removed", |it| it.remove_a_lock_file()),
     ("engine down", |it| it.break_the_engine(Fault::Down)),
     ("engine sick", |it| it.break_the_engine(Fault::Another404)),
-    ("prune", |it| it.run("prune", &["prune"])),
+    ("prune", |it| _ = it.run("prune", &["prune"])),
+    ("cache forgotten", |it| it.forget_a_cache()),
+    ("file of a cache changed", |it| it.change_a_file()),
+    ("cache mounts lost", |it| it.lose_cache_mounts()),
+    ("no word of cache mounts", |it| it.break_the_usage()),
 ];
 
 pub struct Saboteur<'a> {
@@ -65,7 +73,7 @@ impl Saboteur<'_> {
         if let (Some((_, strike)), true) = (self.rng.choice(missing), self.rng.bool()) {
             return strike(self);
         }
-        match self.rng.u32(..100) {
+        match self.rng.u32(..106) {
             0..22 => {
                 let (signal, what) = self.choose_signal();
                 self.signal_a_call(signal, what);
@@ -82,13 +90,18 @@ impl Saboteur<'_> {
             41..64 => self.remove_an_image(),
             64..76 => self.remove_a_lock_file(),
             76..77 => self.move_a_folder_away(),
-            77..82 => {
+            77..79 => {
                 let fault = self.rng.choice(FAULTS).unwrap();
                 self.break_the_engine(fault);
             }
-            82..85 => self.fill_the_disk(),
-            85..90 => self.run("prune", &["prune"]),
-            90..93 => self.run("status", &["status", "--json"]),
+            79..82 => self.fill_the_disk(),
+            82..87 => _ = self.run("prune", &["prune"]),
+            87..89 => _ = self.run("status", &["status", "--json"]),
+            89..90 => _ = self.run("cache ls", &["cache", "ls", "--json"]),
+            90..92 => self.forget_a_cache(),
+            92..95 => self.change_a_file(),
+            95..97 => self.lose_cache_mounts(),
+            97..99 => self.break_the_usage(),
             _ => self.hold_a_lock(),
         }
     }
@@ -109,11 +122,20 @@ impl Saboteur<'_> {
                     _ = rustix::process::pidfd_send_signal(process, Signal::CONT);
                 }
                 Repair::Engine => {
+                    self.world.state().fault = None;
+                    while !self.world.socket().exists() {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
                     let mut state = self.world.state();
-                    state.fault = None;
                     state.end_trouble("engine");
                     self.world.note(&mut state, "the engine is well again");
                 }
+                Repair::Usage => {
+                    let mut state = self.world.state();
+                    state.caches.usage = None;
+                    self.world.note(&mut state, "the engine tells its cache mounts again");
+                }
+                Repair::Content(file) => _ = file.set_len(0),
                 Repair::Disk => {
                     _ = fs::remove_file(self.filler());
                     let mut state = self.world.state();
@@ -221,18 +243,30 @@ impl Saboteur<'_> {
     /// As a cleaner of /tmp does it: also while it is held.
     fn remove_a_lock_file(&mut self) {
         let Some(resource) = self.rng.choice(Resource::all()) else { return };
-        let path = self.world.lock_folder().join(&resource.file);
-        let Ok(file) = File::open(&path) else { return };
+        let file = match (resource.is_cache(), self.rng.u32(..4)) {
+            (true, 0) => resource.turnstile(),
+            (true, 1) => resource.memory(),
+            _ => resource.file.clone(),
+        };
+        let path = self.world.lock_folder().join(&file);
+        let from = SystemTime::now();
+        let Ok(opened) = open_lock_file(&path) else { return };
         let mut state = self.world.state();
-        let inode = file.metadata().unwrap().ino();
+        let inode = opened.metadata().unwrap().ino();
         // Before it is gone, for who comes then may be quick. Another may have removed it, and made
         // it anew.
         if fs::metadata(&path).is_ok_and(|there| there.ino() == inode) {
-            state.displaced.insert(inode, (SystemTime::now(), file));
+            self.due.extend(room_of(&opened));
+            state.displaced.insert(inode, (SystemTime::now(), opened));
+            if file == resource.turnstile() {
+                state.caches.turnstile_gone(&resource.text);
+            }
             _ = fs::remove_file(&path);
+            if file == resource.memory() {
+                state.caches.forgotten(&resource.text, from);
+            }
             state.count("lock file removed");
-            self.world
-                .note(&mut state, format!("lock file of {} ({inode}) is gone", resource.text));
+            self.world.note(&mut state, format!("{file} of {} ({inode}) is gone", resource.text));
         }
     }
 
@@ -240,15 +274,21 @@ impl Saboteur<'_> {
     fn move_a_folder_away(&mut self) {
         let mut state = self.world.state();
         let folder = self.world.lock_folder();
-        let name = if self.rng.bool() { "image-locks" } else { "named-locks" };
+        let names = ["image-locks", "named-locks", CACHE_LOCKS];
+        let name = self.rng.choice(names).unwrap();
         let moved = self.world.moved();
         _ = fs::create_dir(&moved);
         let moved = moved.join(format!("{:x}", self.rng.u64(..)));
         state.begin_trouble("folder");
+        let now = SystemTime::now();
         if fs::rename(folder.join(name), &moved).is_ok() {
-            let now = SystemTime::now();
+            for (id, _) in CACHES.iter().filter(|_| name == CACHE_LOCKS) {
+                state.caches.turnstile_gone(id);
+                state.caches.forgotten(id, now);
+            }
             for file in files_below(&moved) {
-                let Ok(file) = File::open(&file) else { continue };
+                let Ok(file) = open_lock_file(&file) else { continue };
+                self.due.extend(room_of(&file));
                 state.displaced.insert(file.metadata().unwrap().ino(), (now, file));
             }
             state.count("folder moved away");
@@ -272,6 +312,57 @@ impl Saboteur<'_> {
         self.later(20, longest, Repair::Engine);
     }
 
+    /// As somebody does who knows that it is gone.
+    fn forget_a_cache(&mut self) {
+        let (id, _) = self.choose_cache();
+        let from = SystemTime::now();
+        if self.run("cache forgotten", &["cache", "forget", id]) {
+            let mut state = self.world.state();
+            state.caches.forgotten(id, from);
+            self.world.note(&mut state, format!("cache {id} is forgotten"));
+        }
+    }
+
+    /// The busy one is left alone most of the time: it is to stay busy.
+    fn choose_cache(&mut self) -> (&'static str, &'static [&'static str]) {
+        let cache = self.rng.choice(CACHES).unwrap();
+        let again = self.rng.u32(..4) > 0 && cache.0 == BUSY;
+        if again { CACHES[0] } else { cache }
+    }
+
+    fn change_a_file(&mut self) {
+        let (_, files) = self.choose_cache();
+        let &file = self.rng.choice(files).unwrap();
+        let again = self.rng.u32(..4) == 0;
+        let mut state = self.world.state();
+        state.caches.change(&self.world.files(), file, again);
+        state.count("file of a cache changed");
+        self.world.note(&mut state, format!("{file} is another"));
+    }
+
+    /// As `docker builder prune` does.
+    fn lose_cache_mounts(&mut self) {
+        let mut guard = self.world.state();
+        let state = &mut *guard;
+        let active = &state.active;
+        state.caches.lose_mounts(|id| active.iter().any(|build| build.uses_cache(id)));
+        state.count("cache mounts lost");
+        self.world.note(state, "cache mounts are lost");
+    }
+
+    fn break_the_usage(&mut self) {
+        let usage = self.rng.choice(USAGES).unwrap();
+        let mut state = self.world.state();
+        if state.caches.usage.is_some() {
+            return;
+        }
+        state.caches.usage = Some(usage);
+        state.count("no word of cache mounts");
+        self.world.note(&mut state, format!("the engine's word on cache mounts: {usage:?}"));
+        drop(state);
+        self.later(20, 400, Repair::Usage);
+    }
+
     fn filler(&self) -> std::path::PathBuf {
         self.world.folder.join("disk/filler")
     }
@@ -292,21 +383,26 @@ impl Saboteur<'_> {
     }
 
     /// Another subcommand beside them.
-    fn run(&mut self, what: &'static str, words: &[&str]) {
+    fn run(&mut self, what: &'static str, words: &[&str]) -> bool {
+        let start = Instant::now();
         let output = self.world.command(self.world.buildlock()).args(words).output().unwrap();
         let mut state = self.world.state();
         state.count(what);
         let said = String::from_utf8_lossy(&output.stderr);
-        // The folder may be moved away while it is read.
-        if !output.status.success() && !state.counts.contains_key("folder moved away") {
+        // The folder may be moved away while it is read, and there may be no room for a new file.
+        let is_full =
+            said.contains("No space left") && state.troubles_since(start).contains(&"disk");
+        let excused = is_full || state.counts.contains_key("folder moved away");
+        if !output.status.success() && !excused {
             state.violations.push(format!("{what}: {}: {said}", output.status));
         }
-        if what == "status" && output.status.success() {
+        if words.contains(&"--json") && output.status.success() {
             let read = serde_json::from_slice::<Vec<serde_json::Value>>(&output.stdout);
             if let Err(error) = read {
-                state.violations.push(format!("status is no list: {error}"));
+                state.violations.push(format!("{what} is no list: {error}"));
             }
         }
+        output.status.success()
     }
 
     fn hold_a_lock(&mut self) {
@@ -321,6 +417,17 @@ impl Saboteur<'_> {
             self.world.state().count("foreign lock");
         }
     }
+}
+
+fn open_lock_file(path: &std::path::Path) -> std::io::Result<File> {
+    File::options().read(true).write(true).open(path)
+}
+
+/// A file that was taken away stays open, and is to take no room for longer than somebody may hold
+/// it: nobody else could write anything any more.
+fn room_of(file: &File) -> Option<(Instant, Repair)> {
+    const HELD_MAX: Duration = Duration::from_secs(20);
+    Some((Instant::now() + HELD_MAX, Repair::Content(file.try_clone().ok()?)))
 }
 
 fn open(pid: u32) -> Option<OwnedFd> {

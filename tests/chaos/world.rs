@@ -8,6 +8,8 @@ use std::process::{Command, ExitCode};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::caches::{Caches, Caller};
+use crate::client::Descriptor;
 use crate::engine::{Answer, Build, Built, Fault};
 use crate::plan::{Plan, Resource};
 use crate::saboteur::MUST_HAPPEN;
@@ -21,7 +23,7 @@ pub struct World {
     pub is_root: bool,
     pub start: Instant,
     /// Descriptors that this program was started with: everybody inherits them.
-    pub from_outside: Vec<(u32, String, u64)>,
+    pub from_outside: Vec<Descriptor>,
     state: Mutex<State>,
 }
 
@@ -35,6 +37,10 @@ pub struct State {
     pub active: Vec<Build>,
     /// What the engine told each process.
     pub answers: HashMap<Process, Vec<Answer>>,
+    /// What is known of build caches.
+    pub caches: Caches,
+    /// When each call was started.
+    pub called: HashMap<usize, SystemTime>,
     /// How builds ended, by the number of their call.
     pub built: HashMap<usize, Vec<Built>>,
     /// Calls that have not been waited for, by process id.
@@ -74,7 +80,8 @@ impl World {
             state: Mutex::default(),
         };
         // The last is the lock folder's, as /tmp is.
-        for (name, mode) in [("", 0o755), ("bin", 0o755), ("out", 0o755), ("disk", 0o1777)] {
+        let folders = [("", 0o755), ("bin", 0o755), ("out", 0o755), ("files", 0o755)];
+        for (name, mode) in folders.into_iter().chain([("disk", 0o1777)]) {
             let path = world.folder.join(name);
             _ = fs::create_dir(&path);
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -89,6 +96,9 @@ impl World {
             let copied = Command::new("install").args(["-m", "755"]).args([program, copy]).status();
             assert!(copied.unwrap().success(), "install {name}");
         }
+        for file in crate::caches::files() {
+            world.state().caches.change(&world.files(), file, false);
+        }
         world
     }
 
@@ -98,6 +108,11 @@ impl World {
 
     pub fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the files of caches lie.
+    pub fn files(&self) -> PathBuf {
+        self.folder.join("files")
     }
 
     pub fn buildlock(&self) -> PathBuf {
@@ -173,13 +188,15 @@ impl World {
             let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
             _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
         }
-        let known: HashSet<String> = Resource::all().into_iter().map(|it| it.file).collect();
+        let files = |it: Resource| match it.is_cache() {
+            true => vec![it.nested(), it.turnstile(), it.memory(), it.nested_turnstile(), it.file],
+            false => vec![it.nested(), it.file],
+        };
+        let known: HashSet<String> = Resource::all().into_iter().flat_map(files).collect();
         for file in files_below(&self.lock_folder()) {
             let relative = file.strip_prefix(self.lock_folder()).unwrap().to_str().unwrap();
-            // A nested call's has its level in its name.
-            let level_0 = relative.replace(".1.lock", ".lock");
             let metadata = fs::symlink_metadata(&file).unwrap();
-            if !known.contains(&level_0) {
+            if !known.contains(relative) {
                 wrong.push(format!("{relative} is left in the lock folder"));
             } else if metadata.mode() & 0o7777 != 0o666 {
                 wrong.push(format!("{relative} has the mode {:o}", metadata.mode()));
@@ -192,7 +209,9 @@ impl World {
         if !pruned.status.success() {
             wrong.push(format!("prune: {}", String::from_utf8_lossy(&pruned.stderr)));
         }
-        let left = files_below(&self.lock_folder());
+        // What is remembered of caches stays.
+        let mut left = files_below(&self.lock_folder());
+        left.retain(|file| file.extension().is_none_or(|it| it != "json"));
         if !left.is_empty() {
             wrong.push(format!("prune left {left:?}"));
         }
@@ -216,6 +235,7 @@ impl World {
         let counts = state.counts.iter().map(|(what, n)| format!("{what}: {n}"));
         println!("{}", counts.collect::<Vec<_>>().join("; "));
         let mut must = vec!["calls", "exit 0", "builds", "waited", "skipped after waiting"];
+        must.extend(["alone with a cache", "shares a cache with others", "run again, alone"]);
         must.extend(MUST_HAPPEN.iter().map(|(what, _)| *what));
         if self.on_small_disk {
             must.push("disk full");
@@ -241,6 +261,12 @@ impl World {
 }
 
 impl State {
+    /// A call, as the caches know it.
+    pub fn caller<'a>(&self, call: usize, plan: &'a Plan) -> Caller<'a> {
+        let called = self.called[&call];
+        Caller { call, plan, called, disturbed: self.disturbed.contains(&call) }
+    }
+
     pub fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
     }
