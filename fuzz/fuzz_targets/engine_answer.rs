@@ -12,7 +12,9 @@ use arbitrary::{Arbitrary, Unstructured};
 use buildlock::command::Engine;
 use buildlock::image::Answer;
 use buildlock::image::client::{Said, existed, inspected};
-use buildlock::image::engine::{context_in, host_in, read_answer, receive};
+use buildlock::image::engine::{Response, context_in, host_in, read_answer, receive};
+use buildlock::image::registry;
+use buildlock::reference::Tag;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
@@ -200,6 +202,45 @@ fn any_client(data: &[u8]) {
     }
 }
 
+/// Whatever is said of an image that a registry may have.
+fn any_registry(data: &[u8]) {
+    let tag: Tag = "r.example/a/b:1".parse().unwrap();
+    let mut parts = data.splitn(3, |&c| c == 0);
+    let status = parts.next().and_then(|text| std::str::from_utf8(text).ok()?.parse::<u16>().ok());
+    let mut next = || parts.next().unwrap_or_default().to_vec();
+    let (stdout, stderr) = (next(), next());
+    let text = String::from_utf8_lossy(&stderr).into_owned();
+    let harbors = ["unknown: artifact a/b:1 not found", "unknown: repository a/b not found"]
+        .map(str::to_owned);
+    let unknown = ["manifest unknown", "name unknown"];
+    for message in [&text, &harbors[0]] {
+        let body = serde_json::json!({ "message": message }).to_string().into_bytes();
+        let response = Response { status: status.unwrap_or(404), body };
+        if let Ok(Answer::Missing) = registry::read_answer(&response, &tag) {
+            let is_unknown = unknown.iter().any(|code| message.starts_with(code));
+            let is_harbors = harbors.contains(message);
+            let by_status = (response.status == 404, response.status == 500);
+            assert!(by_status.0 && is_unknown || by_status.1 && is_harbors, "{response:?}");
+        }
+    }
+    let response = Response { status: 200, body: stdout.clone() };
+    let answer = registry::read_answer(&response, &tag);
+    assert!(!matches!(answer, Ok(Answer::Missing)), "{response:?}");
+    let said = Said { status: status.map(i32::from), stdout, stderr };
+    for answer in [registry::imagetools_said(&said, &tag), registry::skopeo_said(&said, &tag)] {
+        match answer {
+            Some(Answer::Missing) => {
+                assert!(said.status.is_some_and(|status| status != 0), "{said:?}");
+                let of_this =
+                    ["r.example/a/b:1: not found", "reading manifest 1 in r.example/a/b: "];
+                assert!(of_this.iter().any(|words| text.contains(words)), "{said:?}");
+            }
+            Some(Answer::Present(_)) => assert_eq!(said.status, Some(0)),
+            None => {}
+        }
+    }
+}
+
 /// The text of `config.json` and of a context's `meta.json`.
 fn any_configuration(data: &[u8]) {
     let json: Option<Value> = serde_json::from_str(&String::from_utf8_lossy(data)).ok();
@@ -225,6 +266,7 @@ fn any_configuration(data: &[u8]) {
 fuzz_target!(|data: &[u8]| {
     any_answer(data);
     any_client(data);
+    any_registry(data);
     any_configuration(data);
     if let Ok(good) = Good::arbitrary(&mut Unstructured::new(data)) {
         good_answer(&good);

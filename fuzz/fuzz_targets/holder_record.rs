@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use buildlock::lock::file::HeldLock;
+use buildlock::lock::HeldLock;
 use buildlock::lock::holder::{KernelLocks, read_record, read_result, write_line};
 use buildlock::lock::{FailedBuild, Holder, Subject};
 use buildlock::log::Waiting;
@@ -49,8 +49,10 @@ fn check_shown(holder: &Holder) {
         let held = [HeldLock {
             tag: holder.tag.clone(),
             name: holder.name.clone(),
+            cache: holder.cache.clone(),
             lock: Path::new("/tmp/buildlock/image-locks/x.lock").into(),
             holder,
+            shared: false,
             waiters: 1,
         }];
         let mut table = Vec::new();
