@@ -116,8 +116,7 @@ impl Cache {
     /// A file cannot be opened; a cache is named twice.
     pub fn all(uses: Vec<Use>, command: &Command) -> Result<Vec<Self>> {
         let mut caches = uses.into_iter().map(Self::new).collect::<Result<Vec<_>>>()?;
-        if command.build().is_some_and(|build| build.no_cache) {
-            // BuildKit empties the build's cache mounts first (moby/buildkit#2447).
+        if command.empties_caches() {
             caches.iter_mut().for_each(|cache| cache.emptied = true);
         }
         caches.sort_by(|a, b| a.id.cmp(&b.id));

@@ -262,6 +262,19 @@ pub struct Command {
     argv: Vec<OsString>,
     client: Option<Client>,
     build: Option<Build>,
+    caches: Caches,
+    /// Whether what stands in front of the client may read its stdin.
+    front_may_read: bool,
+}
+
+/// What COMMAND says of the builder's caches, be it a known build command or another one (bake,
+/// compose, a script).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Caches {
+    /// `--builder`: whose they are.
+    builder: Option<String>,
+    /// `--no-cache`, or `--no-cache-filter` for a part of them.
+    unused: bool,
 }
 
 /// An engine's client within COMMAND.
@@ -292,13 +305,9 @@ pub struct Build {
     pub load: bool,
     /// `--push`
     pub push: bool,
-    /// `--no-cache`, or `--no-cache-filter` for a part of it.
-    pub no_cache: bool,
     /// The build argument BUILDKIT_CACHE_MOUNT_NS, which is put before the ids of cache mounts
     /// (<https://docs.docker.com/reference/dockerfile/#buildkit-built-in-build-args>).
     pub cache_namespace: Option<String>,
-    /// `--builder`
-    pub builder: Option<String>,
     /// Platforms that `--platform` names.
     pub platforms: Vec<String>,
     /// Flags that make it write something beside the image (`--iidfile id`, `-q`).
@@ -312,8 +321,17 @@ pub struct Build {
 impl Command {
     /// Reads COMMAND's words.
     pub fn new(argv: Vec<OsString>) -> Self {
-        let (client, build) = understand(&argv).map_or((None, None), |(c, b)| (Some(c), b));
-        Command { argv, client, build }
+        // Options and names are ASCII; what is not UTF-8 can only be a value, and those that matter
+        // here are not.
+        let lossy: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
+        let words: Vec<&str> = lossy.iter().map(AsRef::as_ref).collect();
+        let Some(understood) = understand(&argv, &words) else {
+            // What it calls its builder may be anything.
+            let caches = Caches { builder: None, ..Caches::among(&words) };
+            return Command { client: None, build: None, caches, front_may_read: false, argv };
+        };
+        let Understood { client, build, caches, front_may_read } = understood;
+        Command { client: Some(client), build, caches, front_may_read, argv }
     }
 
     /// The program to run. Empty only if COMMAND is.
@@ -334,8 +352,7 @@ impl Command {
     /// Whether it may read its stdin: a known build command only does if it says so, and what is not
     /// known may. So may sudo, also where its command does not.
     pub fn may_read_stdin(&self) -> bool {
-        let is_alone = self.client.as_ref().is_some_and(|client| client.in_front.is_empty());
-        !is_alone || self.build.as_ref().is_none_or(|build| build.reads_stdin)
+        self.front_may_read || self.build.as_ref().is_none_or(|build| build.reads_stdin)
     }
 
     /// Whether it says that it pushes what it builds.
@@ -345,9 +362,45 @@ impl Command {
         self.build.as_ref().is_some_and(pushes)
     }
 
+    /// The builder that it names.
+    pub fn builder(&self) -> Option<&str> {
+        self.caches.builder.as_deref()
+    }
+
+    /// Whether it says that it uses no cache. BuildKit empties its cache mounts first then
+    /// (moby/buildkit#2447).
+    pub fn empties_caches(&self) -> bool {
+        self.caches.unused
+    }
+
     /// What it says it builds, if it is a known build command.
     pub fn build(&self) -> Option<&Build> {
         self.build.as_ref()
+    }
+}
+
+impl Caches {
+    /// Reads words that may mean anything else.
+    fn among(words: &[&str]) -> Self {
+        let mut caches = Caches::default();
+        for (at, word) in words.iter().enumerate().filter(|(_, word)| word.starts_with("--")) {
+            let (name, value) = match word[2..].split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (&word[2..], None),
+            };
+            let next = words.get(at + 1).copied().filter(|_| name == "builder");
+            caches.note(&Opt { name, value: value.or(next), words: 1 });
+        }
+        caches
+    }
+
+    fn note(&mut self, opt: &Opt<'_>) {
+        match opt.name {
+            "no-cache" => self.unused = is_on(opt),
+            "no-cache-filter" => self.unused = true,
+            "builder" => self.builder = opt.value.map(str::to_owned),
+            _ => {}
+        }
     }
 }
 
@@ -457,6 +510,7 @@ struct Front {
     /// Words that a look-up has to go through.
     kept: Vec<OsString>,
     behind_others: bool,
+    may_read_stdin: bool,
     environment: Vec<(OsString, OsString)>,
 }
 
@@ -493,6 +547,8 @@ fn read_front(argv: &[OsString], words: &[&str]) -> Option<Front> {
             Matters::Always => true,
             Matters::Environment => has_options,
         };
+        // For a password.
+        front.may_read_stdin |= wrapper.matters == Matters::Always;
         if wrapper.matters != Matters::No {
             front.kept.extend_from_slice(argv.get(start..at)?);
         }
@@ -501,46 +557,42 @@ fn read_front(argv: &[OsString], words: &[&str]) -> Option<Front> {
     Some(front)
 }
 
-fn understand(argv: &[OsString]) -> Option<(Client, Option<Build>)> {
-    // Options and names are ASCII; what is not UTF-8 can only be a value, and those that matter
-    // here are not.
-    let lossy: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
-    let words: Vec<&str> = lossy.iter().map(AsRef::as_ref).collect();
-    let Front { program: mut at, kept, behind_others, environment } = read_front(argv, &words)?;
+/// A COMMAND that is an engine's client, or runs one.
+struct Understood {
+    client: Client,
+    build: Option<Build>,
+    caches: Caches,
+    front_may_read: bool,
+}
+
+fn understand(argv: &[OsString], words: &[&str]) -> Option<Understood> {
+    let front = read_front(argv, words)?;
+    let mut at = front.program;
 
     let program = argv.get(at)?;
     let name = Path::new(program).file_name()?.to_str()?;
     let engine = Engine::of_program(name)?;
     at += 1;
-    let mut build = Build::default();
     let standalone = name == "docker-buildx";
     let globals_start = at;
     if !standalone {
-        at = skip_options(&words, at, |name| engine.global_values().has(name), |_| ());
+        at = skip_options(words, at, |name| engine.global_values().has(name), |_| ());
     }
     let globals = argv.get(globals_start..at)?.to_vec();
     let client = Client {
         engine,
         program: if standalone { "docker".into() } else { program.clone() },
         globals,
-        in_front: kept,
-        behind_others,
-        environment,
+        in_front: front.kept,
+        behind_others: front.behind_others,
+        environment: front.environment,
     };
+    let mut caches = Caches::default();
 
     let buildx = standalone || words.get(at) == Some(&"buildx");
     if buildx {
         at += usize::from(!standalone);
-        at = skip_options(
-            &words,
-            at,
-            |name| name == "builder",
-            |opt| {
-                if opt.name == "builder" {
-                    build.builder = opt.value.map(str::to_owned);
-                }
-            },
-        );
+        at = skip_options(words, at, |name| name == "builder", |opt| caches.note(&opt));
     } else if matches!(words.get(at), Some(&("image" | "builder"))) {
         at += 1;
     }
@@ -549,11 +601,16 @@ fn understand(argv: &[OsString]) -> Option<(Client, Option<Build>)> {
         Some(&"b") => buildx,
         _ => false,
     };
-    if !is_build {
-        return Some((client, None));
-    }
-    read_build(&words[at + 1..], &mut build);
-    Some((client, Some(build)))
+    let rest = words.get(at + 1..).unwrap_or_default();
+    let build = match is_build {
+        true => Some(read_build(rest, &mut caches)),
+        false => {
+            let Caches { builder, unused } = Caches::among(rest);
+            caches = Caches { builder: builder.or(caches.builder), unused };
+            None
+        }
+    };
+    Some(Understood { client, build, caches, front_may_read: front.may_read_stdin })
 }
 
 fn wrapper(word: &str) -> Option<&'static Wrapper> {
@@ -589,28 +646,42 @@ fn skip_options<'a>(
 }
 
 /// Reads the flags of a build command. Its only operand is the context, which may stand anywhere.
-fn read_build(words: &[&str], build: &mut Build) {
+fn read_build(words: &[&str], caches: &mut Caches) -> Build {
     const STDIN: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
-    build.reads_stdin = words.iter().any(|word| STDIN.iter().any(|stdin| word.contains(stdin)));
+    let names_stdin = |word: &&str| STDIN.iter().any(|stdin| word.contains(stdin));
+    let mut build = Build { reads_stdin: words.iter().any(names_stdin), ..Build::default() };
     let mut at = 0;
     while at < words.len() {
         let word = words[at];
         if word == "--" {
             build.reads_stdin |= words[at..].contains(&"-");
-            return;
+            break;
         }
         if word.len() < 2 || !word.starts_with('-') {
             build.reads_stdin |= word == "-";
             at += 1;
             continue;
         }
-        at += read_option(&words[at..], |name| !BUILD_SWITCHES.has(name), |opt| note(build, &opt));
+        at += read_option(
+            &words[at..],
+            |name| !BUILD_SWITCHES.has(name),
+            |opt| {
+                note(&mut build, &opt);
+                caches.note(&opt);
+            },
+        );
     }
+    build
+}
+
+/// Is this switch on?
+fn is_on(opt: &Opt<'_>) -> bool {
+    !matches!(opt.value, Some("false" | "0" | "f" | "F" | "FALSE" | "False"))
 }
 
 fn note(build: &mut Build, opt: &Opt<'_>) {
     let value = || opt.value.unwrap_or_default().to_owned();
-    let on = !matches!(opt.value, Some("false" | "0" | "f" | "F" | "FALSE" | "False"));
+    let on = is_on(opt);
     match opt.name {
         "t" | "tag" => build.tags.push(value()),
         "o" | "output" => {
@@ -622,13 +693,10 @@ fn note(build: &mut Build, opt: &Opt<'_>) {
         "f" | "file" => build.reads_stdin |= opt.value == Some("-"),
         "load" => build.load = on,
         "push" => build.push = on,
-        "no-cache" => build.no_cache = on,
-        "no-cache-filter" => build.no_cache = true,
         "build-arg" => {
             let namespace = opt.value.and_then(|arg| arg.strip_prefix("BUILDKIT_CACHE_MOUNT_NS="));
             build.cache_namespace = namespace.map(str::to_owned).or(build.cache_namespace.take());
         }
-        "builder" => build.builder = Some(value()),
         "platform" => build.platforms.extend(value().split(',').map(|p| p.trim().to_owned())),
         "iidfile" | "metadata-file" => {
             build.side_outputs.push(format!("--{} {}", opt.name, value()))
@@ -977,8 +1045,6 @@ mod tests {
                 outputs: vec!["type=local,dest=out".into()],
                 load: false,
                 push: true,
-                no_cache: false,
-                builder: Some("b".into()),
                 platforms: vec!["linux/amd64".into(), "linux/arm64".into()],
                 side_outputs: vec![
                     "-o type=local,dest=out".into(),
@@ -991,6 +1057,45 @@ mod tests {
                 reads_stdin: false,
             })
         );
+        assert_eq!(command.builder(), Some("b"));
+    }
+
+    #[test]
+    fn the_builder_and_what_empties_its_caches_are_found_also_where_a_build_is_not_known() {
+        for (line, builder, empties) in [
+            ("docker build --no-cache .", None, true),
+            ("docker build --no-cache=false .", None, false),
+            ("docker build --no-cache-filter=deps .", None, true),
+            ("docker build -t --no-cache .", None, false),
+            ("docker buildx --builder a build .", Some("a"), false),
+            ("docker buildx --builder a build --builder=b .", Some("b"), false),
+            ("docker buildx --builder a bake --no-cache api", Some("a"), true),
+            ("docker buildx bake --builder b", Some("b"), false),
+            ("docker compose build --builder=b --no-cache api", Some("b"), true),
+            ("docker compose build --no-cache=false", None, false),
+            ("./build --builder x --no-cache", None, true),
+            ("make", None, false),
+            ("docker buildx bake --builder", None, false),
+        ] {
+            let command = command(line);
+            assert_eq!((command.builder(), command.empties_caches()), (builder, empties), "{line}");
+        }
+    }
+
+    #[test]
+    fn who_may_read_stdin_is_known() {
+        for (line, may) in [
+            ("docker build .", false),
+            ("env DOCKER_BUILDKIT=1 docker build .", false),
+            ("timeout 9 nice env -i docker build .", false),
+            ("docker build -", true),
+            ("sudo docker build .", true),
+            ("env A=b doas docker build .", true),
+            ("docker buildx bake", true),
+            ("make", true),
+        ] {
+            assert_eq!(command(line).may_read_stdin(), may, "{line}");
+        }
     }
 
     #[test]

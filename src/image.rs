@@ -129,7 +129,7 @@ impl Images {
         if check == Check::Registry && client.engine == Engine::Nerdctl {
             bail!("nerdctl cannot ask a registry for certain; give --check a command that can");
         }
-        let builder = command.build().and_then(|build| build.builder.clone());
+        let builder = command.builder().map(str::to_owned);
         let cache_namespace = command.build().and_then(|build| build.cache_namespace.clone());
         let platform = platform_of(command, &client);
         Ok(Images { way, check, platform, builder, cache_namespace, client })

@@ -489,6 +489,11 @@ fn take_behind_turnstile(
     mode: &mut dyn FnMut() -> Result<LockMode>,
 ) -> Result<Option<Turn>> {
     let wanted = mode()?;
+    // Who shares it with an ancestor excludes nobody within that one's call, not even those who need
+    // it for themselves there: all of them are one level down.
+    if wanted == LockMode::Shared && is_held_by_ancestor(store.holder(key, None).as_ref()) {
+        return Ok(None);
+    }
     let turn = take_or_descend(store, key, wanted, patience, said)?;
     let Some(Turn::Held(mut held)) = turn else { return Ok(turn) };
     // Whoever we waited for may have done what it was wanted exclusively for.

@@ -135,7 +135,7 @@ pub fn ends_with_an_image(command: &Command, check: &Check) -> Result<()> {
         }
         (None, _) => {}
     }
-    match container_builder(build, client) {
+    match container_builder(command, client) {
         Some(builder) if build.outputs.is_empty() => bail!(
             "COMMAND makes no image on the engine: the builder '{builder}' keeps what it builds to itself; add --load"
         ),
@@ -185,7 +185,7 @@ pub fn registries_are_named(tags: &[Tag]) {
 
 /// The builder that COMMAND chooses, if that is known to be one in a container, which does not
 /// give its images to the engine.
-fn container_builder(build: &Build, client: &Client) -> Option<String> {
+fn container_builder(command: &Command, client: &Client) -> Option<String> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Instance {
@@ -200,7 +200,7 @@ fn container_builder(build: &Build, client: &Client) -> Option<String> {
         driver_opts: Option<std::collections::BTreeMap<String, String>>,
     }
     let chosen = client.variable("BUILDX_BUILDER").and_then(|name| name.into_string().ok());
-    let builder = build.builder.clone().or(chosen)?;
+    let builder = command.builder().map(str::to_owned).or(chosen)?;
     let config = client.variable("BUILDX_CONFIG").map(PathBuf::from);
     let config = config.or_else(|| Some(client.configuration()?.join("buildx")))?;
     let name = Path::new(&builder).file_name()?;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Fixture, Invocation};
+use common::{BuildEvent, Fixture, Invocation, Running};
 use fake::{FakeEngine, found, missing, response, send};
 use outside::{ForeignLock, Gate, cpu_seconds, is_free, wait_for_waiters};
 use serde_json::Value;
@@ -186,6 +186,10 @@ fn build_without_the_cache_empties_it_and_so_is_alone() {
     let said = "alone, for --no-cache empties it (cache=cargo)";
     emptying.run().assert_code(0).assert_stderr(said);
     build(&f, "env:b", &[WARM]).run().assert_code(0).assert_stderr("cache=cargo warm");
+    // Whatever the command is.
+    f.install_script("build-all", "#!/bin/sh\nexec docker build -t \"$1\" .\n");
+    let emptying = [WARM, "-t", "env:all", "--", "build-all", "env:all", "--no-cache"];
+    f.buildlock(emptying).run().assert_code(0).assert_stderr(said);
     // One that has emptied it, and not filled it again.
     f.steer("STANDIN_BUILD_STATUS=3");
     let emptying =
@@ -315,6 +319,17 @@ fn build_command_that_reads_no_stdin_is_run_again_whatever_that_is() {
         assert_eq!(call.into_command().stdin(reader).status().unwrap().code(), Some(3));
         assert_eq!(f.build_count(&tag), runs, "{words:?}");
     }
+    // Nor does env.
+    let behind_env = |tag: &str| {
+        let words = ["env", "DOCKER_BUILDKIT=1", "docker", "build", "-t", tag, "."];
+        f.buildlock([WARM, "--"]).args(words)
+    };
+    f.steer("");
+    behind_env("env:warm").run().assert_code(0);
+    f.steer("STANDIN_BUILD_STATUS=3");
+    let (reader, _writer) = std::io::pipe().unwrap();
+    let ended = behind_env("env:again").into_command().stdin(reader).status().unwrap();
+    assert_eq!((ended.code(), f.build_count("env:again")), (Some(3), 2));
 }
 
 #[test]
@@ -458,6 +473,59 @@ fn nested_call_does_not_wait_for_the_cache_that_its_outer_one_holds() {
         let is_beside = modes == [SHARED, ALONE];
         assert_eq!(ended.stderr.contains("an outer call shares it"), is_beside, "{ended}");
     }
+}
+
+/// Builds `outer` through a shell that runs `script` first, with the cache shared.
+fn outer_that_shares<'f>(f: &'f Fixture, script: &str) -> Running<'f> {
+    let script = format!("{script}\nwait\ndocker build -t env:outer .");
+    let options = [WARM, "-t", "env:outer", "--", "sh", "-c", &script];
+    f.buildlock(options).env("BUILDLOCK", outside::buildlock_path()).start()
+}
+
+#[test]
+fn nested_calls_that_share_and_one_that_does_not_exclude_each_other() {
+    let f = fixture();
+    warm_up(&f);
+    f.hold_builds();
+    let inner = |cache: &str, tag: &str| {
+        format!("\"$BUILDLOCK\" {cache} -t {tag} -- docker build -t {tag} .")
+    };
+    let script = format!("{} & {} &", inner(WARM, "env:a"), inner("--cache=cargo", "env:b"));
+    let outer = outer_that_shares(&f, &script);
+    outer.wait_for_stderr("cache cargo: waiting for");
+    f.wait_for_builds(2);
+    assert_eq!(running(&f), 1, "{}", outer.stderr());
+    f.release_builds();
+    outer.wait().assert_code(0);
+    let of_nested = |event: &&BuildEvent| ["env:a", "env:b"].contains(&event.tag.as_str());
+    let events = f.build_events();
+    let tags: Vec<_> = events.iter().filter(of_nested).map(|event| &event.tag).collect();
+    assert_eq!((tags.len(), tags[0], tags[2]), (4, tags[1], tags[3]), "{events:?}");
+}
+
+#[test]
+fn second_run_of_a_nested_call_waits_for_those_beside_it_to_end() {
+    let f = fixture();
+    warm_up(&f);
+    f.hold_builds();
+    let gate = Gate::new(&f, "nested.gate");
+    let outer = outer_that_shares(
+        &f,
+        &format!(
+            "\"$BUILDLOCK\" {WARM} -t env:long -- docker build -t env:long . & \
+             read _ <\"$STANDIN/nested.gate\"; \
+             \"$BUILDLOCK\" {WARM} -t env:a -- sh -c \
+             '[ -e failed ] || {{ : >failed; exit 5; }}; exec docker build -t env:a .'"
+        ),
+    );
+    f.wait_for_builds(2);
+    gate.open();
+    outer.wait_for_stderr("running it once more, with the cache for itself");
+    outer.wait_for_stderr("cache cargo: waiting for");
+    assert_eq!(f.build_count("env:a"), 0);
+    f.release_builds();
+    outer.wait().assert_code(0).assert_stderr("alone, to try again");
+    assert_eq!(f.build_count("env:a"), 1);
 }
 
 #[test]

@@ -512,7 +512,7 @@ impl Held for HeldFile {
         // a script that takes the lock by its path knows none, and a cleaner may be faster, too.
         match Flock::try_lock_shared(&self.lock.file) {
             Ok(()) => Ok(self.lock.is_in_place()),
-            Err(error) if would_block(&error) => Ok(false),
+            Err(error) if would_block(&error) || passes(&error) => Ok(false),
             Err(error) => Err(self.lock.cannot(&error)),
         }
     }
