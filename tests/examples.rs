@@ -51,7 +51,7 @@ impl<'r> Example<'r> {
         for (from, to) in [
             ("id=cargo,", format!("id={name},")),
             ("id=compose-services-target,", format!("id={name}-target,")),
-            ("    cargo build ", format!("    : {name}; cargo build ")),
+            ("    cargo fetch ", format!("    : {name}; cargo fetch ")),
         ] {
             assert_eq!(text.matches(from).count(), 1, "{from:?} in {text}");
             text = text.replace(from, &to);
@@ -59,18 +59,26 @@ impl<'r> Example<'r> {
         fs::write(path, text).unwrap();
 
         let images = rust.site.name("services");
-        for service in SERVICES {
-            rust.site.remove_at_the_end(&format!("{images}/{service}:1"));
+        for (service, tag) in SERVICES.into_iter().flat_map(|it| [(it, 1), (it, 2)]) {
+            rust.site.remove_at_the_end(&format!("{images}/{service}:{tag}"));
         }
         Example { rust, folder, caches, images }
     }
 
     fn image(&self, service: &str) -> String {
-        format!("{}/{service}:1", self.images)
+        self.image_of(service, 1)
+    }
+
+    fn image_of(&self, service: &str, tag: u32) -> String {
+        format!("{}/{service}:{tag}", self.images)
     }
 
     /// `make TARGET` as a user calls it, with the buildlock of this run.
     fn make(&self, target: &str) -> Invocation<'_> {
+        self.make_with_tag(target, 1)
+    }
+
+    fn make_with_tag(&self, target: &str, tag: u32) -> Invocation<'_> {
         let buildlock = assert_cmd::cargo::cargo_bin!("buildlock").parent().unwrap();
         let client = self.rust.site.client.search_path();
         let path: Vec<PathBuf> =
@@ -79,7 +87,7 @@ impl<'r> Example<'r> {
         let image = self.rust.image;
         make.arg("-C")
             .arg(&self.folder)
-            .args([target, "TAG=1"])
+            .args([target, &format!("TAG={tag}")])
             .arg(format!("IMAGES={}", self.images))
             .arg(format!("RUST_IMAGE={image}"))
             .arg(format!("RUNTIME_IMAGE={image}"))
@@ -98,7 +106,11 @@ impl<'r> Example<'r> {
 
     /// What a service prints in a container.
     fn run(&self, service: &str) -> String {
-        self.rust.site.client.ask(["run", "--rm", "--network", "none", &self.image(service)])
+        self.run_image(&self.image(service))
+    }
+
+    fn run_image(&self, image: &str) -> String {
+        self.rust.site.client.ask(["run", "--rm", "--network", "none", image])
     }
 }
 
@@ -135,6 +147,21 @@ fn five_services_are_built_beside_each_other_and_once() {
     one.assert_code(0).assert_stderr(&format!("{}: built in ", example.image("api")));
     one.assert_no_stderr(&example.image("worker"));
     example.run("api");
+
+    // Another branch, whose files are older than all that target/ has by now.
+    let library = example.folder.join("common/src/lib.rs");
+    let text = fs::read_to_string(&library).unwrap();
+    let derive = "#[derive(Serialize)]\n";
+    assert_eq!(text.matches(derive).count(), 1, "{text}");
+    let changed = format!("{derive}#[serde(rename_all = \"UPPERCASE\")]\n");
+    fs::write(&library, text.replace(derive, &changed)).unwrap();
+    let mut old = Command::new("find");
+    old.arg(&example.folder).args(["-exec", "touch", "-d", "2001-01-01"]);
+    assert!(old.args(["{}", "+"]).status().unwrap().success());
+    let other = example.make_with_tag("docker-build-sensor", 2);
+    other.start().wait_within(Duration::from_secs(120)).assert_code(0);
+    let said = example.run_image(&example.image_of("sensor", 2));
+    assert_eq!(said, r#"{"SERVICE":"sensor","VERSION":"0.1.0","SETTINGS":{}}"#);
 }
 
 #[test]
@@ -156,4 +183,17 @@ fn images_are_named_after_what_goes_into_them() {
     assert_eq!(tag(), before);
     fs::write(folder.join("services/api/src/main.rs"), "fn main() {}\n").unwrap();
     assert_ne!(tag(), before);
+
+    // All that is copied, and nothing else.
+    let text = fs::read_to_string(folder.join("Dockerfile")).unwrap();
+    let copies =
+        text.lines().filter_map(|line| line.strip_prefix("COPY ")).map(str::split_whitespace);
+    let copied =
+        copies.flat_map(|words| words.collect::<Vec<_>>().split_last().unwrap().1.to_vec());
+    let copied: Vec<&str> = copied.filter(|word| !word.starts_with(['-', '/'])).collect();
+    let makefile = fs::read_to_string(folder.join("Makefile")).unwrap();
+    let sources = makefile.lines().find_map(|line| line.strip_prefix("sources := ")).unwrap();
+    let sources: Vec<&str> =
+        sources.split(' ').filter(|it| !["Dockerfile", ".dockerignore"].contains(it)).collect();
+    assert_eq!(copied, sources);
 }

@@ -158,6 +158,8 @@ impl Tree {
         let mut tree = Tree { cargo_config: cargo_config(), ..Tree::default() };
         tree.add_toolchain()?;
         tree.add_linker()?;
+        // Not every busybox has it.
+        tree.add(&which::which("flock").map_err(|_| "no flock for an image with cargo")?);
         let loaded: Vec<PathBuf> =
             tree.files.values().flat_map(|file| libraries_of(file)).collect();
         for library in loaded {
