@@ -147,7 +147,7 @@ pub fn run(job: &Job<'_>, signals: &Signals) -> Result<Ended, NotRun> {
         Ok(kept) => kept,
         Err(why) => {
             // A keeper that was killed before it could report leaves a COMMAND that may well run.
-            let (left, interrupted) = end_descendants(None, &spared, job.kill_after, signals);
+            let (left, interrupted) = end_descendants(None, &spared, job, signals);
             if left.is_empty() {
                 return Err(why);
             }
@@ -158,7 +158,7 @@ pub fn run(job: &Job<'_>, signals: &Signals) -> Result<Ended, NotRun> {
                 elapsed: start.elapsed(),
                 interrupted,
                 timed_out: false,
-                lost: false,
+                lost: job.expiry.is_some_and(Expiry::is_over),
                 left,
             });
         }
@@ -232,6 +232,7 @@ pub fn run(job: &Job<'_>, signals: &Signals) -> Result<Ended, NotRun> {
         || running.timed_out
         || running.lost;
     let left = if ended { running.end_what_is_left(signals) } else { Vec::new() };
+    running.lost |= ended && job.expiry.is_some_and(Expiry::is_over);
     let Running { kept, interrupted, timed_out, lost, .. } = running;
     let exit = exit.unwrap_or(Exit::Code(crate::exit::TIMEOUT));
     if left.is_empty() {
@@ -302,27 +303,30 @@ impl Running<'_> {
     /// Ends what is left of a COMMAND that was ended: its descendants may still build. Returns
     /// those that cannot be ended.
     fn end_what_is_left(&mut self, signals: &Signals) -> Vec<u32> {
-        let (left, signal) =
-            end_descendants(self.kept.pid(), &self.spared, self.job.kill_after, signals);
+        let (left, signal) = end_descendants(self.kept.pid(), &self.spared, self.job, signals);
         self.interrupted = signal.or(self.interrupted);
         left
     }
 }
 
-/// Ends all our descendants but the keeper and those that are spared. Returns those that cannot be
-/// ended, and the last terminating signal that reached us meanwhile.
+/// Ends all our descendants but the keeper and those that are spared, before the locks run out.
+/// Returns those that cannot be ended, and the last terminating signal that reached us meanwhile.
 fn end_descendants(
     keeper: Option<u32>,
     spared: &[u32],
-    kill_after: Option<Duration>,
+    job: &Job<'_>,
     signals: &Signals,
 ) -> (Vec<u32>, Option<i32>) {
     let mut told: Vec<u32> = Vec::new();
     let mut unreachable: Vec<u32> = Vec::new();
     let mut interrupted = None;
-    let mut kill = from_now(kill_after);
+    let mut kill = from_now(job.kill_after);
     let mut signal = Signal::SIGTERM;
     loop {
+        // There may be no keeper to see to that.
+        if job.expiry.is_some_and(|expiry| went_off(expiry.kill())) {
+            signal = Signal::SIGKILL;
+        }
         let mut left = tree::descendants(keeper, spared);
         left.retain(|pid| !unreachable.contains(pid));
         if left.is_empty() {

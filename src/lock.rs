@@ -244,11 +244,17 @@ pub trait Store: Send + Sync {
     /// It can not.
     fn check(&self, key: &Key, deadline: Deadline) -> Result<()>;
 
-    /// Takes the lock, or says at once that it is busy.
+    /// Takes the lock, or says at once that it is busy. A store that cannot be asked may take its
+    /// time to say so, within the deadline.
     ///
     /// # Errors
     /// The store cannot be used; [`Passing`] if that may be different in a moment.
-    fn try_acquire(&self, key: &Key, mode: LockMode) -> Result<Option<Box<dyn Held>>>;
+    fn try_acquire(
+        &self,
+        key: &Key,
+        mode: LockMode,
+        deadline: Deadline,
+    ) -> Result<Option<Box<dyn Held>>>;
 
     /// Waits until nobody holds the lock exclusively, together with everybody else who does, and
     /// returns what the last build ended with if it failed. Never call this twice in a row: waiters
@@ -513,18 +519,19 @@ fn take_or_descend(
     patience: &mut Patience<'_>,
     said: &mut Said,
 ) -> Result<Option<Turn>> {
-    if let Some(held) = unless_passing(store.try_acquire(key, mode))? {
+    let deadline = patience.deadline;
+    if let Some(held) = unless_passing(store.try_acquire(key, mode, deadline))? {
         return Ok(Some(Turn::Held(held)));
     }
     let holder = who_has(store, key, None);
     if is_held_by_ancestor(holder.as_ref()) {
         return Ok(None);
     }
-    if patience.deadline.is_at_once() {
-        return try_for_a_moment(store, key, mode).map(Some);
+    if deadline.is_at_once() {
+        return try_for_a_moment(store, key, mode, deadline).map(Some);
     }
 
-    let mut wait = Wait::begin(store, key, patience.deadline, holder, said);
+    let mut wait = Wait::begin(store, key, deadline, holder, said);
     wait.warn_of_deadlock();
 
     // Everybody who waits for an image wakes at once and looks at once. That is the usual end.
@@ -540,7 +547,7 @@ fn take_or_descend(
         if let Some(status) = wait.shared(failure.as_ref(), patience.share_failure) {
             return Ok(Some(Turn::Failed(status)));
         }
-        if let Some(held) = unless_passing(store.try_acquire(key, mode))? {
+        if let Some(held) = unless_passing(store.try_acquire(key, mode, deadline))? {
             return Ok(Some(Turn::Held(held)));
         }
     }
@@ -581,11 +588,16 @@ fn is_held_by_ancestor(holder: Option<&Holder>) -> bool {
     holder.is_some_and(|holder| holder.is_our_ancestor)
 }
 
-fn try_for_a_moment(store: &Arc<dyn Store>, key: &Key, mode: LockMode) -> Result<Turn> {
+fn try_for_a_moment(
+    store: &Arc<dyn Store>,
+    key: &Key,
+    mode: LockMode,
+    deadline: Deadline,
+) -> Result<Turn> {
     let start = Instant::now();
     loop {
         std::thread::sleep(Duration::from_millis(fastrand::u64(2..8)));
-        let tried = store.try_acquire(key, mode);
+        let tried = store.try_acquire(key, mode, deadline);
         let is_last = start.elapsed() >= NO_WAIT_GRACE;
         if let Some(held) = if is_last { tried? } else { unless_passing(tried)? } {
             return Ok(Turn::Held(held));

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use buildlock::cli::{self, CacheAction, Cli, Sub};
-use buildlock::exit::{self, Exit};
+use buildlock::exit::{self, Exit, Failure};
 use buildlock::lock::place::Place;
 use buildlock::lock::{CACHE_LOCKS, Holder, Key, Subject};
 use buildlock::{cache, child, generate, lint, log, run, status};
@@ -49,7 +49,10 @@ fn call(cli: Cli) -> Result<Exit> {
     let Cli { build, common, subcommand } = cli;
     let Some(subcommand) = subcommand else { return run::run(build, &common) };
     let mut out = std::io::stdout().lock();
-    let place = || Place::of(common.store.as_deref(), &common.lock_dir);
+    let place = || {
+        let usage = |error| Failure::new(exit::SUBCOMMAND_USAGE, format!("{error:#}"));
+        Place::of(common.store.as_deref(), &common.lock_dir).map_err(usage)
+    };
     match subcommand {
         Sub::Status { json } => {
             status::print(&place()?.look()?.held()?, json, &mut out)?;

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use cluster::{Cluster, Network, Plan};
-use common::{Finished, Fixture, Invocation, Running, is_alive, sha256};
+use common::{Finished, Fixture, Invocation, Running, is_alive, send_signal, sha256};
 use outside::{buildlock_path, state};
 
 /// The shortest lease that is allowed.
@@ -770,6 +770,38 @@ fn one_whose_key_is_deleted_by_hand_ends_its_build() {
     site.assert_nothing_left();
 }
 
+#[test]
+fn one_that_has_lost_a_lock_gives_the_others_back_at_once() {
+    let Some(site) = own_site(Plan { members: 1, ..Plan::default() }, "1m") else { return };
+    let words = ["-t", "env:abc", "-t", "env:other", "--", "ticking", "a", ENDLESS, "env:abc"];
+    let first = site.buildlock(&words).start();
+    site.wait_for_tick("a");
+    site.cluster.etcdctl(&["del", &site.keys_of("env:abc")[0]]);
+    assert_lost(&first.wait());
+    site.assert_nothing_left();
+    assert_eq!(site.cluster.leases(), [""; 0]);
+}
+
+#[test]
+fn build_whose_keeper_was_killed_ends_before_its_lease_all_the_same() {
+    let Some(site) = own_site(Plan { members: 1, ..Plan::default() }, "5s") else { return };
+    let words = ["-k", "0", "-t", "env:abc", "--", "ticking", "a", ENDLESS, "env:abc"];
+    let build = site.buildlock(&words).env("STUBBORN", "1").start();
+    site.wait_for_tick("a");
+    let pid = build.pid();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    send_signal(children.trim().parse().unwrap(), "KILL");
+    build.wait_for_stderr("buildlock-keep");
+    // It takes no TERM, and its lease is renewed.
+    let so_far = site.ticks("a").len();
+    site.f.wait_for("a build that goes on", || site.ticks("a").len() > so_far + 300);
+    let killed = now();
+    site.cluster.kill(0);
+    assert_lost(&build.wait());
+    let lasted = site.ticks("a").last().unwrap().saturating_sub(killed);
+    assert!(lasted < TTL.as_nanos(), "{lasted} ns");
+}
+
 /// The only member of a cluster that gives everybody his lock, and where leases are renewed by one who
 /// led in this term, while the term is 2. It dies after so many requests. Its port.
 fn only_member(cluster: &'static str, term: u8, requests: usize) -> u16 {
@@ -864,7 +896,32 @@ fn waiter_whose_lease_is_revoked_stands_in_line_again() {
     first.signal("TERM");
     first.wait().assert_signal(15);
     waiter.wait().assert_code(0);
-    site.assert_apart("a", "b");
+    let gap = site.assert_apart("a", "b");
+    assert!(gap < SOON, "{gap:?}");
+    site.assert_nothing_left();
+}
+
+#[test]
+fn waiter_that_was_stopped_for_most_of_its_lease_does_not_wait_for_itself() {
+    let _machine = takes_the_machine();
+    let Some(site) = own_site(Plan { members: 1, ..Plan::default() }, "9s") else { return };
+    let first = site.ticking("a", ENDLESS).start();
+    site.wait_for_tick("a");
+    let words = ["--force", "-t", "env:abc", "--", "ticking", "b", "1", "env:abc"];
+    let waiter = site.buildlock(&words).start();
+    site.f.wait_for("a waiter in line", || site.keys_of("env:abc").len() == 2);
+    waiter.signal("STOP");
+    let stopped = Instant::now();
+    // Longer than two thirds, after which it does not believe in its lease any more.
+    site.f.wait_for("most of a lease", || stopped.elapsed() > Duration::from_millis(6500));
+    first.signal("TERM");
+    first.wait().assert_signal(15);
+    assert_eq!(site.keys_of("env:abc").len(), 1, "the waiter's lease is over");
+    waiter.signal("CONT");
+    let went_on = now();
+    waiter.wait().assert_code(0);
+    let took = Duration::from_nanos((site.ticks("b")[0] - went_on).try_into().unwrap());
+    assert!(took < Duration::from_secs(2), "{took:?}");
     site.assert_nothing_left();
 }
 
@@ -890,7 +947,9 @@ fn leader_may_die_while_somebody_waits_and_while_somebody_builds() {
     first.signal("TERM");
     first.wait().assert_signal(15);
     waiter.wait().assert_code(0);
-    site.assert_apart("a", "b");
+    // It was told, by another member than before; the look of every ten seconds would be late.
+    let gap = site.assert_apart("a", "b");
+    assert!(gap < SOON, "{gap:?}");
     site.cluster.restart(leader);
     site.cluster.wait_until_healthy();
     site.assert_nothing_left();
@@ -912,6 +971,8 @@ fn all_members_are_gone_for_longer_than_a_lease(
     let last = *site.ticks("a").last().unwrap();
     let lasted = Duration::from_nanos(last.saturating_sub(stopped).try_into().unwrap());
     assert!(lasted < TTL, "{lasted:?}");
+    let gone = || Duration::from_nanos((now() - stopped).try_into().unwrap());
+    site.f.wait_for("all leases to be over", || gone() > TTL + Duration::from_secs(1));
     assert!(site.ticks("b").is_empty());
     site.cluster.all().for_each(|n| go_on(&site.cluster, n));
     waiter.wait().assert_code(0);
@@ -1026,6 +1087,44 @@ fn cluster_that_cannot_be_reached_is_an_error() {
         done.assert_code(125).assert_stderr(&format!("127.0.0.1:{port}")).assert_stderr("reached");
     }
     assert_eq!(f.build_count("env:abc"), 0);
+}
+
+#[test]
+fn cluster_that_is_gone_is_what_a_waiter_reports_at_its_deadline() {
+    let _machine = takes_the_machine();
+    let stop_while_somebody_waits = |stop: fn(&Cluster, usize), limit: u64| {
+        let plan = Plan { members: 1, ..Plan::default() };
+        let Some(site) = own_site(plan, "1m") else { return };
+        let first = site.ticking("a", ENDLESS).start();
+        site.wait_for_tick("a");
+        let words = ["-w", &limit.to_string(), "-t", "env:abc", "--", "true"];
+        let waiter = site.buildlock(&words).start();
+        waiter.wait_for_stderr("waiting for");
+        stop(&site.cluster, 0);
+        let gave_up = waiter.wait();
+        gave_up.assert_code(125).assert_stderr("reached").assert_no_stderr("gave up");
+        assert!(gave_up.elapsed < Duration::from_secs(limit + 2), "{gave_up}");
+        first.signal("KILL");
+        first.wait().assert_signal(9);
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| stop_while_somebody_waits(Cluster::kill, 4));
+        scope.spawn(|| stop_while_somebody_waits(Cluster::pause, 5));
+        scope.spawn(|| stop_while_somebody_waits(Cluster::pause, 13));
+    });
+}
+
+#[test]
+fn cluster_that_is_full_is_an_error_at_once() {
+    let plan = Plan { members: 1, flags: &["--quota-backend-bytes=200000"], ..Plan::default() };
+    let Some(site) = own_site(plan, "5s") else { return };
+    site.docker_build("env:before").run().assert_code(0);
+    site.cluster.fill();
+    for limit in ["0s", "1h"] {
+        let done = site.buildlock(&["-w", limit, "-t", "env:abc", "--", "true"]).run();
+        done.assert_code(125).assert_stderr("space exceeded");
+        assert!(done.elapsed < SOON, "{done}");
+    }
 }
 
 #[test]

@@ -365,6 +365,9 @@ fn wrong_usage_of_a_subcommand_ends_with_2() {
         &["prune", "surplus"],
         &["completions"],
         &["completions", "no-such-shell"],
+        &["status", "--store", "redis://host"],
+        &["prune", "--store", "etcd://host/p?ttl=1s"],
+        &["cache", "ls", "--store", "etcd://host:port"],
     ] {
         let f = Fixture::new();
         let finished = f.buildlock(args).run();

@@ -12,6 +12,7 @@
 
 mod address;
 mod client;
+mod names;
 
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
@@ -48,9 +49,6 @@ const MEMORY_MAX: usize = 64 << 10;
 const LOOK_MAX: usize = 100;
 /// Why a lease is lost that may still be there.
 const NOT_IN_TIME: &str = "its lease was not renewed in time";
-
-/// Why a lock is lost whose lease may still be there.
-const KEY_GONE: &str = "its key is gone";
 
 /// Folders under the prefix.
 const LOCKS: &str = "locks";
@@ -130,17 +128,21 @@ impl EtcdStore {
     }
 
     /// The lease of this process: a new one if there is none, or if the last one was lost.
-    fn session(&self) -> Result<Arc<Session>> {
+    fn session(&self, within: Duration) -> Result<Arc<Session>> {
         let mut current = lock(&self.session);
         match &*current {
             Current::Session(session) if session.lost().is_none() => {
                 return Ok(Arc::clone(session));
             }
             Current::Finished => bail!("{}: this process is about to end", self.address),
-            Current::Session(_) | Current::None => {}
+            // Its keys may still be there, and we would wait for ourselves.
+            Current::Session(lost) => lost.end(),
+            Current::None => {}
         }
+        *current = Current::None;
         let Address { prefix, ttl, .. } = &self.address;
-        let new = Session::begin(self.client(), prefix, *ttl).map_err(|why| self.error(why))?;
+        let new = Session::begin(self.client(), prefix, *ttl, within);
+        let new = new.map_err(|why| self.error(why))?;
         *current = Current::Session(Arc::clone(&new));
         Ok(new)
     }
@@ -226,8 +228,8 @@ impl EtcdStore {
     }
 
     /// Waits until the key is gone, or it is time to look again.
-    fn wait_deleted(&self, key: &str, from: i64, deadline: Deadline) -> Result<Watched> {
-        let within = deadline.left().map_or(SILENCE_MAX, |left| left.min(SILENCE_MAX));
+    fn wait_deleted(&self, key: &str, from: i64, time: &Time) -> Result<Watched> {
+        let within = time.to_watch();
         if within.is_zero() {
             // Who waits for this thread says so himself.
             std::thread::sleep(SHORTLY);
@@ -236,25 +238,23 @@ impl EtcdStore {
         Ok(self.client().wait_deleted(key, from, within))
     }
 
-    /// Runs what asks the cluster until it answers, up to shortly before the deadline: so that a
-    /// lasting cause is what is said at the end. It gets the time that it may take for one question.
-    fn insist<T>(
-        &self,
-        deadline: Deadline,
-        mut ask: impl FnMut(Duration) -> Result<T>,
-    ) -> Result<T> {
-        const SHORTLY_BEFORE: Duration = Duration::from_millis(50);
-        let left = || deadline.left().map(|left| left.saturating_sub(SHORTLY_BEFORE));
+    /// Runs what asks the cluster until it answers, as long as there is time for a question: so that
+    /// a lasting cause is what is said at the end.
+    fn insist<T>(&self, deadline: Deadline, mut ask: impl FnMut(&Time) -> Result<T>) -> Result<T> {
+        let time = Time { deadline, asked: Cell::default() };
+        let mut is_said = false;
         loop {
-            let within = left().map_or(WITHIN, |left| left.min(WITHIN));
-            match ask(within) {
-                Err(error) if error.is::<Passing>() && left() != Some(Duration::ZERO) => {
-                    tracing::debug!("{error}; asking again");
-                }
-                Err(error) if error.is::<Passing>() && within < TIME_TO_ANSWER => {
+            match ask(&time) {
+                Err(error) if error.is::<Passing>() && time.asked.get() < TIME_TO_ANSWER => {
                     // That is no word about the cluster. Who waits for this thread gives up now.
                     std::thread::sleep(SHORTLY);
                     return Err(error);
+                }
+                Err(error) if error.is::<Passing>() && time.for_a_question() >= TIME_TO_ANSWER => {
+                    match std::mem::replace(&mut is_said, true) {
+                        false => tracing::warn!("{error}; asking again"),
+                        true => tracing::debug!("{error}; asking again"),
+                    }
                 }
                 done => return done,
             }
@@ -262,14 +262,61 @@ impl EtcdStore {
     }
 }
 
-impl Store for EtcdStore {
-    fn check(&self, key: &Key, deadline: Deadline) -> Result<()> {
-        let within = deadline.left().map_or(WITHIN, |left| left.clamp(SHORTLY, WITHIN));
-        self.line(key, within).map(drop).map_err(|why| self.error(why))
+/// What is left of the time for waiting.
+struct Time {
+    deadline: Deadline,
+    /// How long the last question was allowed to take.
+    asked: Cell<Duration>,
+}
+
+impl Time {
+    /// A limit on a socket is late by up to an eighth (the kernel's timer wheel), and then somebody
+    /// has to be told.
+    fn most_of(left: Duration) -> Duration {
+        left.saturating_sub(Duration::from_millis(50)) * 7 / 8
     }
 
-    fn try_acquire(&self, key: &Key, mode: LockMode) -> Result<Option<Box<dyn Held>>> {
-        let session = self.session()?;
+    /// How long a question may take.
+    fn for_a_question(&self) -> Duration {
+        self.deadline.left().map_or(WITHIN, |left| Self::most_of(left).min(WITHIN))
+    }
+
+    /// The same, for one that is asked.
+    fn to_ask(&self) -> Duration {
+        self.asked.set(self.for_a_question());
+        self.asked.get()
+    }
+
+    /// How long to watch a key. There is to be time for a last look: from silence nobody learns
+    /// whether the holder or the cluster is waited for.
+    fn to_watch(&self) -> Duration {
+        const LAST_LOOK: Duration = Duration::from_secs(1);
+        let Some(left) = self.deadline.left() else { return SILENCE_MAX };
+        match left.checked_sub(LAST_LOOK) {
+            Some(before) if before > LAST_LOOK => Self::most_of(before).min(SILENCE_MAX),
+            _ => left,
+        }
+    }
+}
+
+/// How long a question may take for who has until then to wait for locks: who may not wait at all
+/// does not wait long for the cluster either.
+fn within(deadline: Deadline) -> Duration {
+    deadline.left().map_or(WITHIN, |left| left.clamp(SHORTLY, WITHIN))
+}
+
+impl Store for EtcdStore {
+    fn check(&self, key: &Key, deadline: Deadline) -> Result<()> {
+        self.line(key, within(deadline)).map(drop).map_err(|why| self.error(why))
+    }
+
+    fn try_acquire(
+        &self,
+        key: &Key,
+        mode: LockMode,
+        deadline: Deadline,
+    ) -> Result<Option<Box<dyn Held>>> {
+        let session = self.session(within(deadline))?;
         let (folder, own) = (self.folder(key), self.own_key(key, mode, &session));
         let mut free = vec![client::none_with_prefix(&format!("{folder}w/"))];
         free.push(match mode {
@@ -280,7 +327,7 @@ impl Store for EtcdStore {
         let put = client::put(&own, &self.record(key.subject()), session.lease);
         let answer = session
             .client
-            .transact(&free, &[put], &[client::read_all(&folder)], WITHIN)
+            .transact(&free, &[put], &[client::read_all(&folder)], within(deadline))
             .map_err(|why| self.session_error(&session, why))?;
         if answer.succeeded {
             return Ok(Some(self.held_lock(key, mode, session, answer.revision)));
@@ -297,16 +344,16 @@ impl Store for EtcdStore {
     }
 
     fn wait_released(&self, key: &Key, deadline: Deadline) -> Result<Option<FailedBuild>> {
-        self.insist(deadline, |within| {
+        self.insist(deadline, |time| {
             loop {
-                let line = self.line(key, within).map_err(|why| self.error(why))?;
+                let line = self.line(key, time.to_ask()).map_err(|why| self.error(why))?;
                 // Those who share it let others who do so in; and what a try of ours has left that came
                 // to nothing as far as we heard, nobody takes away but us.
-                let ours = self.session()?.lease;
+                let ours = self.session(time.to_ask())?.lease;
                 let is_waited_for =
                     |it: &&Entry| mode_of(it) == LockMode::Exclusive && !is_of(it, ours);
                 let Some(first) = line.entries.first().filter(is_waited_for) else { break };
-                if self.wait_deleted(&first.key, line.revision + 1, deadline)? == Watched::Deleted {
+                if self.wait_deleted(&first.key, line.revision + 1, time)? == Watched::Deleted {
                     break;
                 }
             }
@@ -315,8 +362,8 @@ impl Store for EtcdStore {
     }
 
     fn acquire(&self, key: &Key, mode: LockMode, deadline: Deadline) -> Result<Box<dyn Held>> {
-        self.insist(deadline, |within| {
-            let session = self.session()?;
+        self.insist(deadline, |time| {
+            let session = self.session(time.to_ask())?;
             let own = self.own_key(key, mode, &session);
             let stand_in_line = [client::put(&own, &self.record(key.subject()), session.lease)];
             let look = [client::read_all(&self.folder(key))];
@@ -326,7 +373,7 @@ impl Store for EtcdStore {
                     &[client::created_at(&own, 0)],
                     &[&stand_in_line[..], &look[..]].concat(),
                     &look,
-                    within,
+                    time.to_ask(),
                 )
                 .map_err(|why| self.session_error(&session, why))?;
             loop {
@@ -338,10 +385,10 @@ impl Store for EtcdStore {
                 let Some(before) = line.before(created, mode, session.lease) else {
                     return Ok(self.held_lock(key, mode, session, created));
                 };
-                self.wait_deleted(&before.key, line.revision + 1, deadline)?;
+                self.wait_deleted(&before.key, line.revision + 1, time)?;
                 answer = session
                     .client
-                    .transact(&[], &look, &[], within)
+                    .transact(&[], &look, &[], time.to_ask())
                     .map_err(|why| self.error(why))?;
             }
         })
@@ -507,9 +554,14 @@ impl Record {
 }
 
 impl Session {
-    fn begin(client: &Arc<Client>, prefix: &str, ttl: Duration) -> Result<Arc<Self>, Problem> {
+    fn begin(
+        client: &Arc<Client>,
+        prefix: &str,
+        ttl: Duration,
+        within: Duration,
+    ) -> Result<Arc<Self>, Problem> {
         let sent = Moment::now();
-        let (lease, ttl) = client.grant(ttl, WITHIN)?;
+        let (lease, ttl) = client.grant(ttl, within)?;
         let failed = |error: &dyn std::fmt::Display| Problem::Refused(error.to_string());
         let expiry = Arc::new(Expiry::new().map_err(|error| failed(&error))?);
         let session = Arc::new(Session {
@@ -559,6 +611,10 @@ impl Session {
             if self.is_over_within(next.left()) {
                 return;
             }
+            // We were stopped. It may still be there, and is not to last any longer.
+            if self.lost().is_some() {
+                return;
+            }
             let asked = Moment::now();
             let until = sent.after(ttl * 2 / 3);
             let held = lock(&self.state).held.clone();
@@ -580,8 +636,10 @@ impl Session {
                         held.iter().enumerate().filter(|it| !is_there(*it)).collect();
                     // What was given back meanwhile is gone with good reason.
                     let still_held = &lock(&self.state).held.clone();
-                    if gone.iter().any(|(_, key)| still_held.contains(key)) {
-                        return self.lose(KEY_GONE);
+                    if let Some((_, (key, _))) =
+                        gone.iter().find(|(_, key)| still_held.contains(key))
+                    {
+                        return self.lose(&key_gone(key));
                     }
                     // Whoever builds for longer than this is to know at once.
                     for key in held.into_iter().take(LOOK_MAX).filter(|it| still_held.contains(it))
@@ -626,7 +684,7 @@ impl Session {
                 let from = answer.revision + 1;
                 let deleted = || session.client.wait_deleted(&key.0, from, SILENCE_MAX);
                 if (!is_there || deleted() == Watched::Deleted) && is_held() {
-                    session.lose(KEY_GONE);
+                    session.lose(&key_gone(&key.0));
                 }
             }
         };
@@ -668,10 +726,9 @@ impl Session {
     fn end(&self) {
         lock(&self.state).is_over = true;
         self.changed.notify_all();
-        if self.lost().is_some() {
-            return;
-        }
-        if let Err(why) = self.client.revoke(self.lease, SHORTLY) {
+        // One that is lost may still have keys, too. But then it may well be that nobody answers.
+        let within = if self.lost().is_some() { TIME_TO_ANSWER } else { SHORTLY };
+        if let Err(why) = self.client.revoke(self.lease, within) {
             tracing::debug!("lease {:x} is left to run out: {why}", self.lease);
         }
     }
@@ -727,7 +784,7 @@ impl Held for HeldKey {
         let read = [client::read(&self.own_key)];
         let why = self.session.lost().or_else(|| match self.if_ours(&read, SHORTLY) {
             Ok(answer) if answer.succeeded => None,
-            Ok(_) => Some(KEY_GONE.to_owned()),
+            Ok(_) => Some(key_gone(&self.own_key)),
             // The lease tells.
             Err(_) => None,
         })?;
@@ -807,6 +864,11 @@ impl Held for HeldKey {
 fn last_failure(client: &Client, key: &str) -> Option<FailedBuild> {
     let answer = client.transact(&[], &[client::read(key)], &[], SHORTLY).ok()?;
     serde_json::from_slice(&answer.read.into_iter().flatten().next()?.value).ok()
+}
+
+/// Why locks are lost whose lease may still be there.
+fn key_gone(key: &str) -> String {
+    format!("the key {key} is gone")
 }
 
 /// This process's chain of parents, as records name processes.

@@ -202,7 +202,12 @@ impl Store for FileStore {
         Ok(())
     }
 
-    fn try_acquire(&self, key: &Key, mode: LockMode) -> Result<Option<Box<dyn Held>>> {
+    fn try_acquire(
+        &self,
+        key: &Key,
+        mode: LockMode,
+        _deadline: Deadline,
+    ) -> Result<Option<Box<dyn Held>>> {
         Ok(self.try_lock(key, mode)?.map(|lock| lock.held(key, mode)))
     }
 
@@ -821,7 +826,8 @@ mod tests {
     #[test]
     fn who_slips_in_while_a_lock_becomes_shared_is_noticed() {
         let (_folder, store, key) = store();
-        let mut held = store.try_acquire(&key, LockMode::Exclusive).unwrap().unwrap();
+        let mut held =
+            store.try_acquire(&key, LockMode::Exclusive, Deadline::within(None)).unwrap().unwrap();
         // What the kernel may do first when a lock becomes another (flock(2)).
         let copy = held.descriptor().unwrap().try_clone_to_owned().unwrap();
         Flock::unlock(&File::from(copy)).unwrap();
@@ -866,8 +872,12 @@ mod tests {
         let (Turn::Held(held), _) = turn else { panic!("there is no bound") };
         assert!(waited_for.load(Ordering::SeqCst));
         assert_eq!((held.mode(), held.lost()), (LockMode::Shared, None));
-        assert!(store.try_acquire(&key, LockMode::Exclusive).unwrap().is_none());
-        assert!(store.try_acquire(&key, LockMode::Shared).unwrap().is_some());
+        assert!(
+            store.try_acquire(&key, LockMode::Exclusive, Deadline::within(None)).unwrap().is_none()
+        );
+        assert!(
+            store.try_acquire(&key, LockMode::Shared, Deadline::within(None)).unwrap().is_some()
+        );
     }
 
     #[test]

@@ -246,6 +246,16 @@ impl Cluster {
 
     // What is in it.
 
+    /// Fills it up to its quota: nothing more can be written.
+    pub fn fill(&self) {
+        let value = "x".repeat(20_000);
+        self.wait_for("the end of its room", || {
+            let key = format!("/full/{}", self.prefixes.fetch_add(1, Ordering::Relaxed));
+            let put = self.try_etcdctl(&["put", &key, &value]);
+            put.is_err_and(|said| said.contains("space exceeded"))
+        });
+    }
+
     /// `etcdctl WORDS`: what it prints.
     #[track_caller]
     pub fn etcdctl(&self, words: &[&str]) -> String {

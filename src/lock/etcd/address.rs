@@ -8,8 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use ureq::Agent;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::transport::DefaultConnector;
 
 use super::client::{Client, Login};
+use super::names;
 
 /// The lease, unless somebody says otherwise.
 const TTL: Duration = Duration::from_secs(15);
@@ -54,8 +56,24 @@ impl Address {
     /// # Errors
     /// It is no address; a file cannot be read, or is not what it should be.
     pub fn parse(url: &str) -> Result<Self> {
-        Self::parse_with(url, |name| std::env::var(name).ok().filter(|value| !value.is_empty()))
-            .with_context(|| format!("--store: {}", crate::visible::escaped(&without_user(url))))
+        let address = Self::parse_with(url, |name| {
+            std::env::var(name).ok().filter(|value| !value.is_empty())
+        })
+        .with_context(|| format!("--store: {}", crate::visible::escaped(&without_user(url))))?;
+        if address.shows_the_password() {
+            tracing::warn!("{address}: the password goes over the network as it is; use etcds://");
+        }
+        Ok(address)
+    }
+
+    /// Can who listens between here and a member read the password?
+    fn shows_the_password(&self) -> bool {
+        let is_far = |member: &String| {
+            let host = member.strip_prefix("http://").unwrap_or_default();
+            !member.starts_with("https:")
+                && !["127.", "localhost:", "[::1]:"].iter().any(|near| host.starts_with(near))
+        };
+        self.password.is_some() && self.members.iter().any(is_far)
     }
 
     fn parse_with(url: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
@@ -152,7 +170,14 @@ impl Address {
         let login = login.map(|(user, password)| Login { user, password });
         // One that is cut off must not use up the time in which another could be asked.
         let within = (self.ttl / 8).clamp(Duration::from_secs(1), Duration::from_secs(5));
-        Client::new(config.build().new_agent(), self.members.clone(), login, within)
+        let agent = match names::IS_STATIC {
+            true => {
+                let connector = DefaultConnector::default();
+                Agent::with_parts(config.build(), connector, names::Getent::default())
+            }
+            false => config.build().new_agent(),
+        };
+        Client::new(agent, self.members.clone(), login, within)
     }
 }
 
@@ -258,6 +283,19 @@ mod tests {
             let shown = format!("{:#}", Address::parse(url).unwrap_err());
             assert!(shown.contains("etcd://a/p") && !shown.contains("secret"), "{shown}");
         }
+    }
+
+    #[test]
+    fn password_that_others_can_read_is_warned_of() {
+        let login = |name: &str| {
+            ["BUILDLOCK_ETCD_USER", "BUILDLOCK_ETCD_PASSWORD"].contains(&name).then(|| "x".into())
+        };
+        let shown = |url: &str| Address::parse_with(url, login).unwrap().shows_the_password();
+        assert!(shown("etcd://127.0.0.1,far/p") && shown("etcd://far"));
+        for url in ["etcds://far", "etcd://127.0.0.1,localhost:1,[::1]:2"] {
+            assert!(!shown(url), "{url}");
+        }
+        assert!(!parse("etcd://far").unwrap().shows_the_password());
     }
 
     #[test]

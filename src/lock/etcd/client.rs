@@ -342,6 +342,10 @@ impl Client {
         };
         let number = int(&error["code"]).max(int(&error["grpc_code"]));
         Err(match number {
+            // «mvcc: database space exceeded», until somebody sees to it.
+            code::RESOURCE_EXHAUSTED if message.contains("space exceeded") => {
+                Asked::Not(Problem::Refused(message.to_owned()))
+            }
             code::UNAVAILABLE
             | code::DEADLINE_EXCEEDED
             | code::RESOURCE_EXHAUSTED
@@ -370,13 +374,13 @@ impl Client {
             request = request.header("Authorization", token);
         }
         let config = request.config();
-        let config = config.timeout_connect(Some(self.answer_within));
+        let first = per_read.map_or(self.answer_within, |within| within.min(self.answer_within));
+        let config = config.timeout_connect(Some(first));
         match per_read {
             None => config.build(),
-            Some(within) => config
-                .timeout_recv_response(Some(self.answer_within))
-                .timeout_per_read(Some(within))
-                .build(),
+            Some(within) => {
+                config.timeout_recv_response(Some(first)).timeout_per_read(Some(within)).build()
+            }
         }
     }
 
@@ -487,4 +491,33 @@ fn ttl_in(answer: &Value) -> Option<Duration> {
 
 fn int(value: &Value) -> i64 {
     value.as_i64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    #[test]
+    fn a_watch_that_is_cancelled_is_over_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let member = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            _ = stream.read(&mut [0; 4096]);
+            let line = r#"{"result":{"canceled":true,"compact_revision":"9"}}"#;
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let chunk = format!("{head}{:x}\r\n{line}\n\r\n", line.len() + 1);
+            _ = stream.write_all(chunk.as_bytes());
+            // It says no more, and stays.
+            _ = stream.read(&mut [0; 1]);
+        });
+        let agent = Agent::new_with_defaults();
+        let client = Client::new(agent, vec![member], None, Duration::from_secs(5));
+        let start = Instant::now();
+        let watched = client.wait_deleted("/k", 1, Duration::from_secs(20));
+        assert_eq!(watched, Watched::LookAgain);
+        assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    }
 }

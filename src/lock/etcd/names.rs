@@ -1,0 +1,110 @@
+//! Hosts' addresses, for a program that has the C library in it.
+//!
+//! getaddrinfo(3) loads modules by nsswitch.conf(5), and a static program can do that only beside the
+//! very version of the C library that it was linked with. getent(1) belongs to the one that is there.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::mpsc;
+
+use ureq::Error;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::NextTimeout;
+
+use crate::child;
+
+/// Whether this program has glibc in it.
+pub(super) const IS_STATIC: bool = cfg!(all(target_feature = "crt-static", target_env = "gnu"));
+
+/// So many addresses are taken of a host: the room that there is for them.
+const MOST: usize = 16;
+
+/// Asks `getent ahosts`; where that is not there, the C library.
+#[derive(Debug, Default)]
+pub(super) struct Getent {
+    otherwise: DefaultResolver,
+}
+
+impl Resolver for Getent {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let host = uri.host().unwrap_or_default();
+        let port = uri.port_u16().unwrap_or_default();
+        if let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() {
+            return self.all([address].into_iter(), port);
+        }
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let name = host.to_owned();
+        // It ends when getent does, which may take longer than anybody waits for it.
+        std::thread::Builder::new().name("names".into()).spawn(move || {
+            _ = sender.send(ask(&name));
+        })?;
+        match receiver.recv_timeout(*timeout.after) {
+            Ok(Ok(said)) => {
+                // A line for each kind of socket.
+                let lines = said.lines().filter(|line| line.contains(" STREAM"));
+                let addresses = lines.filter_map(|line| line.split(' ').next()?.parse().ok());
+                self.all(addresses, port)
+            }
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                self.otherwise.resolve(uri, config, timeout)
+            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(Error::Timeout(timeout.reason)),
+        }
+    }
+}
+
+impl Getent {
+    fn all(
+        &self,
+        addresses: impl Iterator<Item = IpAddr>,
+        port: u16,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let mut all = self.empty();
+        addresses.take(MOST).for_each(|address| all.push(SocketAddr::new(address, port)));
+        if all.is_empty() { Err(Error::HostNotFound) } else { Ok(all) }
+    }
+}
+
+/// What it prints: nothing for a name that is unknown.
+fn ask(host: &str) -> std::io::Result<String> {
+    let getent = duct::cmd("getent", ["ahosts", host]);
+    let getent = getent.stdin_null().stderr_null().stdout_capture().unchecked();
+    let said = child::ended_with_us(getent).run()?;
+    Ok(String::from_utf8_lossy(&said.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(uri: &str) -> Result<Vec<SocketAddr>, Error> {
+        let timeout = NextTimeout {
+            after: ureq::unversioned::transport::time::Duration::from_secs(30),
+            ..NextTimeout::default()
+        };
+        let found =
+            Getent::default().resolve(&uri.parse().unwrap(), &Config::default(), timeout)?;
+        Ok(found.to_vec())
+    }
+
+    #[test]
+    fn a_host_has_the_addresses_that_the_system_knows() {
+        let found = resolve("http://localhost:2379").unwrap();
+        assert!(!found.is_empty(), "localhost is unknown");
+        assert!(found.iter().all(|it| it.ip().is_loopback() && it.port() == 2379), "{found:?}");
+        assert!(matches!(resolve("http://no-such-host.invalid:1"), Err(Error::HostNotFound)));
+    }
+
+    #[test]
+    fn an_address_needs_nobody_to_be_asked() {
+        assert_eq!(resolve("http://127.0.0.7:1").unwrap(), ["127.0.0.7:1".parse().unwrap()]);
+        assert_eq!(resolve("http://[::1]:2").unwrap(), ["[::1]:2".parse().unwrap()]);
+    }
+}
