@@ -31,7 +31,8 @@ pub struct Images {
     client: Client,
     way: Way,
     check: Check,
-    platform: Option<Platform>,
+    /// Those that an image has to be for.
+    platforms: Vec<Platform>,
     /// The builder that COMMAND names.
     builder: Option<String>,
     /// What it puts before the ids of its cache mounts.
@@ -95,8 +96,17 @@ pub struct Platform {
 pub struct Missing<'a> {
     /// What it would be called.
     pub tag: &'a Tag,
-    /// The platform of the image that has this name instead.
-    pub instead: Option<String>,
+    /// The image that has this name instead.
+    pub instead: Option<Instead>,
+}
+
+/// An image that is not for all platforms that it has to be for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Instead {
+    /// Those that it is for.
+    pub there: String,
+    /// Those that it is not for.
+    pub wanted: String,
 }
 
 /// A cache that builds on an engine share (`RUN --mount=type=cache`).
@@ -131,8 +141,8 @@ impl Images {
         }
         let builder = command.builder().map(str::to_owned);
         let cache_namespace = command.build().and_then(|build| build.cache_namespace.clone());
-        let platform = platform_of(command, &client);
-        Ok(Images { way, check, platform, builder, cache_namespace, client })
+        let platforms = platforms_of(command, &client, &check);
+        Ok(Images { way, check, platforms, builder, cache_namespace, client })
     }
 
     /// Where an image has to be.
@@ -146,15 +156,16 @@ impl Images {
     /// The engine gave no certain answer, also when asked again.
     pub fn first_missing<'a>(&self, tags: &'a [Tag]) -> Result<Option<Missing<'a>>> {
         for tag in tags {
-            match (self.look(tag)?, &self.platform) {
-                (Answer::Missing, _) => return Ok(Some(Missing { tag, instead: None })),
-                (Answer::Present(there), Some(wanted))
-                    if !there.is_empty() && !there.iter().any(|it| wanted.is_met_by(it)) =>
-                {
-                    let there: Vec<_> = there.iter().map(Platform::to_string).collect();
-                    return Ok(Some(Missing { tag, instead: Some(there.join(", ")) }));
-                }
-                (Answer::Present(_), _) => {}
+            let there = match self.look(tag)? {
+                Answer::Missing => return Ok(Some(Missing { tag, instead: None })),
+                Answer::Present(there) if there.is_empty() => continue,
+                Answer::Present(there) => there,
+            };
+            let is_met = |wanted: &&Platform| there.iter().any(|it| wanted.is_met_by(it));
+            let (_, unmet): (_, Vec<_>) = self.platforms.iter().partition(is_met);
+            if !unmet.is_empty() {
+                let instead = Instead { there: list(&there), wanted: list(unmet) };
+                return Ok(Some(Missing { tag, instead: Some(instead) }));
             }
         }
         Ok(None)
@@ -251,7 +262,7 @@ impl Images {
     }
 
     fn ask_registry(&self, tag: &Tag) -> Result<Answer, Unanswered> {
-        let with_platform = self.platform.is_some();
+        let with_platform = !self.platforms.is_empty();
         let ask_buildx =
             || registry::imagetools(&self.client, self.builder.as_deref(), tag, with_platform);
         let says_no_platform =
@@ -268,14 +279,15 @@ impl Images {
         {
             answer = Answer::Present(there);
         }
-        match &self.platform {
+        if with_platform && says_no_platform(&answer) {
             // An engine has images of its own platform; a registry has any.
-            Some(wanted) if says_no_platform(&answer) => Err(Unanswered::lasting(format!(
-                "the registry has it, but does not say whether for {wanted}; leave --platform away, or \
-                 give --check a command that can tell"
-            ))),
-            _ => Ok(answer),
+            return Err(Unanswered::lasting(format!(
+                "the registry has it, but does not say whether for {}; leave --platform away, or \
+                 give --check a command that can tell",
+                list(&self.platforms)
+            )));
         }
+        Ok(answer)
     }
 
     fn ask_engine(&self, tag: &Tag) -> Result<Answer, Unanswered> {
@@ -283,7 +295,7 @@ impl Images {
             Way::Socket(path) => engine::ask(path, tag.as_str()),
             Way::Inspect => client::inspect(&self.client, tag.as_str()),
             Way::PodmanExists => {
-                client::podman(&self.client, tag.podman_name(), self.platform.is_some())
+                client::podman(&self.client, tag.podman_name(), !self.platforms.is_empty())
             }
         }
     }
@@ -344,16 +356,24 @@ fn docker_program(client: &Client, program: Option<&Path>) -> Program {
     }
 }
 
-/// The one platform that COMMAND builds for, if it says so.
-fn platform_of(command: &Command, client: &Client) -> Option<Platform> {
-    let build = command.build()?;
-    match build.platforms.as_slice() {
-        [one] => Platform::parse(one),
-        [] if client.engine == Engine::Docker => {
-            Platform::parse(&client.variable("DOCKER_DEFAULT_PLATFORM")?.into_string().ok()?)
-        }
+/// The platforms that COMMAND builds for, if it says so. Of several an engine's own image may have
+/// any one; what is pushed has all of them.
+fn platforms_of(command: &Command, client: &Client, check: &Check) -> Vec<Platform> {
+    let Some(build) = command.build() else { return Vec::new() };
+    let by_default = match build.platforms.as_slice() {
+        [] if client.engine == Engine::Docker => client.variable("DOCKER_DEFAULT_PLATFORM"),
         _ => None,
+    };
+    let by_default = by_default.and_then(|platform| platform.into_string().ok());
+    let named: Vec<_> = build.platforms.iter().chain(&by_default).collect();
+    if named.len() > 1 && *check != Check::Registry {
+        return Vec::new();
     }
+    named.into_iter().filter_map(|platform| Platform::parse(platform)).collect()
+}
+
+fn list<'p>(platforms: impl IntoIterator<Item = &'p Platform>) -> String {
+    platforms.into_iter().map(Platform::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl Platform {

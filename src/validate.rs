@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow, bail};
 use crate::child::NotRun;
 use crate::command::{Build, Client, Command, Engine, goes_elsewhere};
 use crate::exit::{self, Failure};
-use crate::image::{Check, Missing};
+use crate::image::{Check, Instead, Missing};
 use crate::reference::Tag;
 
 /// The tags to build: those given, else those that COMMAND names.
@@ -258,8 +258,8 @@ pub fn why_missing(command: &Command, missing: &Missing<'_>, check: &Check) -> S
     if let Check::Command(_) = check {
         return format!("there is no image {tag}, says the command of --check");
     }
-    if let Some(instead) = &missing.instead {
-        return format!("{tag} is an image for {instead}, not for the platform that COMMAND names");
+    if let Some(Instead { there, wanted }) = &missing.instead {
+        return format!("{tag} is an image for {there}, not for {wanted}, which COMMAND names");
     }
     let where_to = match check {
         Check::Registry => format!(" in the registry {}", tag.in_registry().0),

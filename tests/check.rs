@@ -232,6 +232,31 @@ fn buildx_is_asked_behind_commands_words_and_with_its_builder() {
 }
 
 #[test]
+fn image_in_the_registry_has_to_be_for_all_platforms_that_command_names() {
+    let both = r#"{"linux/amd64":{"os":"linux","architecture":"amd64"},"linux/arm64":{"os":"linux","architecture":"arm64"}}"#;
+    let one = r#"{"os":"linux","architecture":"amd64"}"#;
+    for platforms in
+        [&["--platform", "linux/amd64,linux/arm64"][..], &["--platform=amd64", "--platform=arm64"]]
+    {
+        for (there, code, said) in [
+            (both, 0, "present (--check registry)"),
+            (one, 125, "is an image for linux/amd64, not for linux/arm64, which COMMAND names"),
+            ("", 125, "does not say whether for linux/amd64, linux/arm64"),
+        ] {
+            let f = Fixture::new();
+            let script =
+                "case \"$*\" in *imagetools*) echo \"$THERE\";; *) echo >>$STANDIN/built;; esac";
+            f.write_docker(script);
+            let front = ["--check", "registry", "--", "docker", "buildx", "build", "--push"];
+            let done = f.buildlock(front).args(platforms).args(["-t", TAG, "."]);
+            let done = done.env("THERE", there).run();
+            done.assert_code(code).assert_stderr(said);
+            assert_eq!(builds(&f), usize::from(there == one), "{done}");
+        }
+    }
+}
+
+#[test]
 fn client_that_says_anything_but_not_found_is_an_error() {
     for said in [
         "",

@@ -424,6 +424,10 @@ fn image_of_another_platform_is_not_present() {
 
     f.buildlock(build("linux/arm64")).run().assert_code(0);
     assert_eq!(f.build_count("env:abc"), 1);
+
+    // Of several an engine may have any one.
+    f.buildlock(build("linux/amd64,linux/s390x")).run().assert_code(0).assert_stderr("present");
+    assert_eq!(f.build_count("env:abc"), 1);
 }
 
 // buildlock's own environment.

@@ -208,7 +208,10 @@ fn image_for_another_platform_than_the_commands_does_not_count() {
             site.buildlock(["--check", "registry", "--"]).args(words).run()
         };
         build(&engine).assert_code(0).assert_stderr("\"present\"").assert_no_stderr("\"building\"");
-        build(other).assert_stderr("\"building\"").assert_no_stderr("\"present\"");
+        let both = format!("{engine},{other}");
+        for wanted in [other, &both] {
+            build(wanted).assert_stderr("\"building\"").assert_no_stderr("\"present\"");
+        }
     });
 }
 
