@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Finished, Fixture, is_root};
+use common::{Finished, Fixture, Invocation, is_root};
 use fake::{
     FakeEngine, chunked_response, fixture, found, image, missing, response, send, send_endlessly,
     socket, stay_silent,
@@ -476,11 +476,15 @@ fn unknown_to_registry() -> String {
 }
 
 /// `buildlock --check registry -t TAG -- COMMAND`, with this configuration of docker's.
-fn ask_registry(f: &Fixture, engine: &str, tag: &str, config: &str) -> Finished {
+fn asking_registry<'f>(f: &'f Fixture, engine: &str, tag: &str, config: &str) -> Invocation<'f> {
     fs::write(f.path("config.json"), config).unwrap();
     let command = format!("echo built >>{}", f.path("built").display());
     let run = f.buildlock(["--check", "registry", "-t", tag, "--", "sh", "-c", &command]);
-    run.env("DOCKER_HOST", engine).env("DOCKER_CONFIG", f.path("")).run()
+    run.env("DOCKER_HOST", engine).env("DOCKER_CONFIG", f.path(""))
+}
+
+fn ask_registry(f: &Fixture, engine: &str, tag: &str, config: &str) -> Finished {
+    asking_registry(f, engine, tag, config).run()
 }
 
 #[test]
@@ -510,6 +514,8 @@ fn registry_is_asked_by_way_of_the_engine_with_the_users_credentials() {
             config("https://r.example/v2/"),
             sent("example"),
         ),
+        ("r.example/a/env:1", "r.example/a/env:1", config("r.example/v1/"), sent("example")),
+        ("r.example/a/env:1", "r.example/a/env:1", config("r.example").replace("YTpi", ""), None),
         ("r.example/a/env:1", "r.example/a/env:1", token.to_owned(), sent("token")),
         ("r.example/a/env:1", "r.example/a/env:1", "{}".to_owned(), None),
         ("r.example:5000/env", "r.example:5000/env:latest", config("r.example"), None),
@@ -526,6 +532,50 @@ fn registry_is_asked_by_way_of_the_engine_with_the_users_credentials() {
         let field = heads[0].lines().find_map(|line| line.strip_prefix("X-Registry-Auth: "));
         assert_eq!(field, auth, "{tag} {config}");
         assert!(heads[0].ends_with("\r\n\r\n") && heads[0].matches("\r\n\r\n").count() == 1);
+    }
+}
+
+#[test]
+fn variable_that_the_registry_refuses_gives_way_to_the_configuration() {
+    let auths = |key: &str, user: &str| {
+        let secret = match user {
+            "a" => "YTpi",
+            _ => "eDp5",
+        };
+        format!("{{\"auths\":{{\"{key}\":{{\"auth\":\"{secret}\"}}}}}}")
+    };
+    let (ours, others) = (auths("r.example", "a"), auths("r.example", "x"));
+    let elsewhere = auths("other.example", "x");
+    for refusal in ["401 Unauthorized", "403 Forbidden"] {
+        for (variable, config, code, requests) in [
+            (&others, &ours, 0, 2),
+            (&ours, &others, 0, 1),
+            (&elsewhere, &ours, 0, 1),
+            (&others, &others, 125, 2),
+            (&others, &elsewhere, 125, 1),
+        ] {
+            let f = fixture();
+            let engine = FakeEngine::start(&socket(&f), move |_, head, stream| {
+                // {"username":"a", of which everybody has the start.
+                let allowed = head.contains("X-Registry-Auth: eyJ1c2VybmFtZSI6ImEi");
+                let refused = "{\"message\":\"denied: requested access is denied\"}\n";
+                send(
+                    stream,
+                    match allowed {
+                        true => in_registry("null"),
+                        false => response(refusal, "application/json", refused),
+                    },
+                );
+            });
+            let run = asking_registry(&f, &engine.endpoint(), "r.example/a/env:1", config);
+            let run = run.env("DOCKER_AUTH_CONFIG", variable).run();
+            run.assert_code(code).assert_stderr(match code {
+                0 => "present",
+                _ => "docker login r.example",
+            });
+            assert_eq!(engine.requests().len(), requests, "{variable} {config}\n{run}");
+            assert_eq!(builds(&f), 0, "{run}");
+        }
     }
 }
 

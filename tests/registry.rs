@@ -282,10 +282,8 @@ fn credentials_are_the_users_own() {
         fs::remove_file(site.f.path("config/config.json")).unwrap();
         refused(look(site, &tag, &command).run());
         // printf alice:wrong | base64
-        write_config(
-            site,
-            &format!("{{\"auths\":{{\"{address}\":{{\"auth\":\"YWxpY2U6d3Jvbmc=\"}}}}}}"),
-        );
+        let wrong = format!("{{\"auths\":{{\"{address}\":{{\"auth\":\"YWxpY2U6d3Jvbmc=\"}}}}}}");
+        write_config(site, &wrong);
         refused(look(site, &tag, &command).run());
         write_config(site, &format!("{{\"auths\":{{\"other.example\":{{\"auth\":\"{AUTH}\"}}}}}}"));
         refused(look(site, &tag, &command).run());
@@ -294,6 +292,14 @@ fn credentials_are_the_users_own() {
         let variable = format!("{{\"auths\":{{\"{address}\":{{\"auth\":\"{AUTH}\"}}}}}}");
         present(look(site, &tag, &command).env("DOCKER_AUTH_CONFIG", &variable).run());
         refused(look(site, &tag, &command).env("DOCKER_AUTH_CONFIG", "{nonsense").run());
+        // Which clients before 28.3 do not know: what they push with must do.
+        log_in(site, &registry);
+        for another in [wrong.as_str(), "{nonsense", "{}"] {
+            present(look(site, &tag, &command).env("DOCKER_AUTH_CONFIG", another).run());
+        }
+        write_config(site, &wrong);
+        present(look(site, &tag, &command).env("DOCKER_AUTH_CONFIG", &variable).run());
+        refused(look(site, &tag, &command).env("DOCKER_AUTH_CONFIG", &wrong).run());
 
         // A configuration that COMMAND names.
         log_in(site, &registry);
@@ -321,13 +327,13 @@ fn credential_helper_is_asked_and_its_failure_is_no_answer() {
                 ),
             );
         };
-        let look = |tag: &str, command: &str| {
+        let path = || {
             let path = site.client.search_path();
             let folders = [site.f.path("bin")].into_iter().chain(std::env::split_paths(&path));
-            let path = std::env::join_paths(folders).unwrap();
-            // The stand-in must not be what buildlock takes for docker.
-            look(site, tag, command).env("PATH", path)
+            std::env::join_paths(folders).unwrap()
         };
+        let look = |tag: &str, command: &str| look(site, tag, command).env("PATH", path());
+        // The stand-in must not be what buildlock takes for docker.
         fs::remove_file(site.f.path("bin/docker")).unwrap();
         let answer = |password: &str| {
             format!(
@@ -358,6 +364,15 @@ fn credential_helper_is_asked_and_its_failure_is_no_answer() {
             look(&tag, &build_and_push(site, &tag)).run().assert_code(0).assert_stderr("\"built\"");
             assert!(registry.has(&tag));
             let before = builds(site);
+
+            // With the variables that COMMAND sets for it.
+            helper(&format!("[ \"$VAULT\" = open ] || exit 9\n{}", answer(PASSWORD)));
+            for (vault, code) in [("VAULT=open", 0), ("VAULT=shut", 125)] {
+                let words = ["--check", "registry", "--", "env", vault, "docker", "build", "-t"];
+                let run = site.buildlock(words).args([&there, "."]).env("PATH", path());
+                let run = run.env("DOCKER_CONFIG", site.f.path("config")).run();
+                run.assert_code(code).assert_no_stderr("\"building\"");
+            }
 
             helper("echo 'the keychain is locked'; exit 1");
             let run = look(&there, &build(site, &there)).run();

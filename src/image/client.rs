@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Seek};
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::{Arc, mpsc};
@@ -161,14 +161,19 @@ pub(super) fn run(client: &Client, arguments: &[&str]) -> Result<Said, Unanswere
 /// Runs the client in COMMAND's words with other arguments.
 fn run_within(client: &Client, arguments: &[&str], limit: Duration) -> Result<Said, Unanswered> {
     let (program, rest) = client.words(arguments);
+    if let Err(error) = which::which(&program) {
+        return Err(Unanswered::lasting(format!(
+            "the client {client} was not found: {error}; images are looked up through it (see --engine)"
+        )));
+    }
     run_expression(client, duct::cmd(program, rest), limit)
 }
 
-/// Runs what is called `name` in messages, with nothing to read.
+/// Runs what is called `name` in messages, with nothing to read unless it says what.
 ///
 /// What it prints goes to files, not pipes: a helper that it leaves behind (the master connection
 /// of ssh) would keep a pipe open, and us waiting for its end.
-fn run_expression(
+pub(super) fn run_expression(
     name: &dyn Display,
     expression: duct::Expression,
     limit: Duration,
@@ -190,12 +195,7 @@ fn run_expression(
         .stderr_file(stderr.try_clone().map_err(failed)?)
         .unchecked()
         .start()
-        .map_err(|error| match error.kind() {
-            ErrorKind::NotFound => Unanswered::lasting(format!(
-                "the client {name} was not found: {error}; images are looked up through it (see --engine)"
-            )),
-            _ => failed(error),
-        })?;
+        .map_err(failed)?;
     match wait(handle, limit).map_err(failed)? {
         Some(status) => Ok(Said {
             status: status.code(),

@@ -8,14 +8,14 @@
 //! Not `docker manifest inspect`: of a registry without TLS it says «no such manifest» of what is
 //! there.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::mpsc;
 
 use base64::Engine as _;
 use docker_credential::{CredentialRetrievalError, DockerCredential, get_credential_from_reader};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::client::{self, Said};
 use super::engine::{self, Response, error_message};
@@ -23,6 +23,8 @@ use super::{ANSWER_WITHIN, Answer, Platform, Unanswered, excerpt};
 use crate::command::{Client, Engine};
 use crate::reference::{DOCKER_HUB, Tag};
 
+/// The name of Docker Hub in docker's configuration.
+const HUB_KEY: &str = "https://index.docker.io/v1/";
 /// What the engine says where a registry wants credentials and it has none (distribution,
 /// `ErrNoBasicAuthCredentials`).
 const NO_CREDENTIALS: &str = "no basic auth credentials";
@@ -33,15 +35,32 @@ const NO_CREDENTIALS: &str = "no basic auth credentials";
 /// It said neither that the image is there nor that it is not.
 pub(super) fn over_engine(client: &Client, socket: &Path, tag: &Tag) -> Result<Answer, Unanswered> {
     let (registry, name) = tag.in_registry();
-    let field = credentials(client, registry)?
-        .map(|secret| format!("X-Registry-Auth: {secret}\r\n"))
-        .unwrap_or_default();
+    let key = if registry == DOCKER_HUB { HUB_KEY } else { registry };
     let path = format!("/distribution/{registry}/{name}/json");
-    let response = engine::get(socket, &path, &field, ANSWER_WITHIN).map_err(|error| {
-        let Unanswered { why, passes } = engine::explain(socket, &error);
-        Unanswered { why: format!("{why} (it was to ask the registry {registry})"), passes }
-    })?;
+    let ask = |credential: Option<DockerCredential>| {
+        let field = credential.map(|credential| header_field(credential, key));
+        engine::get(socket, &path, &field.unwrap_or_default(), ANSWER_WITHIN).map_err(|error| {
+            let Unanswered { why, passes } = engine::explain(socket, &error);
+            Unanswered { why: format!("{why} (it was to ask the registry {registry})"), passes }
+        })
+    };
+    let given = in_variable(client, key).map(|given| ask(Some(given))).transpose()?;
+    let response = match given {
+        Some(response) if !is_refusal(&response) => response,
+        // Clients before 28.3 do not mind the variable, and push with what is in their configuration.
+        refused => match (in_configuration(client, registry, key)?, refused) {
+            (None, Some(refused)) => refused,
+            (written, _) => ask(written)?,
+        },
+    };
     read_answer(&response, tag)
+}
+
+/// Does the registry want other credentials, or any? Without any it is the engine itself that gives
+/// up.
+fn is_refusal(response: &Response) -> bool {
+    matches!(response.status, 401 | 403)
+        || error_message(&response.body).is_some_and(|said| said.contains(NO_CREDENTIALS))
 }
 
 /// What the engine's response says of an image in its registry. The engine passes on the
@@ -75,8 +94,7 @@ pub fn read_answer(response: &Response, tag: &Tag) -> Result<Answer, Unanswered>
         }
         status => {
             let said = said.unwrap_or_else(|| excerpt(&response.body));
-            // Without any credentials it is the engine itself that gives up.
-            let refused = matches!(status, 401 | 403) || said.contains(NO_CREDENTIALS);
+            let refused = is_refusal(response);
             let login = match refused {
                 true => format!("; is this user logged in (docker login {registry})?"),
                 false => String::new(),
@@ -157,41 +175,33 @@ impl Described {
     }
 }
 
-/// What docker's client would send along for this registry, as the engine wants it: JSON in
-/// base64url. None if the user has no credentials for it.
-///
-/// # Errors
-/// They cannot be read. To ask without would get another answer, which may well be «not found».
-fn credentials(client: &Client, registry: &str) -> Result<Option<String>, Unanswered> {
-    /// The name of Docker Hub in docker's configuration.
-    const HUB_KEY: &str = "https://index.docker.io/v1/";
-    let key = if registry == DOCKER_HUB { HUB_KEY } else { registry };
-    // Where both have some, the variable's count.
-    let credential = match in_variable(client, key) {
-        Some(credential) => Some(credential),
-        None => in_configuration(client, registry, key)?,
-    };
+/// A credential as the engine wants it, in a line of the head: JSON in base64url.
+fn header_field(credential: DockerCredential, key: &str) -> String {
     let fields = match credential {
-        None => return Ok(None),
-        Some(DockerCredential::IdentityToken(token)) => {
+        DockerCredential::IdentityToken(token) => {
             json!({ "identitytoken": token, "serveraddress": key })
         }
-        Some(DockerCredential::UsernamePassword(username, password)) => {
+        DockerCredential::UsernamePassword(username, password) => {
             json!({ "username": username, "password": password, "serveraddress": key })
         }
     };
-    Ok(Some(base64::engine::general_purpose::URL_SAFE.encode(fields.to_string())))
+    let secret = base64::engine::general_purpose::URL_SAFE.encode(fields.to_string());
+    format!("X-Registry-Auth: {secret}\r\n")
 }
 
-/// Those of `DOCKER_AUTH_CONFIG`, of which docker's client minds nothing that it cannot read, and no
-/// helpers (<https://github.com/docker/cli/pull/6008>).
+/// The credentials of `DOCKER_AUTH_CONFIG`, of which docker's client minds nothing that it cannot
+/// read, and no helpers (<https://github.com/docker/cli/pull/6008>). Where its configuration has
+/// some, too, these come first.
 fn in_variable(client: &Client, key: &str) -> Option<DockerCredential> {
     let text = client.variable("DOCKER_AUTH_CONFIG")?.into_encoded_bytes();
-    let given: Value = serde_json::from_slice(&text).ok()?;
-    let auths = json!({ "auths": given.get("auths")? }).to_string();
-    get_credential_from_reader(auths.as_bytes(), key).ok()
+    let given: Configuration = serde_json::from_slice(&text).ok()?;
+    given.written(key).ok()?
 }
 
+/// The credentials that docker's client has by its configuration. None if it has none.
+///
+/// # Errors
+/// They cannot be had. To ask without would get another answer, which may well be «not found».
 fn in_configuration(
     client: &Client,
     registry: &str,
@@ -213,53 +223,93 @@ fn in_configuration(
         }
         Err(error) => return Err(Unanswered::lasting(failed(error.to_string()))),
     };
-    let text = without_stale_entries(&text, key)
+    let configuration: Configuration = serde_json::from_slice(&text)
         .map_err(|error| Unanswered::lasting(failed(error.to_string())))?;
-    match ask_within_time(text, key) {
-        Ok(credential) => Ok(Some(credential)),
-        Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(None),
-        Err(CredentialRetrievalError::HelperFailure { stdout, .. }) if has_none(&stdout) => {
-            Ok(None)
-        }
-        // A helper asks others, who may be busy.
-        Err(error @ CredentialRetrievalError::HelperFailure { .. }) => {
-            Err(Unanswered::passing(failed(excerpt(error.to_string().as_bytes()))))
-        }
-        Err(error) => Err(Unanswered::lasting(failed(error.to_string()))),
+    match configuration.helper(key) {
+        Some(helper) => ask_helper(client, helper, key)
+            .map_err(|error| Unanswered { why: failed(error.why), ..error }),
+        None => configuration
+            .written(key)
+            .map_err(|error| Unanswered::lasting(failed(error.to_string()))),
     }
 }
 
-/// docker-credential-helpers, `errCredentialsNotFoundMessage`.
-fn has_none(stdout: &str) -> bool {
-    stdout.trim() == "credentials not found in native keychain"
+/// What docker's configuration says of credentials.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Configuration {
+    auths: Option<Map<String, Value>>,
+    creds_store: Option<String>,
+    cred_helpers: Option<BTreeMap<String, String>>,
 }
 
-/// Where there is a store for all, what was written into the file before there was one does not
-/// count (docker/cli, `getConfiguredCredentialStore`).
-fn without_stale_entries(config: &[u8], key: &str) -> serde_json::Result<Vec<u8>> {
-    let mut config: Value = serde_json::from_slice(config)?;
-    let has_store = config["credsStore"].as_str().is_some_and(|store| !store.is_empty());
-    if has_store && config["credHelpers"].get(key).is_none() {
-        config["auths"] = Value::Null;
+impl Configuration {
+    /// The helper that has the credentials for a registry. What was written into the file before
+    /// there was one does not count (docker/cli, `getConfiguredCredentialStore`).
+    fn helper(&self, key: &str) -> Option<&str> {
+        let own = self.cred_helpers.as_ref().and_then(|helpers| helpers.get(key));
+        own.or(self.creds_store.as_ref()).map(String::as_str).filter(|name| !name.is_empty())
     }
-    serde_json::to_vec(&config)
+
+    /// What is written down for a registry, by its name or else by a URL of it. A field that is set
+    /// to nothing is none.
+    fn written(&self, key: &str) -> Result<Option<DockerCredential>, CredentialRetrievalError> {
+        let Some(auths) = &self.auths else { return Ok(None) };
+        let by_url = || auths.iter().find(|(url, _)| host_name(url) == key).map(|(_, entry)| entry);
+        let Some(mut entry) = auths.get(key).or_else(by_url).cloned() else { return Ok(None) };
+        if let Some(fields) = entry.as_object_mut() {
+            fields.retain(|_, value| value != "");
+        }
+        let config = json!({ "auths": { key: entry } }).to_string();
+        match get_credential_from_reader(config.as_bytes(), key) {
+            Ok(credential) => Ok(Some(credential)),
+            Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
 }
 
-/// Reads the credentials on a thread: a helper may wait for ever, for a key that nobody types.
-fn ask_within_time(
-    config: Vec<u8>,
+/// As docker/cli has it, `ConvertToHostname`.
+fn host_name(url: &str) -> &str {
+    let name = url.split_once("://").map_or(url, |(_, name)| name);
+    name.split_once('/').map_or(name, |(host, _)| host)
+}
+
+/// `docker-credential-NAME get`, with the variables that COMMAND sets for its client
+/// (<https://github.com/docker/docker-credential-helpers>). None if it has none for this registry.
+fn ask_helper(
+    client: &Client,
+    helper: &str,
     key: &str,
-) -> Result<DockerCredential, CredentialRetrievalError> {
-    let (sender, receiver) = mpsc::sync_channel(1);
-    let key = key.to_owned();
-    let asking = std::thread::Builder::new().name("credentials".into()).spawn(move || {
-        // Nobody may be there any more to take them.
-        _ = sender.send(get_credential_from_reader(&config[..], &key));
-    });
-    let timed_out = CredentialRetrievalError::HelperCommunicationError;
-    match asking {
-        Ok(_) => receiver.recv_timeout(ANSWER_WITHIN).unwrap_or(Err(timed_out)),
-        Err(_) => Err(timed_out),
+) -> Result<Option<DockerCredential>, Unanswered> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Secret {
+        username: String,
+        secret: String,
+    }
+    /// `errCredentialsNotFoundMessage`
+    const HAS_NONE: &[u8] = b"credentials not found in native keychain";
+    /// What stands in the place of a user's name where the secret is a token.
+    const TOKEN: &str = "<token>";
+    let name = format!("docker-credential-{helper}");
+    let get = duct::cmd(&name, ["get"]).stdin_bytes(key);
+    let get = client.environment.iter().fold(get, |get, (name, value)| get.env(name, value));
+    let said = client::run_expression(&name, get, ANSWER_WITHIN)?;
+    match said.status {
+        Some(0) => match serde_json::from_slice(&said.stdout) {
+            Ok(Secret { username, secret }) if username == TOKEN => {
+                Ok(Some(DockerCredential::IdentityToken(secret)))
+            }
+            Ok(Secret { username, secret }) => {
+                Ok(Some(DockerCredential::UsernamePassword(username, secret)))
+            }
+            // Not what it said: it may be half of a secret.
+            Err(_) => Err(Unanswered::lasting(format!("{name} said something else"))),
+        },
+        _ if said.stdout.trim_ascii() == HAS_NONE => Ok(None),
+        // It asks others, who may be busy.
+        _ => Err(said.unanswered(&name)),
     }
 }
 
@@ -543,18 +593,37 @@ mod tests {
     }
 
     #[test]
-    fn entries_from_before_a_store_do_not_count() {
-        let left = |config: &str| {
-            let config = without_stale_entries(config.as_bytes(), "h").unwrap();
-            get_credential_from_reader(&config[..], "h").ok()
+    fn entries_are_found_as_docker_finds_them() {
+        let auth = |config: &str| {
+            let config: Configuration = serde_json::from_str(config).unwrap();
+            (config.helper("h:5").map(str::to_owned), config.written("h:5").ok().flatten())
         };
-        let auths = r#""auths":{"h":{"auth":"YTpi"}}"#;
-        let expected = Some(DockerCredential::UsernamePassword("a".into(), "b".into()));
-        assert_eq!(left(&format!("{{{auths}}}")), expected);
-        assert_eq!(left(&format!("{{{auths},\"credsStore\":\"\"}}")), expected);
-        assert_eq!(left(&format!("{{{auths},\"credsStore\":\"there is none\"}}")), None);
-        for nonsense in ["", "[", "\"x\"", "[1]", "1"] {
-            let _ = without_stale_entries(nonsense.as_bytes(), "h");
+        let written = |key: &str| auth(&format!(r#"{{"auths":{{"{key}":{{"auth":"YTpi"}}}}}}"#));
+        let a_b = || DockerCredential::UsernamePassword("a".into(), "b".into());
+        for key in ["h:5", "http://h:5", "https://h:5/v1/", "h:5/v1/", "h:5/"] {
+            assert_eq!(written(key), (None, Some(a_b())), "{key}");
+        }
+        for key in ["h", "h:50", "https://h/h:5", "a/h:5", ""] {
+            assert_eq!(written(key), (None, None), "{key}");
+        }
+        let by_name = r#"{"auths":{"h:5/v1/":{"auth":"!"},"h:5":{"auth":"YTpi"}}}"#;
+        assert_eq!(auth(by_name).1, Some(a_b()));
+        for (fields, expected) in [
+            (r#""auth":"","identitytoken":"""#, None),
+            (r#""auth":"","username":"a","password":"b""#, Some(a_b())),
+            (r#""auth":"","identitytoken":"t""#, Some(DockerCredential::IdentityToken("t".into()))),
+            (r#""auth":"YTpi","identitytoken":"""#, Some(a_b())),
+        ] {
+            let config = format!("{{\"auths\":{{\"h:5\":{{{fields}}}}}}}");
+            assert_eq!(auth(&config), (None, expected), "{fields}");
+        }
+        for (config, helper) in [
+            (r#"{"credsStore":"s","credHelpers":null}"#, Some("s")),
+            (r#"{"credsStore":"s","credHelpers":{"h":"x","h:5":"c"}}"#, Some("c")),
+            (r#"{"credsStore":"s","credHelpers":{"h:5":""}}"#, None),
+            (r#"{"credsStore":"","credHelpers":{"h":"x"},"auths":null}"#, None),
+        ] {
+            assert_eq!(auth(config).0.as_deref(), helper, "{config}");
         }
     }
 
@@ -577,7 +646,7 @@ mod tests {
                 prop_assert!(!is_missing(imagetools_said(&said, &tag(NAME))));
                 prop_assert!(!is_missing(skopeo_said(&said, &tag(NAME))));
             }
-            let _ = without_stale_entries(&bytes, "h");
+            let _ = serde_json::from_slice::<Configuration>(&bytes).map(|it| it.written("h").is_ok());
         }
 
         #[test]
