@@ -35,6 +35,8 @@ pub struct Images {
     platforms: Vec<Platform>,
     /// The builder that COMMAND names.
     builder: Option<String>,
+    /// Whether COMMAND says that it pushes.
+    pushes: bool,
     /// What it puts before the ids of its cache mounts.
     cache_namespace: Option<String>,
 }
@@ -142,7 +144,8 @@ impl Images {
         let builder = command.builder().map(str::to_owned);
         let cache_namespace = command.build().and_then(|build| build.cache_namespace.clone());
         let platforms = platforms_of(command, &client, &check);
-        Ok(Images { way, check, platforms, builder, cache_namespace, client })
+        let pushes = command.pushes();
+        Ok(Images { way, check, platforms, builder, pushes, cache_namespace, client })
     }
 
     /// Where an image has to be.
@@ -267,15 +270,19 @@ impl Images {
             || registry::imagetools(&self.client, self.builder.as_deref(), tag, with_platform);
         let says_no_platform =
             |answer: &Answer| matches!(answer, Answer::Present(there) if there.is_empty());
-        let mut answer = match &self.way {
-            Way::Socket(path) => registry::over_engine(&self.client, path, tag),
-            Way::Inspect => ask_buildx(),
-            Way::PodmanExists => registry::skopeo(&self.client, tag, with_platform),
+        let engine = match &self.way {
+            Way::Socket(path) if !self.is_pushed_by_buildx(path) => Some(path),
+            _ => None,
+        };
+        let mut answer = match (engine, &self.way) {
+            (Some(path), _) => registry::over_engine(&self.client, path, tag),
+            (None, Way::Socket(_) | Way::Inspect) => ask_buildx(),
+            (None, Way::PodmanExists) => registry::skopeo(&self.client, tag, with_platform),
         }?;
         // Of a single image in OCI's format the engine does not know it; buildx does, if it is there.
         if with_platform
             && says_no_platform(&answer)
-            && let (Way::Socket(_), Ok(Answer::Present(there))) = (&self.way, ask_buildx())
+            && let (Some(_), Ok(Answer::Present(there))) = (engine, ask_buildx())
         {
             answer = Answer::Present(there);
         }
@@ -288,6 +295,14 @@ impl Images {
             )));
         }
         Ok(answer)
+    }
+
+    /// Is it a builder of buildx that pushes, and not the engine on `socket`? It has mirrors and
+    /// certificates of its own, and there need be no engine at all.
+    fn is_pushed_by_buildx(&self, socket: &Path) -> bool {
+        /// The builder that is the engine's own.
+        const DEFAULT: &str = "default";
+        self.builder().is_some_and(|builder| builder != DEFAULT) || self.pushes && !socket.exists()
     }
 
     fn ask_engine(&self, tag: &Tag) -> Result<Answer, Unanswered> {

@@ -70,6 +70,17 @@ fn write_config(site: &Site, text: &str) {
     fs::write(folder.join("config.json"), text).unwrap();
 }
 
+/// Puts a script in the place of buildx, which docker's client calls as its plugin.
+fn install_buildx(site: &Site, script: &str) {
+    let metadata = r#"{"SchemaVersion":"0.1.0","Vendor":"test","Version":"v1"}"#;
+    let text = format!(
+        "#!/bin/sh\n[ \"$1\" != docker-cli-plugin-metadata ] || {{ echo '{metadata}'; exit; }}\n{script}\n"
+    );
+    write_config(site, "{}");
+    fs::create_dir_all(site.f.path("config/cli-plugins")).unwrap();
+    site.f.write_executable("config/cli-plugins/docker-buildx", &text);
+}
+
 fn log_in(site: &Site, registry: &Registry) {
     let address = registry.address();
     write_config(site, &format!("{{\"auths\":{{\"{address}\":{{\"auth\":\"{AUTH}\"}}}}}}"));
@@ -232,17 +243,7 @@ fn platform_of_a_single_oci_image_is_asked_of_buildx_where_there_is_one() {
         skopeo.run().assert_code(0);
         assert!(registry.has(&tag));
 
-        // A plugin that says so, in the place of buildx.
-        write_config(site, "{}");
-        let plugins = site.f.path("config/cli-plugins");
-        fs::create_dir_all(&plugins).unwrap();
-        let buildx = |words: &str| {
-            let metadata = r#"{"SchemaVersion":"0.1.0","Vendor":"test","Version":"v1"}"#;
-            let text = format!(
-                "#!/bin/sh\n[ \"$1\" != docker-cli-plugin-metadata ] || {{ echo '{metadata}'; exit; }}\n{words}\n"
-            );
-            site.f.write_executable("config/cli-plugins/docker-buildx", &text);
-        };
+        let buildx = |script: &str| install_buildx(site, script);
         let build = |platform: &str| {
             let mut words = site.build_words(&tag, &recipe);
             words.splice(2..2, ["--platform".to_owned(), platform.to_owned()]);
@@ -255,6 +256,60 @@ fn platform_of_a_single_oci_image_is_asked_of_buildx_where_there_is_one() {
         buildx("echo 'ERROR: no such builder' >&2; exit 1");
         let run = build("linux/s390x");
         run.assert_code(125).assert_stderr("does not say").assert_no_stderr("\"building\"");
+    });
+}
+
+#[test]
+fn builder_of_buildx_is_asked_in_the_place_of_the_engine_that_does_not_push() {
+    let tag = "registry.example/a/env:1";
+    for_each_client(|site| {
+        let (asked, pushed) = (site.f.path("asked"), site.f.path("pushed"));
+        install_buildx(
+            site,
+            &format!(
+                "case \"$*\" in\n\
+                 *imagetools*) echo \"$*\" >>{asked}\n\
+                 [ -e {pushed} ] || {{ echo 'ERROR: {tag}: not found' >&2; exit 1; }};;\n\
+                 *) echo built >>{built}; touch {pushed};;\nesac",
+                asked = asked.display(),
+                pushed = pushed.display(),
+                built = site.f.path("built").display(),
+            ),
+        );
+        let engine = format!("unix://{}", site.client.socket().unwrap().display());
+        let nowhere = format!("unix://{}", site.f.path("nowhere.sock").display());
+        let look = |tag: &str, host: &str, words: &[&str]| {
+            let front = ["--check", "registry", "--", "docker", "buildx", "build", "--push"];
+            let run = site.buildlock(front).args(words).args(["-t", tag, "."]);
+            run.env("DOCKER_CONFIG", site.f.path("config")).env("DOCKER_HOST", host)
+        };
+        let is_built_once = |words: &str, look: &dyn Fn() -> Finished| {
+            look().assert_code(0).assert_stderr("\"built\"");
+            look().assert_code(0).assert_stderr("\"present\"");
+            assert_eq!(builds(site), 1);
+            // Before the lock, under it, and after the build; and by the second call.
+            let words = format!("buildx {words}imagetools inspect {tag}");
+            assert_eq!(site.f.lines("asked"), vec![words; 4]);
+            for file in [&asked, &pushed, &site.f.path("built")] {
+                fs::remove_file(file).unwrap();
+            }
+        };
+        let far = ["--builder", "far"];
+        for host in [&engine, &nowhere] {
+            is_built_once("--builder far ", &|| look(tag, host, &far).run());
+            is_built_once("", &|| look(tag, host, &[]).env("BUILDX_BUILDER", "far").run());
+        }
+        is_built_once("", &|| look(tag, &nowhere, &[]).run());
+        fs::create_dir(site.f.path("config/buildx")).unwrap();
+        fs::write(site.f.path("config/buildx/current"), r#"{"Key":"x","Name":"far"}"#).unwrap();
+        is_built_once("", &|| look(tag, &engine, &[]).run());
+
+        // The engine's own builder is the engine.
+        let odd = OddRegistry::start(Says::This("403 Forbidden", "text/plain", "no".to_owned()));
+        let run =
+            look(&format!("{}/a/b:1", odd.address()), &engine, &["--builder", "default"]).run();
+        run.assert_code(125).assert_stderr("by way of the engine");
+        assert!(!asked.exists() && builds(site) == 0, "{run}");
     });
 }
 

@@ -2,8 +2,8 @@
 //!
 //! An engine with a local socket is asked to ask (`GET /distribution/NAME/json`): it has the
 //! mirrors, the certificates and the insecure registries that a push and a pull will have. The
-//! credentials are the user's own, which docker's client would send along. Elsewhere it is buildx
-//! or skopeo that asks.
+//! credentials are the user's own, which docker's client would send along. Elsewhere, and where a
+//! builder of buildx pushes, it is buildx or skopeo that asks.
 //!
 //! Not `docker manifest inspect`: of a registry without TLS it says «no such manifest» of what is
 //! there.
