@@ -88,14 +88,25 @@ fn everything_else_that_the_command_may_end_with_is_an_error_and_asked_once() {
 }
 
 #[test]
-fn command_is_ended_with_buildlock() {
-    let f = Fixture::new();
-    let check = format!("echo $$ >{}; exec sleep 600", f.path("pid").display());
-    let waiting = f.buildlock(["--check", &check, "-t", TAG, "--", "false"]).start();
-    let pid = f.wait_for_file("pid").trim().parse().unwrap();
-    waiting.signal("KILL");
-    f.wait_for_death(pid);
-    waiting.wait().assert_signal(9);
+fn command_is_ended_with_buildlock_and_with_it_all_that_it_has_started() {
+    for (signal, number) in [("KILL", 9), ("TERM", 15), ("INT", 2)] {
+        for there in ["", "touch there;"] {
+            let f = Fixture::new();
+            // While the first look is under way, and while the last one is, after a build.
+            let check = format!(
+                "[ -n '{there}' ] && [ ! -e there ] && exit 1; \
+                 sh -c 'echo $$ >{}; exec sleep 600' | cat; exit 0",
+                f.path("pid").display()
+            );
+            let command = format!("{there} true");
+            let words = ["--check", &check, "-t", TAG, "--", "sh", "-c", &command];
+            let waiting = f.buildlock(words).start();
+            let pid = f.wait_for_file("pid").trim().parse().unwrap();
+            waiting.signal(signal);
+            f.wait_for_death(pid);
+            waiting.wait().assert_signal(number);
+        }
+    }
 }
 
 #[test]

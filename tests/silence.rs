@@ -77,7 +77,8 @@ fn engine_that_never_answers_or_stops_in_the_middle_is_an_error_in_bounded_time(
 #[test]
 fn command_of_check_that_does_not_end_is_an_error_and_is_ended() {
     let f = Fixture::new();
-    let check = format!("echo $$ >{}; exec sleep 600", f.path("pid").display());
+    let pid = f.path("pid");
+    let check = format!("sh -c 'echo $$ >{}; exec sleep 600' | cat; exit 0", pid.display());
     let words = ["--check", &check, "-t", TAG, "--", "false"];
     let waiting = f.buildlock(words).start();
     let pid = f.wait_for_file("pid").trim().parse().unwrap();

@@ -107,6 +107,9 @@ fn only_remarks(stderr: &[u8]) -> bool {
 pub(super) fn check(command: &str, tag: &Tag) -> Result<Answer, Unanswered> {
     const NAME: &str = "the command of --check";
     let shell = duct::cmd("sh", ["-c", command]).env("BUILDLOCK_TAG", tag.as_str());
+    // What it has started may be what does not end.
+    let (shell, _alive) = crate::child::killed_with_all_it_starts(shell)
+        .map_err(|error| Unanswered::lasting(format!("cannot run {NAME}: {error}")))?;
     let said = run_expression(&NAME, shell, ANSWER_WITHIN)?;
     match said.status {
         Some(0) => Ok(Answer::Present(Vec::new())),
