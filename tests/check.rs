@@ -175,6 +175,40 @@ fn waiters_skip_once_the_command_says_that_the_image_is_there() {
 }
 
 #[test]
+fn recipe_of_the_guide_takes_no_half_written_file_for_the_image() {
+    let guide = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/multi-host.md"));
+    let guide = guide.unwrap();
+    let (_, section) = guide.split_once("\n### Something else than a registry\n").unwrap();
+    let recipe = section.split("```").nth(1).unwrap().strip_prefix("sh\n").unwrap();
+
+    let f = Fixture::new();
+    let images = f.path("of-all");
+    fs::create_dir(&images).unwrap();
+    f.write_docker(
+        "[ $1 != build ] || { echo built >>\"$STANDIN/built\"; exit; }; echo half; \
+         echo saving >\"$STANDIN/saving\"; read -r _ <\"$STANDIN/gate\"; echo whole",
+    );
+    f.hold_builds();
+    let recipe = recipe.replace("/srv/images", images.to_str().unwrap());
+    let recipe = recipe.replace("buildlock ", "\"$BUILDLOCK\" ");
+    let start = || {
+        let buildlock = assert_cmd::cargo::cargo_bin!("buildlock");
+        f.program("sh").args(["-c", &recipe]).env("BUILDLOCK", buildlock).start()
+    };
+    let first = start();
+    f.wait_for_file("saving");
+    let second = start();
+    f.wait_for_waiters(&f.lock_file("env:abc"), 1);
+    f.release_builds();
+    first.wait().assert_code(0).assert_stderr("built");
+    second.wait().assert_code(0).assert_stderr("present");
+    assert_eq!(builds(&f), 1);
+    let files: Vec<_> = fs::read_dir(&images).unwrap().map(|file| file.unwrap().path()).collect();
+    assert_eq!(files, [images.join("env:abc.tar")]);
+    assert_eq!(fs::read_to_string(&files[0]).unwrap(), "half\nwhole\n");
+}
+
+#[test]
 fn words_of_command_are_judged_by_where_the_image_has_to_be() {
     let warns = "does not push";
     for (check, words, code, said) in [
