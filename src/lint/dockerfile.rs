@@ -1,5 +1,6 @@
 //! The cache mounts of a Dockerfile: where they are, what they say, what that means.
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -99,8 +100,8 @@ fn run_of<'a, 'b>(instruction: &'b Instruction<'a>) -> Option<&'b RunInstruction
 
 /// What the escape directive says. The parser tells it only with a whole Dockerfile.
 fn escape(text: &str) -> u8 {
-    let mut directives: String =
-        text.split_inclusive('\n').take_while(|line| line.starts_with('#')).collect();
+    let lines = text.split_inclusive('\n').map(str::trim_start);
+    let mut directives: String = lines.take_while(|line| line.starts_with('#')).collect();
     directives.push_str("\nFROM scratch\n");
     let parsed = parse_dockerfile::parse(&directives);
     match parsed.ok().and_then(|file| file.parser_directives.escape).map(|escape| escape.value) {
@@ -122,17 +123,16 @@ struct Source<'a> {
 impl Source<'_> {
     fn check_all(&self, run: &RunInstruction<'_>, scopes: &Scopes) -> Vec<Found> {
         let mut found = Vec::new();
+        let command = LazyCell::new(|| self.command(run));
         for flag in &run.options {
-            let Some(value) = &flag.value else {
-                match flag.name.value.is_empty() {
-                    // Behind a lone `--` is the command.
-                    true => break,
-                    false => continue,
-                }
-            };
-            let word = self.flag_word(value.span.start);
-            if flag.name.value == "mount" {
-                found.extend(self.check(run, flag.span().start, &word, scopes));
+            // Its name may be quoted as well, which the parser does not know.
+            let word = self.flag_word(flag.name.span.start);
+            if word.chars.is_empty() {
+                // Behind a lone `--` is the command.
+                break;
+            }
+            if let Some(mount) = word.chars.strip_prefix(&MOUNT) {
+                found.extend(Self::check(flag.span().start, mount, word.end, &command, scopes));
             }
             if word.end.is_none() {
                 // The parser has not seen the blank, so what comes next may be the command.
@@ -143,21 +143,21 @@ impl Source<'_> {
     }
 
     fn check(
-        &self,
-        run: &RunInstruction<'_>,
         at: usize,
-        word: &Word,
+        mount: &[char],
+        end: Option<usize>,
+        command: &LazyCell<String, impl FnOnce() -> String>,
         scopes: &Scopes,
     ) -> Option<Found> {
-        let mount = Mount::read(&word.chars, scopes);
+        let mount = Mount::read(mount, scopes);
         if mount.kind.as_deref() != Some("cache") || mount.read_only {
             return None;
         }
-        let fix = word.end.filter(|_| !mount.says_sharing);
+        let fix = end.filter(|_| !mount.says_sharing);
         let target = mount.target.shown?;
         let note = |rule, why: String, advice, fix| {
             let message = format!("cache mount {target} {why}");
-            let advice = if word.end.is_some() { advice } else { CUT_ADVICE };
+            let advice = if end.is_some() { advice } else { CUT_ADVICE };
             Some(Found { at, rule, message, advice, fix })
         };
         match mount.sharing.as_deref() {
@@ -173,7 +173,7 @@ impl Source<'_> {
             let why = "is at a place that only a build knows".to_owned();
             return note(Rule::Variable, why, UNKNOWN_ADVICE, fix);
         };
-        match tools::judge(&scopes.known_place(path), &self.command(run)) {
+        match tools::judge(&scopes.known_place(path), command) {
             Verdict::Safe(_) => None,
             Verdict::Races(tool) => {
                 let advice = match fix {
@@ -189,12 +189,13 @@ impl Source<'_> {
         }
     }
 
-    /// A flag's value, as BuildKit's extractBuilderFlags takes it out of the line: quotes go away,
-    /// a backslash makes the next byte an ordinary one. It looks at bytes, not characters.
+    /// A flag without its dashes, as BuildKit's extractBuilderFlags takes it out of the line: quotes
+    /// go away, a backslash makes the next byte an ordinary one. It looks at bytes, not characters.
     fn flag_word(&self, start: usize) -> Word {
         let text = self.text.as_bytes();
         let (mut bytes, mut quote, mut at, mut end) = (Vec::new(), None, start, start);
-        let mut closed = None;
+        // Behind the name's `=`, and where the first pair of quotes is.
+        let (mut value, mut opened, mut closed) = (None, None, None);
         while let Some(&byte) = text.get(at) {
             if let Some(next) = self.continued(at) {
                 at = next;
@@ -208,7 +209,10 @@ impl Source<'_> {
                     quote = None;
                     closed = closed.or(Some(at));
                 }
-                (None, b'"' | b'\'', _) => quote = Some(byte),
+                (None, b'"' | b'\'', _) => {
+                    quote = Some(byte);
+                    opened = opened.or(Some(at));
+                }
                 (_, b'\\', Some(escaped)) => {
                     bytes.push(*escaped);
                     at += 1;
@@ -217,9 +221,10 @@ impl Source<'_> {
             }
             at += 1;
             end = at;
+            value = value.or_else(|| (byte == b'=').then_some(at));
         }
-        // Before the quote if all of it is in one pair of them.
-        let is_quoted = self.text[start..].starts_with(['"', '\'']);
+        // Before the quote if all of it, or of the value, is in one pair of them.
+        let is_quoted = opened.is_some_and(|opened| opened == start || value == Some(opened));
         let end = closed.filter(|closed| is_quoted && closed + 1 == end).unwrap_or(end);
         let chars = String::from_utf8_lossy(&bytes).chars().collect();
         Word { chars, end: self.text.is_char_boundary(end).then_some(end) }
@@ -236,7 +241,7 @@ impl Source<'_> {
         let mut next = at + 1 + blanks + 1;
         while next < bytes.len() {
             let (line, behind) = heredoc::line(bytes, next);
-            if !heredoc::says_nothing(&bytes[line]) {
+            if !heredoc::says_nothing(&self.text[line]) {
                 break;
             }
             next = behind;
@@ -266,6 +271,8 @@ impl Source<'_> {
         command
     }
 }
+
+const MOUNT: [char; 6] = ['m', 'o', 'u', 'n', 't', '='];
 
 const UNKNOWN_ADVICE: &str =
     "add sharing=locked unless the tool may be run twice on one folder at the same time";
@@ -401,7 +408,6 @@ impl Scopes {
                 self.end_stage();
                 let base = from.image.value.to_lowercase();
                 self.stage = self.stages.get(&base).cloned().unwrap_or_default();
-                self.stage.arg.clear();
                 self.name = from.as_.as_ref().map(|(_, name)| name.value.to_lowercase());
                 self.in_stage = true;
             }
@@ -450,11 +456,11 @@ impl Scopes {
             self.global.insert(name, value.unwrap_or_default());
             return;
         }
-        let value = match value {
-            Some(value) => value,
-            None => self.global.get(&name).cloned().unwrap_or_default(),
-        };
-        self.stage.arg.insert(name, value);
+        match value.or_else(|| self.global.get(&name).cloned().filter(Option::is_some)) {
+            Some(value) => _ = self.stage.arg.insert(name, value),
+            // What it has stays, from the parent stage say.
+            None => _ = self.stage.arg.entry(name).or_default(),
+        }
     }
 
     fn value(&self, name: &str) -> Value {

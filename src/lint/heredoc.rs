@@ -1,9 +1,11 @@
 //! What of a Dockerfile the parser should not see.
 //!
-//! parse-dockerfile knows a here-document only as the first word of a RUN, and a flag's value only
-//! up to the first blank. So it gets a copy in which here-documents are comments and blanks
-//! between quotes are not blank. The copy has the same length: every position means the same in
-//! both. Lines are joined, and here-documents found, as BuildKit does it
+//! parse-dockerfile knows a here-document only as the first word of a RUN, a flag's value only up
+//! to the first blank, and blanks in front of a line only if they are ASCII and no directive stands
+//! behind them; and it refuses instructions that BuildKit takes (`ENTRYPOINT []`). So it gets a
+//! copy in which here-documents and what lint does not need are comments, blanks between quotes are
+//! not blank, and those in front of a line are plain. The copy has the same length: every position
+//! means the same in both. Lines are joined, and here-documents found, as BuildKit does it
 //! (<https://github.com/moby/buildkit/blob/v0.30/frontend/dockerfile/parser/parser.go>).
 
 use std::ops::Range;
@@ -30,9 +32,11 @@ pub fn mask(text: &str, escape: u8) -> Result<Masked, Unterminated> {
     let mut bodies = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
-        let instruction = join(bytes, at, escape, &mut copy);
+        let start = at;
+        let instruction = join(text, at, escape, &mut copy);
         at = instruction.end;
-        for heredoc in instruction.words(&mut copy) {
+        let (keyword, heredocs) = instruction.words(&mut copy);
+        for heredoc in heredocs {
             let body = heredoc.body(text, at).ok_or(Unterminated(heredoc.arrows[0]))?;
             // The parser would take it for its own kind.
             heredoc.arrows.into_iter().for_each(|arrow| copy[arrow] = b'_');
@@ -40,11 +44,30 @@ pub fn mask(text: &str, escape: u8) -> Result<Masked, Unterminated> {
             comment_out(&mut copy[body.clone()]);
             bodies.push(body);
         }
+        if UNNEEDED.contains(&&*keyword) {
+            comment_out(&mut copy[start..instruction.end]);
+        }
     }
-    // Only whole lines and ASCII characters were replaced.
+    // Only whole lines and whole characters were replaced.
     let text = String::from_utf8(copy).unwrap_or_else(|_| text.to_owned());
     Ok(Masked { text, bodies })
 }
+
+/// They say nothing of mounts, nor of variables.
+const UNNEEDED: &[&[u8]] = &[
+    b"ADD",
+    b"CMD",
+    b"COPY",
+    b"ENTRYPOINT",
+    b"EXPOSE",
+    b"HEALTHCHECK",
+    b"LABEL",
+    b"MAINTAINER",
+    b"SHELL",
+    b"STOPSIGNAL",
+    b"USER",
+    b"VOLUME",
+];
 
 /// Where the line behind `at` begins, and where this one ends without its end of line.
 pub fn line(bytes: &[u8], at: usize) -> (Range<usize>, usize) {
@@ -58,8 +81,21 @@ pub fn line(bytes: &[u8], at: usize) -> (Range<usize>, usize) {
 }
 
 /// Is there nothing in this line, or only a comment?
-pub fn says_nothing(line: &[u8]) -> bool {
-    line.trim_ascii_start().first().is_none_or(|&b| b == b'#')
+pub fn says_nothing(line: &str) -> bool {
+    let line = line.trim_start();
+    line.is_empty() || line.starts_with('#')
+}
+
+/// Makes the blanks in front of a line plain ones, and says where they end. Those in front of a
+/// comment move into it: a directive's `#` must be the first for the parser.
+fn plain_blanks(text: &str, line: Range<usize>, copy: &mut [u8]) -> usize {
+    let start = line.start;
+    let behind = line.end - text[line].trim_start().len();
+    copy[start..behind].fill(b' ');
+    if copy.get(behind) == Some(&b'#') {
+        copy.swap(start, behind);
+    }
+    behind
 }
 
 /// The escape character at the end of a line that goes on in the next one. One that is escaped
@@ -83,13 +119,18 @@ struct Heredoc {
     strips_tabs: bool,
 }
 
-fn join(bytes: &[u8], start: usize, escape: u8, copy: &mut [u8]) -> Instruction {
+fn join(text: &str, start: usize, escape: u8, copy: &mut [u8]) -> Instruction {
+    let bytes = text.as_bytes();
     let mut joined = Instruction { bytes: Vec::new(), positions: Vec::new(), end: start };
     let mut goes_on = false;
     while joined.end < bytes.len() {
-        let (line, next) = line(bytes, joined.end);
+        let (mut line, next) = line(bytes, joined.end);
         joined.end = next;
-        if says_nothing(&bytes[line.clone()]) {
+        let nothing = says_nothing(&text[line.clone()]);
+        if nothing || !goes_on {
+            line.start = plain_blanks(text, line.clone(), copy);
+        }
+        if nothing {
             if goes_on {
                 continue;
             }
@@ -116,15 +157,18 @@ fn join(bytes: &[u8], start: usize, escape: u8, copy: &mut [u8]) -> Instruction 
 }
 
 impl Instruction {
-    /// The here-documents among the words. Hides the blanks in quoted flags on the way.
-    fn words(&self, copy: &mut [u8]) -> Vec<Heredoc> {
+    /// What it is (behind an ONBUILD), and the here-documents among its words. Hides the blanks in
+    /// quoted flags on the way.
+    fn words(&self, copy: &mut [u8]) -> (Vec<u8>, Vec<Heredoc>) {
         let mut words = Words { bytes: &self.bytes, at: 0 };
-        let mut keyword = words.next().map(|word| self.bytes[word].to_ascii_uppercase());
-        if keyword.as_deref() == Some(b"ONBUILD") {
-            keyword = words.next().map(|word| self.bytes[word].to_ascii_uppercase());
+        let mut next =
+            || words.next().map_or(Vec::new(), |word| self.bytes[word].to_ascii_uppercase());
+        let mut keyword = next();
+        if keyword == b"ONBUILD" {
+            keyword = next();
         }
-        if !matches!(keyword.as_deref(), Some(b"RUN" | b"COPY" | b"ADD")) {
-            return Vec::new();
+        if !matches!(&*keyword, b"RUN" | b"COPY" | b"ADD") {
+            return (keyword, Vec::new());
         }
         let mut in_flags = true;
         let mut found = Vec::new();
@@ -140,7 +184,7 @@ impl Instruction {
                 found.extend(self.heredoc(word));
             }
         }
-        found
+        (keyword, found)
     }
 
     /// `<<EOF`, `3<<-"EOF"`.
@@ -273,6 +317,26 @@ mod tests {
         ] {
             assert_eq!(masked(text), text);
         }
+    }
+
+    #[test]
+    fn what_lint_does_not_need_becomes_a_comment() {
+        assert_eq!(masked("FROM a\nENTRYPOINT []\nRUN y\n"), "FROM a\n#############\nRUN y\n");
+        assert_eq!(
+            masked(" onbuild c\\\r\nmd [ \\\n\n # c\n 1 ]\r\nRUN y\n"),
+            "###########\r\n######\n\n####\n####\r\nRUN y\n"
+        );
+        assert_eq!(masked("COPY \\\n<<A /\nRUN x\nA\nRUN y\n"), "######\n#####\n#####\n#\nRUN y\n");
+    }
+
+    #[test]
+    fn blanks_in_front_of_lines_are_plain_and_those_of_comments_are_in_them() {
+        assert_eq!(masked("\u{a0}\t# escape=`\n"), "#    escape=`\n");
+        assert_eq!(masked("\u{2003}RUN a\u{a0}b\n"), "   RUN a\u{a0}b\n");
+        assert_eq!(
+            masked("RUN a \\\n\u{85}# c\n\u{3000}\n\u{a0}b\n"),
+            "RUN a \\\n#   c\n   \n\u{a0}b\n"
+        );
     }
 
     #[test]
