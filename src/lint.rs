@@ -134,8 +134,10 @@ fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
     for entry in fs::read_dir(folder).with_context(failed)? {
         let name = entry.with_context(failed)?.file_name();
         let path = if folder == Path::new(".") { name.clone().into() } else { folder.join(&name) };
-        // A FIFO would keep us waiting, and nobody named it.
-        if (is_dockerfile(&name) || is_compose_file(&name)) && path.is_file() {
+        // A FIFO would keep us waiting, and nobody named it. What cannot be looked at is not left
+        // out: reading it says why.
+        let is_other = || fs::metadata(&path).is_ok_and(|it| !it.is_file());
+        if (is_dockerfile(&name) || is_compose_file(&name)) && !is_other() {
             found.push(path);
         }
     }
@@ -145,8 +147,10 @@ fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
 
 fn is_dockerfile(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
-    (name == "Dockerfile" || name == "Containerfile")
+    // docker build takes a dockerfile where there is no Dockerfile.
+    ["Dockerfile", "dockerfile", "Containerfile"].contains(&&*name)
         || name.ends_with(".Dockerfile")
+        || name.ends_with(".dockerfile")
         || name.starts_with("Dockerfile.") && !name.ends_with(".dockerignore")
 }
 
@@ -177,7 +181,7 @@ fn look(path: &Path, options: &Options, findings: &mut Vec<Finding>) -> Result<O
         return Ok(None);
     }
     let found = dockerfile::check(&text).map_err(|error| {
-        let (line, column) = position(&text, error.at);
+        let (line, column) = Places::new(&text).position(error.at);
         anyhow!("{shown}:{line}:{column}: not a Dockerfile: {}", error.why)
     })?;
     let mends = |found: &dockerfile::Found| {
@@ -190,8 +194,9 @@ fn look(path: &Path, options: &Options, findings: &mut Vec<Finding>) -> Result<O
         true => Ok(()),
         false => write(path, &text, &fixed).with_context(|| format!("cannot write {shown}")),
     };
+    let mut in_text = Places::new(&text);
     findings.extend(found.into_iter().map(|found| {
-        let (line, column) = position(&text, found.at);
+        let (line, column) = in_text.position(found.at);
         Finding {
             path: shown.clone(),
             line,
@@ -231,12 +236,33 @@ fn mended(text: &[u8], places: &[usize]) -> Vec<u8> {
     mended
 }
 
-/// Line and column of a byte, from 1.
-fn position(text: &[u8], at: usize) -> (usize, usize) {
-    let before = &text[..at.min(text.len())];
-    let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
-    let start = before.iter().rposition(|&b| b == b'\n').map_or(0, |newline| newline + 1);
-    (line, String::from_utf8_lossy(&before[start..]).chars().count() + 1)
+/// Lines and columns of bytes that come in order, so that none is counted twice.
+struct Places<'a> {
+    text: &'a [u8],
+    at: usize,
+    line: usize,
+    column: usize,
+}
+
+impl<'a> Places<'a> {
+    fn new(text: &'a [u8]) -> Self {
+        Places { text, at: 0, line: 1, column: 1 }
+    }
+
+    /// Line and column of a byte, from 1. It does not lie before the last one.
+    fn position(&mut self, at: usize) -> (usize, usize) {
+        let at = at.clamp(self.at, self.text.len());
+        let between = &self.text[self.at..at];
+        self.at = at;
+        self.line += between.iter().filter(|&&b| b == b'\n').count();
+        let mut of_line = between;
+        if let Some(newline) = between.iter().rposition(|&b| b == b'\n') {
+            of_line = &between[newline + 1..];
+            self.column = 1;
+        }
+        self.column += String::from_utf8_lossy(of_line).chars().count();
+        (self.line, self.column)
+    }
 }
 
 /// Writes a new file in the old one's place, as whole as it was; where that cannot be (its folder
@@ -357,6 +383,10 @@ mod tests {
             ("--mount='type=cache,target=/root/.m2'", 1),
             ("--mount=type=cache,dst=\"/root/.gradle\"", 1),
             ("--mount='type=cache,\"target=/a,b/.m2\"'", 1),
+            ("--\"mount=type=cache, target=/root/.m2\"", 0),
+            ("--\"mount=type=cache,target=/root/.m2\"", 1),
+            ("--mo'un't=type=cache,target=/root/.m2", 1),
+            ("--moun\\t=type=cache,\u{1}\ntarget=\"/root/.m2\"", 1),
             ("--mount=type=cache,target=\"/grüße 😀/.m2\"", 1),
             ("--mount=type=cache,target=/root/.m2,sharing=locked", 0),
             ("--mount=type=cache,target=/root/.m2,sharing=shared", 0),
@@ -372,6 +402,7 @@ mod tests {
             (" ", 0),
             ("\t  ", 0),
             (" \u{1}\n", 0),
+            (" \u{1}\n\u{a0}# no\n\u{2003}\n ", 0),
             (" \u{1} \t\n  # a comment \u{1}\n\n    ", 0),
             ("\u{1}\n# --mount=type=cache,target=/root/.m2\n ", 0),
         ])
@@ -388,7 +419,13 @@ mod tests {
     }
 
     fn run() -> impl Strategy<Value = Piece> {
-        let keyword = piece(&[("RUN", 0), ("run", 0), (" \tONBUILD RUN", 0), ("R\u{1}\nUN", 0)]);
+        let keyword = piece(&[
+            ("RUN", 0),
+            ("run", 0),
+            (" \tONBUILD RUN", 0),
+            ("R\u{1}\nUN", 0),
+            ("\u{2003}\u{a0}RUN", 0),
+        ]);
         let flags = vec((gap(), flag()), 0..4);
         (keyword, flags, gap(), command()).prop_map(|(keyword, flags, gap, command)| {
             let flags = flags.into_iter().flat_map(|(gap, flag)| [gap, flag]);
@@ -412,16 +449,22 @@ mod tests {
                 ("ENV A=b \u{1}\n  # no\n  C=\"d e\"\n", 0),
                 ("COPY <<A <<\"B\" /x/\nRUN --mount=type=cache,target=/root/.m2 a\nA\n<<C\nB\n", 0),
                 ("LABEL a=\"<<EOF\"\n", 0),
+                ("ENTRYPOINT []\n\u{3000}onbuild entry\u{1}\npoint\n", 0),
+                ("SHELL [\"/bin/sh\", \u{1}\n# no\n\"-c\"] # a\n", 0),
+                ("COPY \u{1}\n<<A [\nRUN --mount=type=cache,target=/root/.m2 a\nA\n", 0),
+                ("\u{a0} # RUN --mount=type=cache,target=/root/.m2 a\n", 0),
             ]),
         ]
     }
 
     fn dockerfile() -> impl Strategy<Value = (Vec<u8>, usize)> {
         let body = vec(instruction(), 0..8);
-        (body, any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
-            |(body, crlf, backtick, mark, cut)| {
+        let blanks = proptest::sample::select(&["", " \t", "\u{a0}"][..]);
+        (body, any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), blanks).prop_map(
+            |(body, crlf, backtick, mark, cut, blanks)| {
                 let (mut text, races) = joined(body);
                 text.insert_str(0, if backtick { "# escape=`\nFROM a\n" } else { "FROM a\n" });
+                text.insert_str(0, blanks);
                 text = text.replace('\u{1}', if backtick { "`" } else { "\\" });
                 if cut {
                     text.truncate(text.trim_end_matches('\n').len());
@@ -444,7 +487,7 @@ mod tests {
 
         #[test]
         fn whatever_is_read_as_a_dockerfile_is_mended_once(
-            text in "(# escape=`\n)?FROM a\n([a-c\\\\`\"'<$ \t\r\n#,=]|RUN |--mount=|type=cache,|target=/|<<EOF|\nEOF\n|\\$\\{A:-|é){0,60}",
+            text in "(# escape=`\n)?FROM a\n([a-c\\\\`\"'<$ \t\r\n#,=]|RUN |--mount=|type=cache,|target=/|<<EOF|\nEOF\n|\\$\\{A:-|--|mount|CMD |é|\u{a0}){0,60}",
         ) {
             if dockerfile::check(text.as_bytes()).is_ok() {
                 assert_mended(text.as_bytes());
@@ -469,6 +512,18 @@ mod tests {
         assert_eq!(
             after("--mount=\"type=cache,target=/root/.m2\""),
             "RUN --mount=\"type=cache,target=/root/.m2,sharing=locked\" mvn"
+        );
+        assert_eq!(
+            after("--\"mount=type=cache,target=/root/.m2\""),
+            "RUN --\"mount=type=cache,target=/root/.m2,sharing=locked\" mvn"
+        );
+        assert_eq!(
+            after("--\"mount\"=type=cache,target=/root/.m2"),
+            "RUN --\"mount\"=type=cache,target=/root/.m2,sharing=locked mvn"
+        );
+        assert_eq!(
+            after("--mount=type=cache,target=\"/root/.m2\""),
+            "RUN --mount=type=cache,target=\"/root/.m2\",sharing=locked mvn"
         );
         assert_eq!(
             after("--mount=\"type=cache\",target=\"/root/.m2\""),
@@ -516,7 +571,8 @@ mod tests {
 
     #[test]
     fn columns_are_counted_in_characters() {
-        assert_eq!(position("a\nüü😀x".as_bytes(), 10), (2, 4));
-        assert_eq!(position(b"", 0), (1, 1));
+        let mut places = Places::new("a\nüü😀x\ny".as_bytes());
+        assert_eq!([2, 4, 10, 12].map(|at| places.position(at)), [(2, 1), (2, 2), (2, 4), (3, 1)]);
+        assert_eq!(Places::new(b"").position(0), (1, 1));
     }
 }

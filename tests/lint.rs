@@ -8,6 +8,7 @@ mod outside;
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use common::{Finished, Fixture};
 use mounts::Namespace;
@@ -74,6 +75,45 @@ fn nothing_to_look_at_is_125_and_wrong_usage_is_2() {
     f.buildlock(["lint"]).run().assert_code(125).assert_stderr("no Dockerfile");
     f.buildlock(["lint", "missing"]).run().assert_code(125).assert_stderr("cannot read missing");
     f.buildlock(["lint", "--format", "xml"]).run().assert_code(2);
+}
+
+#[test]
+fn dockerfile_in_small_letters_is_one_too() {
+    let f = Fixture::new();
+    write(&f, "dockerfile", RACE);
+    write(&f, "web.dockerfile", RACE);
+    write(&f, "mydockerfile", RACE);
+    let run = f.buildlock(["lint"]).run();
+    let found = text(run.assert_code(1));
+    assert_eq!(found.matches(": error: ").count(), 2, "{found}");
+}
+
+#[test]
+fn what_cannot_be_looked_at_is_not_left_out_of_a_folder() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let f = Fixture::new();
+    write(&f, "ok.Dockerfile", RACE);
+    symlink("nowhere", f.work_dir().join("Dockerfile")).unwrap();
+    let run = f.buildlock(["lint"]).run();
+    run.assert_code(125).assert_stderr("cannot read Dockerfile");
+    assert!(text(&run).starts_with("ok.Dockerfile:2:5: error: "), "{}", text(&run));
+
+    // Its files have names, and no more.
+    let closed = f.work_dir().join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::write(closed.join("Dockerfile"), RACE).unwrap();
+    fs::create_dir(closed.join("Dockerfile.d")).unwrap();
+    let set_mode = |mode| fs::set_permissions(&closed, fs::Permissions::from_mode(mode)).unwrap();
+    set_mode(0o744);
+    // root is refused nothing by a mode.
+    let run = match rustix::process::geteuid().is_root() {
+        true if !has("setpriv") => return common::skip("needs setpriv"),
+        true => as_other_user(&f, &open_to_everybody(&f)).arg("lint").arg(&closed).run(),
+        false => f.buildlock(["lint"]).arg(&closed).run(),
+    };
+    run.assert_code(125).assert_stderr("cannot read");
+    set_mode(0o755);
+    f.buildlock(["lint"]).arg(&closed).run().assert_code(1);
 }
 
 const UNKNOWN: &str = "FROM a\nRUN --mount=type=cache,target=/strange x\n";
@@ -221,6 +261,7 @@ fn fix_does_without_a_folder_that_it_may_write_but_not_without_a_file() {
     // root is refused nothing by a mode.
     let root = rustix::process::geteuid().is_root();
     if root && !has("setpriv") {
+        common::skip("needs setpriv");
         return;
     }
     let program = root.then(|| open_to_everybody(&f));
@@ -301,6 +342,19 @@ fn nothing_is_left_beside_what_was_fixed() {
     let names: Vec<_> =
         fs::read_dir(f.work_dir()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["Dockerfile"]);
+}
+
+#[test]
+fn long_file_takes_no_longer_than_it_is() {
+    let f = Fixture::new();
+    let run = "RUN --mount=type=cache,target=/root/.m2 <<EOF\nmvn\nEOF\n";
+    write(&f, "Dockerfile", &format!("FROM a\n{}", run.repeat(20_000)));
+    let start = Instant::now();
+    let run = f.buildlock(["lint"]).run();
+    // A second or two; a minute if every finding's line is counted from the start.
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    assert_eq!(text(run.assert_code(1)).lines().count(), 20_000);
+    assert!(text(&run).contains("\nDockerfile:59999:5: error: "));
 }
 
 #[test]

@@ -242,8 +242,8 @@ pub fn judge(target: &str, command: &str) -> Verdict {
         words.any(|word| word == program)
     };
     let is_it = |tool: &&Tool| {
-        (tool.programs.is_empty() || tool.programs.iter().any(|program| names(program)))
-            && tool.paths.iter().any(|pattern| matches(pattern, &components))
+        tool.paths.iter().any(|pattern| matches(pattern, &components))
+            && (tool.programs.is_empty() || tool.programs.iter().any(|program| names(program)))
     };
     match TOOLS.iter().find(is_it) {
         Some(tool) if tool.races => Verdict::Races(tool),
