@@ -234,7 +234,8 @@ pub enum Sub {
         /// Dockerfiles, compose files, and folders with them; - is a Dockerfile from stdin
         ///
         /// Of a folder (the current one if none is given), Dockerfile, *.Dockerfile, Dockerfile.*,
-        /// Containerfile, compose.yaml and docker-compose.yaml.
+        /// dockerfile, *.dockerfile, Containerfile, compose.yaml and docker-compose.yaml. A compose
+        /// file is taken with the compose.override.yaml beside it.
         #[arg(value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
         paths: Vec<PathBuf>,
     },

@@ -167,11 +167,10 @@ fn look(path: &Path, options: &Options, findings: &mut Vec<Finding>) -> Result<O
     let extension = path.extension().unwrap_or_default();
     let name = path.file_name().unwrap_or_default();
     if (extension == "yaml" || extension == "yml") && !is_dockerfile(name) {
-        let found = compose::check(path, &text).map_err(|error| anyhow!("{shown}: {error}"))?;
-        findings.extend(found.into_iter().map(|found| Finding {
-            path: shown.clone(),
-            line: found.line,
-            column: found.column,
+        findings.extend(compose::check(path, text)?.into_iter().map(|found| Finding {
+            path: found.place.path.to_string_lossy().into_owned(),
+            line: found.place.line,
+            column: found.place.column,
             level: Rule::SameImage.level(options.strict),
             rule: Rule::SameImage,
             message: found.message,

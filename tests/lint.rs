@@ -213,6 +213,35 @@ fn services_that_build_one_image_are_found_without_a_client_that_knows_compose()
 }
 
 #[test]
+fn compose_file_counts_with_the_one_that_overrides_it() {
+    let f = Fixture::new();
+    let of_two = TWO_OF_ONE.replace("image: x:1\n  c", "image: x:2\n  c");
+    write(&f, "compose.yaml", &of_two);
+    f.buildlock(["lint"]).run().assert_code(0).assert_stdout("");
+    write(&f, "docker-compose.override.yaml", "services: {b: {image: \"x:1\"}}\n");
+    let run = f.buildlock(["lint"]).run();
+    let found = text(run.assert_code(1));
+    let start = "docker-compose.override.yaml:1:23: error: the services a and b both build x:1";
+    assert!(found.starts_with(start) && found.lines().count() == 1, "{found}");
+    // compose takes the first of those that it knows.
+    write(&f, "compose.override.yml", "services: {c: {build: {tags: [\"x:2\"]}}}\n");
+    let run = f.buildlock(["lint"]).run();
+    let found = text(run.assert_code(1));
+    assert_eq!(found.matches(": error: ").count(), 2, "{found}");
+    assert!(found.contains("a and c both build x:1"), "{found}");
+    assert!(found.contains("b and c both build x:2"), "{found}");
+    // One that somebody names is not overridden.
+    write(&f, "other.yaml", &of_two);
+    f.buildlock(["lint", "other.yaml"]).run().assert_code(0).assert_stdout("");
+
+    write(&f, "compose.yaml", TWO_OF_ONE);
+    write(&f, "compose.override.yml", "services: {b: {build: !reset null}}\n");
+    f.buildlock(["lint"]).run().assert_code(0).assert_stdout("");
+    write(&f, "compose.override.yml", "services: [");
+    f.buildlock(["lint"]).run().assert_code(125).assert_stderr("compose.override.yml: not YAML");
+}
+
+#[test]
 fn client_that_knows_compose_says_what_becomes_of_the_file() {
     let f = Fixture::new();
     let asked = f.path("asked");
@@ -225,8 +254,12 @@ fn client_that_knows_compose_says_what_becomes_of_the_file() {
     // Only the client knows the variable.
     write(&f, "compose.yaml", &TWO_OF_ONE.replace("image: x:1", "image: \"${IT}\""));
     assert_two_of_one(&f, 5);
-    let words = fs::read_to_string(asked).unwrap();
-    assert!(words.contains("config --format json"), "{words}");
+    let words = fs::read_to_string(&asked).unwrap();
+    assert!(words.contains("-f compose.yaml config --format json"), "{words}");
+    write(&f, "compose.override.yaml", "services: {}\n");
+    assert_two_of_one(&f, 5);
+    let words = fs::read_to_string(&asked).unwrap();
+    assert!(words.contains("-f compose.yaml -f compose.override.yaml config"), "{words}");
 }
 
 #[test]

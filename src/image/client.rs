@@ -119,10 +119,15 @@ pub(super) fn check(command: &str, tag: &Tag) -> Result<Answer, Unanswered> {
     }
 }
 
-/// What `docker compose` makes of a file, if it is there and says so in time.
-pub fn compose_config(file: &Path) -> Option<Value> {
+/// What `docker compose` makes of a file and of those that override it, if it is there and says so
+/// in time.
+pub fn compose_config<'a>(files: impl IntoIterator<Item = &'a Path>) -> Option<Value> {
     const WITHIN: Duration = Duration::from_secs(10);
-    let words = ["compose", "--profile", "*", "-f", file.to_str()?, "config", "--format", "json"];
+    let mut words = vec!["compose", "--profile", "*"];
+    for file in files {
+        words.extend(["-f", file.to_str()?]);
+    }
+    words.extend(["config", "--format", "json"]);
     let said = run_within(&Client::plain(Engine::Docker), &words, WITHIN).ok()?;
     let config = serde_json::from_slice::<Value>(&said.stdout).ok()?;
     (said.status == Some(0) && config["services"].is_object()).then_some(config)
