@@ -412,6 +412,7 @@ mod tests {
             ("mvn --mount=type=cache,target=/root/.m2\n", 0),
             ("mvn \u{1}\n && \u{1}\n# no\n true\n", 0),
             ("[\"mvn\", \"<<EOF\"]\n", 0),
+            ("<<<EOF mvn\n", 0),
             ("<<EOF\nRUN --mount=type=cache,target=/root/.m2 a\nEOF \n\u{1}\nEOF\n", 0),
             ("sh <<-'A B' && cat 3<<B\nFROM x\n\t\tA B\nRUN <<EOF\n\nB\n", 0),
         ])

@@ -37,9 +37,7 @@ pub fn mask(text: &str, escape: u8) -> Result<Masked, Unterminated> {
         at = instruction.end;
         let (keyword, heredocs) = instruction.words(&mut copy);
         for heredoc in heredocs {
-            let body = heredoc.body(text, at).ok_or(Unterminated(heredoc.arrows[0]))?;
-            // The parser would take it for its own kind.
-            heredoc.arrows.into_iter().for_each(|arrow| copy[arrow] = b'_');
+            let body = heredoc.body(text, at).ok_or(Unterminated(heredoc.at))?;
             at = body.end;
             comment_out(&mut copy[body.clone()]);
             bodies.push(body);
@@ -113,8 +111,8 @@ struct Instruction {
 }
 
 struct Heredoc {
-    /// Where its `<` and `<` are.
-    arrows: [usize; 2],
+    /// Where its `<<` is.
+    at: usize,
     delimiter: Vec<u8>,
     strips_tabs: bool,
 }
@@ -181,6 +179,10 @@ impl Instruction {
                     }
                 }
             } else {
+                if self.bytes[word.clone()].starts_with(b"<<") {
+                    // The parser would take it for its own kind, even a `<<<`.
+                    copy[self.positions[word.start]] = b'_';
+                }
                 found.extend(self.heredoc(word));
             }
         }
@@ -200,8 +202,7 @@ impl Instruction {
         if delimiter.is_empty() || rest.contains(&b'<') {
             return None;
         }
-        let arrows = [self.positions[start], self.positions[start + 1]];
-        Some(Heredoc { arrows, delimiter, strips_tabs })
+        Some(Heredoc { at: self.positions[start], delimiter, strips_tabs })
     }
 }
 
@@ -297,19 +298,19 @@ mod tests {
     fn here_documents_become_comments() {
         assert_eq!(
             masked("RUN cat <<EOF\nRUN x\r\n\nEOF\nRUN y\n"),
-            "RUN cat __EOF\n#####\r\n\n###\nRUN y\n"
+            "RUN cat _<EOF\n#####\r\n\n###\nRUN y\n"
         );
         assert_eq!(
             masked("run a <<-'A b' 3<<\"B\"\nx\n\tA b\nB\nFROM x"),
-            "run a __-'A b' 3__\"B\"\n#\n####\n#\nFROM x"
+            "run a _<-'A b' 3<<\"B\"\n#\n####\n#\nFROM x"
         );
-        assert_eq!(masked("ONBUILD RUN <<é\nä\né\n"), "ONBUILD RUN __é\n##\n##\n");
+        assert_eq!(masked("ONBUILD RUN <<é\nä\né\n"), "ONBUILD RUN _<é\n##\n##\n");
     }
 
     #[test]
     fn what_is_no_here_document_stays() {
+        assert_eq!(masked("RUN <<<EOF cat\nRUN y\n"), "RUN _<<EOF cat\nRUN y\n");
         for text in [
-            "RUN cat <<<EOF\nRUN y\n",
             "RUN cat '<<EOF'\nRUN y\n",
             "ENV a=<<EOF\nRUN y\n",
             "# RUN <<EOF\nRUN y\n",
@@ -347,7 +348,7 @@ mod tests {
     #[test]
     fn lines_are_joined_as_the_escape_directive_has_it() {
         let text = "RUN a `\n# c\n\n  <<EOF `  \n b\nEOF\nRUN y\n";
-        let there = "RUN a `\n# c\n\n  __EOF `  \n b\n###\nRUN y\n";
+        let there = "RUN a `\n# c\n\n  _<EOF `  \n b\n###\nRUN y\n";
         assert_eq!(mask(text, b'`').unwrap().text, there);
         assert_eq!(masked("RUN a \\\\\nRUN y\n"), "RUN a \\x\nRUN y\n");
     }

@@ -1,5 +1,6 @@
 FROM scratch
 RUN cat <<<EOF
+RUN <<<EOF cat
 RUN echo "<<EOF" '<<EOF' a<<EOF
 RUN echo $((1 << 2))
 ENV A=<<EOF
