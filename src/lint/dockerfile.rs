@@ -1,6 +1,5 @@
 //! The cache mounts of a Dockerfile: where they are, what they say, what that means.
 
-use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -123,7 +122,7 @@ struct Source<'a> {
 impl Source<'_> {
     fn check_all(&self, run: &RunInstruction<'_>, scopes: &Scopes) -> Vec<Found> {
         let mut found = Vec::new();
-        let command = LazyCell::new(|| self.command(run));
+        let command = self.command(run);
         for flag in &run.options {
             // Its name may be quoted as well, which the parser does not know.
             let word = self.flag_word(flag.name.span.start);
@@ -146,7 +145,7 @@ impl Source<'_> {
         at: usize,
         mount: &[char],
         end: Option<usize>,
-        command: &LazyCell<String, impl FnOnce() -> String>,
+        command: &str,
         scopes: &Scopes,
     ) -> Option<Found> {
         let mount = Mount::read(mount, scopes);
