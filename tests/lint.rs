@@ -104,7 +104,7 @@ fn what_cannot_be_looked_at_is_not_left_out_of_a_folder() {
     fs::write(closed.join("Dockerfile"), RACE).unwrap();
     fs::create_dir(closed.join("Dockerfile.d")).unwrap();
     let set_mode = |mode| fs::set_permissions(&closed, fs::Permissions::from_mode(mode)).unwrap();
-    set_mode(0o744);
+    set_mode(0o644);
     // root is refused nothing by a mode.
     let run = match rustix::process::geteuid().is_root() {
         true if !has("setpriv") => return common::skip("needs setpriv"),
