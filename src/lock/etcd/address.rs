@@ -11,7 +11,7 @@ use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConf
 use ureq::unversioned::transport::DefaultConnector;
 
 use super::client::{Client, Login};
-use super::names;
+use super::names::Getent;
 
 /// The lease, unless somebody says otherwise.
 const TTL: Duration = Duration::from_secs(15);
@@ -170,13 +170,8 @@ impl Address {
         let login = login.map(|(user, password)| Login { user, password });
         // One that is cut off must not use up the time in which another could be asked.
         let within = (self.ttl / 8).clamp(Duration::from_secs(1), Duration::from_secs(5));
-        let agent = match names::IS_STATIC {
-            true => {
-                let connector = DefaultConnector::default();
-                Agent::with_parts(config.build(), connector, names::Getent::default())
-            }
-            false => config.build().new_agent(),
-        };
+        let connector = DefaultConnector::default();
+        let agent = Agent::with_parts(config.build(), connector, Getent::default());
         Client::new(agent, self.members.clone(), login, within)
     }
 }

@@ -1,7 +1,8 @@
-//! Hosts' addresses, for a program that has the C library in it.
+//! Hosts' addresses, also for a program that has the C library in it.
 //!
 //! getaddrinfo(3) loads modules by nsswitch.conf(5), and a static program can do that only beside the
 //! very version of the C library that it was linked with. getent(1) belongs to the one that is there.
+//! A connection lasts for many questions, so a process for each costs nothing to speak of.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::mpsc;
@@ -13,9 +14,6 @@ use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver
 use ureq::unversioned::transport::NextTimeout;
 
 use crate::child;
-
-/// Whether this program has glibc in it.
-pub(super) const IS_STATIC: bool = cfg!(all(target_feature = "crt-static", target_env = "gnu"));
 
 /// So many addresses are taken of a host: the room that there is for them.
 const MOST: usize = 16;
