@@ -1096,7 +1096,6 @@ fn cluster_that_cannot_be_reached_is_an_error() {
 
 #[test]
 fn cluster_that_is_gone_is_what_a_waiter_reports_at_its_deadline() {
-    let _machine = takes_the_machine();
     let stop_while_somebody_waits = |stop: fn(&Cluster, usize), limit: u64| {
         let plan = Plan { members: 1, ..Plan::default() };
         let Some(site) = own_site(plan, "1m") else { return };

@@ -22,6 +22,7 @@ const TAG: &str = "env:abc";
 /// What a user may have to wait for somebody who says nothing, and then some.
 const SILENCE: Duration = Duration::from_secs(50);
 
+#[ignore = "takes half a minute: make test-scale"]
 #[test]
 fn engine_that_never_answers_or_stops_in_the_middle_is_an_error_in_bounded_time() {
     let start = found();
@@ -74,6 +75,7 @@ fn engine_that_never_answers_or_stops_in_the_middle_is_an_error_in_bounded_time(
     });
 }
 
+#[ignore = "takes half a minute: make test-scale"]
 #[test]
 fn command_of_check_that_does_not_end_is_an_error_and_is_ended() {
     let f = Fixture::new();
