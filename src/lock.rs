@@ -461,30 +461,41 @@ pub fn take_in_turn(
     let mut key = Key::new(subject);
     let mut ancestor_shares = false;
     loop {
-        let mut patience = Patience { deadline, share_failure: false, settled: None };
-        let turnstile = key.turnstile();
-        let exclusive = LockMode::Exclusive;
-        let turnstile =
-            match take_or_descend(store, &turnstile, exclusive, &mut patience, &mut said)? {
-                Some(Turn::Held(turnstile)) => Some(turnstile),
-                Some(turn) => return Ok((turn, ancestor_shares)),
-                None => None,
-            };
-        let taken = match &turnstile {
-            Some(_) => take_behind_turnstile(store, &key, &mut patience, &mut said, mode),
-            None => Ok(None),
-        };
-        if let Some(turnstile) = turnstile {
-            turnstile.release(None);
-        }
-        if let Some(turn) = taken? {
-            return Ok((turn, ancestor_shares));
+        // Who shared it with an ancestor would exclude nobody within that one's call, not even those
+        // who need it for themselves there: all of them are one level down. Not asked within the
+        // turnstile, where others would have to wait for the answer.
+        let mut holder = store.holder(&key, None);
+        if !is_held_by_ancestor(holder.as_ref()) {
+            if let Some(turn) = take_through_turnstile(store, &key, deadline, &mut said, mode)? {
+                return Ok((turn, ancestor_shares));
+            }
+            // It was seen only now.
+            holder = store.holder(&key, None);
         }
         tracing::debug!("{}: an ancestor of this process holds the lock", key.subject());
-        let holder = store.holder(&key, None);
         ancestor_shares |= holder.is_some_and(|holder| holder.is_our_ancestor && holder.shares);
         key = key.nested();
     }
+}
+
+/// None if an ancestor of this process has the lock.
+fn take_through_turnstile(
+    store: &Arc<dyn Store>,
+    key: &Key,
+    deadline: Deadline,
+    said: &mut Said,
+    mode: &mut dyn FnMut() -> Result<LockMode>,
+) -> Result<Option<Turn>> {
+    let mut patience = Patience { deadline, share_failure: false, settled: None };
+    let exclusive = LockMode::Exclusive;
+    let turnstile = match take_or_descend(store, &key.turnstile(), exclusive, &mut patience, said)?
+    {
+        Some(Turn::Held(turnstile)) => turnstile,
+        without => return Ok(without),
+    };
+    let taken = take_behind_turnstile(store, key, &mut patience, said, mode);
+    turnstile.release(None);
+    taken
 }
 
 fn take_behind_turnstile(
@@ -495,11 +506,6 @@ fn take_behind_turnstile(
     mode: &mut dyn FnMut() -> Result<LockMode>,
 ) -> Result<Option<Turn>> {
     let wanted = mode()?;
-    // Who shares it with an ancestor excludes nobody within that one's call, not even those who need
-    // it for themselves there: all of them are one level down.
-    if wanted == LockMode::Shared && is_held_by_ancestor(store.holder(key, None).as_ref()) {
-        return Ok(None);
-    }
     let turn = take_or_descend(store, key, wanted, patience, said)?;
     let Some(Turn::Held(mut held)) = turn else { return Ok(turn) };
     // Whoever we waited for may have done what it was wanted exclusively for.
