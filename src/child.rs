@@ -477,9 +477,10 @@ pub fn ended_with_us(expression: duct::Expression) -> duct::Expression {
 }
 
 /// Has the process and all that it starts killed when the result is dropped, and so when we end, be
-/// it by SIGKILL. Only what makes a process group of its own is spared, as daemons do.
+/// it by SIGKILL. What makes a process group of its own is spared, as daemons do, and so is what runs
+/// as somebody else, or has closed what it inherited.
 ///
-/// It is the kernel that kills them: they are a process group, and inherit a pipe for whose signals
+/// It is the kernel that kills them: they are a session, which has no terminal, and inherit a pipe for whose signals
 /// the group is down, and which has no other end then (fcntl(2), F_SETOWN and F_SETSIG).
 ///
 /// # Errors
@@ -491,7 +492,6 @@ pub fn killed_with_all_it_starts(
     let theirs = high_copy(theirs.as_fd())?;
     let expression = expression.before_spawn(move |command| {
         let pipe = theirs.as_raw_fd();
-        command.process_group(0);
         // SAFETY: the closure only makes system calls, which are async-signal-safe.
         unsafe { command.pre_exec(move || kill_group_at_end_of(pipe)) };
         Ok(())
@@ -503,7 +503,7 @@ pub fn killed_with_all_it_starts(
 fn kill_group_at_end_of(pipe: RawFd) -> io::Result<()> {
     /// libc does not have it (linux/include/uapi/asm-generic/fcntl.h).
     const F_SETSIG: libc::c_int = 10;
-    let group = rustix::process::getpid().as_raw_pid();
+    let group = rustix::process::setsid()?.as_raw_pid();
     let whom = (libc::F_SETOWN, -group);
     for (what, argument) in [whom, (F_SETSIG, libc::SIGKILL), (libc::F_SETFL, libc::O_ASYNC)] {
         // SAFETY: none of these reads or writes memory of ours.

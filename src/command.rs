@@ -273,6 +273,8 @@ pub struct Command {
 struct Caches {
     /// `--builder`: whose they are.
     builder: Option<String>,
+    /// Whether it is buildx by name, which has a builder of its own choice.
+    of_buildx: bool,
     /// `--no-cache`, or `--no-cache-filter` for a part of them.
     unused: bool,
 }
@@ -365,6 +367,11 @@ impl Command {
     /// The builder that it names.
     pub fn builder(&self) -> Option<&str> {
         self.caches.builder.as_deref()
+    }
+
+    /// Whether it is buildx by name. `docker build` does not build where `docker buildx use` says.
+    pub fn is_buildx(&self) -> bool {
+        self.caches.of_buildx
     }
 
     /// Whether it says that it uses no cache. BuildKit empties its cache mounts first then
@@ -587,9 +594,8 @@ fn understand(argv: &[OsString], words: &[&str]) -> Option<Understood> {
         behind_others: front.behind_others,
         environment: front.environment,
     };
-    let mut caches = Caches::default();
-
     let buildx = standalone || words.get(at) == Some(&"buildx");
+    let mut caches = Caches { of_buildx: buildx, ..Caches::default() };
     if buildx {
         at += usize::from(!standalone);
         at = skip_options(words, at, |name| name == "builder", |opt| caches.note(&opt));
@@ -605,8 +611,8 @@ fn understand(argv: &[OsString], words: &[&str]) -> Option<Understood> {
     let build = match is_build {
         true => Some(read_build(rest, &mut caches)),
         false => {
-            let Caches { builder, unused } = Caches::among(rest);
-            caches = Caches { builder: builder.or(caches.builder), unused };
+            let Caches { builder, unused, .. } = Caches::among(rest);
+            caches = Caches { builder: builder.or(caches.builder), unused, ..caches };
             None
         }
     };

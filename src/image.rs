@@ -35,6 +35,8 @@ pub struct Images {
     platforms: Vec<Platform>,
     /// The builder that COMMAND names.
     builder: Option<String>,
+    /// Whether COMMAND is buildx by name.
+    is_buildx: bool,
     /// Whether COMMAND says that it pushes.
     pushes: bool,
     /// What it puts before the ids of its cache mounts.
@@ -144,8 +146,8 @@ impl Images {
         let builder = command.builder().map(str::to_owned);
         let cache_namespace = command.build().and_then(|build| build.cache_namespace.clone());
         let platforms = platforms_of(command, &client, &check);
-        let pushes = command.pushes();
-        Ok(Images { way, check, platforms, builder, pushes, cache_namespace, client })
+        let (pushes, is_buildx) = (command.pushes(), command.is_buildx());
+        Ok(Images { way, check, platforms, builder, is_buildx, pushes, cache_namespace, client })
     }
 
     /// Where an image has to be.
@@ -211,15 +213,19 @@ impl Images {
         format!("{} {}", self.client, named.join("\0"))
     }
 
-    /// The builder that COMMAND uses, if that is not the engine's own.
+    /// The builder that COMMAND may use, if that is not the engine's own.
     fn builder(&self) -> Option<String> {
         if self.client.engine != Engine::Docker {
             return None;
         }
-        let named = self.builder.clone().or_else(|| {
+        self.named_builder().or_else(|| engine::chosen_builder(&self.client))
+    }
+
+    /// The one that COMMAND or its environment names.
+    fn named_builder(&self) -> Option<String> {
+        self.builder.clone().or_else(|| {
             Some(self.client.variable("BUILDX_BUILDER")?.to_string_lossy().into_owned())
-        });
-        named.or_else(|| engine::chosen_builder(&self.client))
+        })
     }
 
     /// The engine's cache mounts; none if it does not say within that time, or has no word of them:
@@ -302,7 +308,10 @@ impl Images {
     fn is_pushed_by_buildx(&self, socket: &Path) -> bool {
         /// The builder that is the engine's own.
         const DEFAULT: &str = "default";
-        self.builder().is_some_and(|builder| builder != DEFAULT) || self.pushes && !socket.exists()
+        // What was chosen by `docker buildx use` counts for buildx alone (docker/cli, forwarding of
+        // `docker build`).
+        let builder = if self.is_buildx { self.builder() } else { self.named_builder() };
+        builder.is_some_and(|builder| builder != DEFAULT) || self.pushes && !socket.exists()
     }
 
     fn ask_engine(&self, tag: &Tag) -> Result<Answer, Unanswered> {

@@ -136,7 +136,11 @@ fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
         let path = if folder == Path::new(".") { name.clone().into() } else { folder.join(&name) };
         // A FIFO would keep us waiting, and nobody named it. What cannot be looked at is not left
         // out: reading it says why.
-        let is_other = || fs::metadata(&path).is_ok_and(|it| !it.is_file());
+        // An editor's mark that a file is open (`.#Dockerfile`) is a link to nowhere.
+        let is_other = || {
+            name.as_encoded_bytes().starts_with(b".#")
+                || fs::metadata(&path).is_ok_and(|it| !it.is_file())
+        };
         if (is_dockerfile(&name) || is_compose_file(&name)) && !is_other() {
             found.push(path);
         }

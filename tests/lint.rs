@@ -97,6 +97,9 @@ fn what_cannot_be_looked_at_is_not_left_out_of_a_folder() {
     let run = f.buildlock(["lint"]).run();
     run.assert_code(125).assert_stderr("cannot read Dockerfile");
     assert!(text(&run).starts_with("ok.Dockerfile:2:5: error: "), "{}", text(&run));
+    // But it is no file that an editor marks as open.
+    fs::rename(f.work_dir().join("Dockerfile"), f.work_dir().join(".#ok.Dockerfile")).unwrap();
+    f.buildlock(["lint"]).run().assert_code(1);
 
     // Its files have names, and no more.
     let closed = f.work_dir().join("closed");

@@ -309,6 +309,12 @@ fn builder_of_buildx_is_asked_in_the_place_of_the_engine_that_does_not_push() {
         let run =
             look(&format!("{}/a/b:1", odd.address()), &engine, &["--builder", "default"]).run();
         run.assert_code(125).assert_stderr("by way of the engine");
+        // So it is where `docker buildx use` has chosen another one and COMMAND is not buildx.
+        let tag = format!("{}/a/b:1", odd.address());
+        let plain = ["--check", "registry", "--", "docker", "build", "--push", "-t", &tag, "."];
+        let plain = site.buildlock(plain).env("DOCKER_CONFIG", site.f.path("config"));
+        let plain = plain.env("DOCKER_HOST", &engine).run();
+        plain.assert_code(125).assert_stderr("by way of the engine");
         assert!(!asked.exists() && builds(site) == 0, "{run}");
     });
 }

@@ -135,9 +135,10 @@ impl EtcdStore {
                 return Ok(Arc::clone(session));
             }
             Current::Finished => bail!("{}: this process is about to end", self.address),
-            // Its keys may still be there, and we would wait for ourselves.
-            Current::Session(lost) => lost.end(),
-            Current::None => {}
+            // Its keys may still be there, and we would wait for ourselves. But what runs under a lock
+            // may just be ending, while this thread waits for one that nobody needs any more.
+            Current::Session(lost) if lock(&lost.state).held.is_empty() => lost.end(),
+            Current::Session(_) | Current::None => {}
         }
         *current = Current::None;
         let Address { prefix, ttl, .. } = &self.address;
@@ -838,10 +839,10 @@ impl Held for HeldKey {
     }
 
     fn release(self: Box<Self>, failure: Option<&FailedBuild>) {
+        self.forget();
         if self.session.lost().is_some() {
             return;
         }
-        self.forget();
         let mut changes = vec![client::delete(&self.own_key)];
         let result = failure.filter(|_| self.subject.cache().is_none());
         let kept = result.and_then(|_| self.session.client.grant(RESULT_KEPT, SHORTLY).ok());

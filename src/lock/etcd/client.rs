@@ -375,7 +375,7 @@ impl Client {
         }
         let config = request.config();
         let first = per_read.map_or(self.answer_within, |within| within.min(self.answer_within));
-        let config = config.timeout_connect(Some(first));
+        let config = config.timeout_resolve(Some(first)).timeout_connect(Some(first));
         match per_read {
             None => config.build(),
             Some(within) => {

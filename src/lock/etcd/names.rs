@@ -4,8 +4,9 @@
 //! very version of the C library that it was linked with. getent(1) belongs to the one that is there.
 //! A connection lasts for many questions, so a process for each costs nothing to speak of.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 
 use ureq::Error;
 use ureq::config::Config;
@@ -22,6 +23,8 @@ const MOST: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Getent {
     otherwise: DefaultResolver,
+    /// What it said last, for when it says nothing: who ends COMMAND may end it, too.
+    known: Mutex<HashMap<String, Vec<IpAddr>>>,
 }
 
 impl Resolver for Getent {
@@ -42,19 +45,21 @@ impl Resolver for Getent {
         std::thread::Builder::new().name("names".into()).spawn(move || {
             _ = sender.send(ask(&name));
         })?;
-        match receiver.recv_timeout(*timeout.after) {
-            Ok(Ok(said)) => {
-                // A line for each kind of socket.
-                let lines = said.lines().filter(|line| line.contains(" STREAM"));
-                let addresses = lines.filter_map(|line| line.split(' ').next()?.parse().ok());
-                self.all(addresses, port)
+        let why = match receiver.recv_timeout(*timeout.after) {
+            Ok(Ok(found)) if !found.is_empty() => {
+                let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+                known.insert(host.to_owned(), found.clone());
+                return self.all(found.into_iter(), port);
             }
+            Ok(Ok(_)) => Error::HostNotFound,
             Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => {
-                self.otherwise.resolve(uri, config, timeout)
+                return self.otherwise.resolve(uri, config, timeout);
             }
-            Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(Error::Timeout(timeout.reason)),
-        }
+            Ok(Err(error)) => error.into(),
+            Err(_) => Error::Timeout(timeout.reason),
+        };
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(host).map_or(Err(why), |known| self.all(known.iter().copied(), port))
     }
 }
 
@@ -70,12 +75,15 @@ impl Getent {
     }
 }
 
-/// What it prints: nothing for a name that is unknown.
-fn ask(host: &str) -> std::io::Result<String> {
+/// The addresses that it prints: none for a name that is unknown.
+fn ask(host: &str) -> std::io::Result<Vec<IpAddr>> {
     let getent = duct::cmd("getent", ["ahosts", host]);
     let getent = getent.stdin_null().stderr_null().stdout_capture().unchecked();
     let said = child::ended_with_us(getent).run()?;
-    Ok(String::from_utf8_lossy(&said.stdout).into_owned())
+    let said = String::from_utf8_lossy(&said.stdout);
+    // A line for each kind of socket.
+    let lines = said.lines().filter(|line| line.contains(" STREAM"));
+    Ok(lines.filter_map(|line| line.split(' ').next()?.parse().ok()).collect())
 }
 
 #[cfg(test)]
@@ -98,6 +106,19 @@ mod tests {
         assert!(!found.is_empty(), "localhost is unknown");
         assert!(found.iter().all(|it| it.ip().is_loopback() && it.port() == 2379), "{found:?}");
         assert!(matches!(resolve("http://no-such-host.invalid:1"), Err(Error::HostNotFound)));
+    }
+
+    #[test]
+    fn what_was_known_is_used_when_nobody_says_anything() {
+        let getent = Getent::default();
+        getent.known.lock().unwrap().insert("gone.invalid".into(), vec![[127, 0, 0, 9].into()]);
+        let timeout = NextTimeout {
+            after: ureq::unversioned::transport::time::Duration::from_secs(30),
+            ..NextTimeout::default()
+        };
+        let uri = "http://gone.invalid:3".parse().unwrap();
+        let found = getent.resolve(&uri, &Config::default(), timeout).unwrap();
+        assert_eq!(found.to_vec(), ["127.0.0.9:3".parse().unwrap()]);
     }
 
     #[test]
