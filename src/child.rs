@@ -480,8 +480,9 @@ pub fn ended_with_us(expression: duct::Expression) -> duct::Expression {
 /// it by SIGKILL. What makes a process group of its own is spared, as daemons do, and so is what runs
 /// as somebody else, or has closed what it inherited.
 ///
-/// It is the kernel that kills them: they are a session, which has no terminal, and inherit a pipe for whose signals
-/// the group is down, and which has no other end then (fcntl(2), F_SETOWN and F_SETSIG).
+/// It is the kernel that kills them: they are a session, which has no terminal, and inherit a pipe
+/// for whose signals the group is down, and which has no other end then (fcntl(2), F_SETOWN and
+/// F_SETSIG).
 ///
 /// # Errors
 /// There were no descriptors to be had.

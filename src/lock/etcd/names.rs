@@ -90,14 +90,17 @@ fn ask(host: &str) -> std::io::Result<Vec<IpAddr>> {
 mod tests {
     use super::*;
 
-    fn resolve(uri: &str) -> Result<Vec<SocketAddr>, Error> {
+    fn resolve_with(getent: &Getent, uri: &str) -> Result<Vec<SocketAddr>, Error> {
         let timeout = NextTimeout {
             after: ureq::unversioned::transport::time::Duration::from_secs(30),
             ..NextTimeout::default()
         };
-        let found =
-            Getent::default().resolve(&uri.parse().unwrap(), &Config::default(), timeout)?;
+        let found = getent.resolve(&uri.parse().unwrap(), &Config::default(), timeout)?;
         Ok(found.to_vec())
+    }
+
+    fn resolve(uri: &str) -> Result<Vec<SocketAddr>, Error> {
+        resolve_with(&Getent::default(), uri)
     }
 
     #[test]
@@ -112,13 +115,8 @@ mod tests {
     fn what_was_known_is_used_when_nobody_says_anything() {
         let getent = Getent::default();
         getent.known.lock().unwrap().insert("gone.invalid".into(), vec![[127, 0, 0, 9].into()]);
-        let timeout = NextTimeout {
-            after: ureq::unversioned::transport::time::Duration::from_secs(30),
-            ..NextTimeout::default()
-        };
-        let uri = "http://gone.invalid:3".parse().unwrap();
-        let found = getent.resolve(&uri, &Config::default(), timeout).unwrap();
-        assert_eq!(found.to_vec(), ["127.0.0.9:3".parse().unwrap()]);
+        let found = resolve_with(&getent, "http://gone.invalid:3").unwrap();
+        assert_eq!(found, ["127.0.0.9:3".parse().unwrap()]);
     }
 
     #[test]
