@@ -16,10 +16,10 @@ tmpfiles := $(root)/lib/tmpfiles.d
 # Names of the subcommands that have a manual page of their own.
 subcommands := status path prune cache lint completions man
 fuzz_targets := reference holder_record command duration engine_answer
-scripts := .ci/run tests/demo.sh tests/stand-in/docker
+scripts := .ci/run tests/demo.sh tests/engine/debian-13 tests/stand-in/docker
 
 .DELETE_ON_ERROR:
-.PHONY: all install uninstall test test-scale chaos fuzz lint bench bench-caches bench-check demo completions man clean help
+.PHONY: all install uninstall test test-debian test-engines test-scale chaos fuzz lint bench bench-caches bench-check demo completions man clean help
 
 all: $(BINARY)                 ## build the release binary (the default)
 
@@ -46,7 +46,8 @@ install: $(BINARY)             ## install below PREFIX (/usr/local), in DESTDIR 
 	{ echo "# Lock files of buildlock. As root's they are safe from other users' removal."; \
 	  for folder in "" /image-locks /named-locks /cache-locks; do \
 	    echo "d /tmp/buildlock$$folder 1777 root root -"; \
-	  done; } >"$(tmpfiles)/buildlock.conf"
+	  done; \
+	  echo "f /tmp/buildlock/guard 0666 root root -"; } >"$(tmpfiles)/buildlock.conf"
 	chmod 644 "$(tmpfiles)/buildlock.conf"
 
 uninstall:                     ## remove what install has put there
@@ -61,6 +62,14 @@ test:                          ## run every test; BUILDLOCK_REQUIRE_ENGINE=1: no
 	+$(CARGO) test --locked
 	+$(CARGO) test --locked --no-default-features --lib
 
+test-debian:                   ## as root: Debian 13's engines for the tests, in a folder that is kept
+	@tests/engine/debian-13 make
+
+test-engines:                  ## the tests with a real engine, on each engine with each client
+	+BUILDLOCK_TEST_ENGINES=all $(CARGO) test --locked --test real_engine --test registry \
+	  -- --test-threads=2
+	+$(CARGO) test --locked --test compose -- --ignored
+
 test-scale:                    ## a thousand waiters, calls and tags, one test after the other; long waits
 	+BUILDLOCK_TEST_SCALE=1000 $(CARGO) test --locked --test limits thousand -- --test-threads=1
 	+$(CARGO) test --locked --test silence -- --ignored
@@ -74,6 +83,7 @@ lint:                          ## formatting, clippy, licences of the dependenci
 	$(CARGO) fmt --check
 	+$(CARGO) clippy --all-targets --locked -- -D warnings
 	+$(CARGO) clippy --all-targets --locked --no-default-features -- -D warnings
+	+$(CARGO) clippy --locked --manifest-path fuzz/Cargo.toml -- -D warnings
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
 	  $(CARGO) deny --locked check licenses bans sources; \
 	else \

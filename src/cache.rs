@@ -83,6 +83,10 @@ pub struct Cache {
     files: Vec<PathBuf>,
     /// Whether COMMAND empties it first.
     emptied: bool,
+    /// Whether COMMAND is a build whose caches are the engine's mounts, and nothing else.
+    is_of_mounts: bool,
+    /// The mark of the last `cache forget`, as it was when the lock was taken.
+    forgotten_before: Mutex<Option<String>>,
     /// Set once it is known that an outer call shares it.
     shared_by_ancestor: OnceLock<()>,
     /// The hash of the files, and of the engine whose cache it is. Read when it is needed first.
@@ -97,6 +101,9 @@ struct Memory {
     cache: String,
     /// The newest last.
     warm: Vec<Warmth>,
+    /// A mark that each `cache forget` replaces, so that a build under way does not undo it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    forgotten: Option<String>,
 }
 
 /// A build that has warmed a cache.
@@ -119,6 +126,8 @@ impl Cache {
         if command.empties_caches() {
             caches.iter_mut().for_each(|cache| cache.emptied = true);
         }
+        let is_build = command.build().is_some();
+        caches.iter_mut().for_each(|cache| cache.is_of_mounts = is_build);
         caches.sort_by(|a, b| a.id.cmp(&b.id));
         if let Some(twice) = caches.windows(2).find(|two| two[0].id == two[1].id) {
             bail!("--cache {} is there twice; name all its files in one", twice[0].id);
@@ -139,6 +148,8 @@ impl Cache {
             id,
             files,
             emptied: false,
+            is_of_mounts: false,
+            forgotten_before: Mutex::default(),
             shared_by_ancestor: OnceLock::new(),
             wanted: OnceLock::new(),
             asked: Mutex::default(),
@@ -226,8 +237,14 @@ impl Cache {
 
     fn remembered(&self, store: &dyn Store) -> Option<Warmth> {
         let wanted = self.wanted.get()?;
-        let memory = Memory::of(store, &self.key());
+        let (memory, _) = Memory::of(store, &self.key());
         memory.warm.into_iter().find(|warmth| warmth.files == *wanted)
+    }
+
+    /// Notes the mark of the last `cache forget` before the build command runs.
+    pub fn note_forgotten(&self, store: &dyn Store) {
+        let forgotten = Memory::of(store, &self.key()).0.forgotten;
+        *self.forgotten_before.lock().unwrap_or_else(PoisonError::into_inner) = forgotten;
     }
 
     /// Remembers that a build that had it alone, and used these mounts if that is known, has warmed
@@ -237,34 +254,45 @@ impl Cache {
         if self.shared_by_ancestor.get().is_some() {
             return;
         }
-        let mut memory = Memory::of(store, &self.key());
-        let had_mounts = |warmth: &Warmth| warmth.files == *wanted && !warmth.mounts.is_empty();
-        if mounts.is_some_and(<[_]>::is_empty) && memory.warm.iter().any(had_mounts) {
-            // All its steps were in the layer cache: those mounts are gone, and it has made no other.
-            return;
-        }
-        let warmth = Warmth {
-            files: wanted.clone(),
-            since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
-            mounts: mounts.unwrap_or_default().iter().take(MOUNTS_MAX).cloned().collect(),
-        };
-        memory.cache.clone_from(&self.id);
-        memory.warm.retain(|warmth| warmth.files != *wanted);
-        let surplus = (memory.warm.len() + 1).saturating_sub(REMEMBERED_MAX);
-        memory.warm.drain(..surplus);
-        memory.warm.push(warmth);
-        let line = serde_json::to_vec(&memory).unwrap_or_default();
-        if let Err(error) = store.remember(&self.key(), Some(&line)) {
+        let changed = update(store, &self.key(), |memory| self.add(memory, wanted, mounts));
+        if let Err(error) = changed {
             tracing::warn!("cache {}: cannot remember that it is warm: {error:#}", self.id);
         }
     }
 
-    /// Forgets all that is remembered of it.
-    pub fn forget(&self, store: &dyn Store) {
-        if store.remembered(&self.key()).is_none() {
-            return;
+    /// Adds that a build for these files has warmed it. Returns false if that would be wrong.
+    fn add(&self, memory: &mut Memory, wanted: &str, mounts: Option<&[String]>) -> bool {
+        let before = self.forgotten_before.lock().unwrap_or_else(PoisonError::into_inner);
+        if memory.forgotten != *before {
+            tracing::info!("cache {}: forgotten while the build ran, so not warm", self.id);
+            return false;
         }
-        if let Err(error) = store.remember(&self.key(), None) {
+        let had_mounts = |warmth: &Warmth| warmth.files == wanted && !warmth.mounts.is_empty();
+        if mounts.is_some_and(<[_]>::is_empty)
+            && (self.is_of_mounts || memory.warm.iter().any(had_mounts))
+        {
+            // All its steps were in the layer cache, or somebody has pruned what it had filled.
+            tracing::debug!("cache {}: the engine has no mount that the build used", self.id);
+            return false;
+        }
+        let warmth = Warmth {
+            files: wanted.to_owned(),
+            since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            mounts: mounts.unwrap_or_default().iter().take(MOUNTS_MAX).cloned().collect(),
+        };
+        memory.cache.clone_from(&self.id);
+        memory.warm.retain(|warmth| warmth.files != wanted);
+        let surplus = (memory.warm.len() + 1).saturating_sub(REMEMBERED_MAX);
+        memory.warm.drain(..surplus);
+        memory.warm.push(warmth);
+        true
+    }
+
+    /// Forgets that it was warm, because COMMAND empties it or has failed beside others.
+    pub fn forget(&self, store: &dyn Store) {
+        let changed =
+            update(store, &self.key(), |memory| !std::mem::take(&mut memory.warm).is_empty());
+        if let Err(error) = changed {
             tracing::warn!("cache {}: cannot forget that it was warm: {error:#}", self.id);
         }
     }
@@ -314,10 +342,51 @@ pub fn list(lines: &[Vec<u8>], json: bool, out: &mut impl Write) -> Result<()> {
 
 impl Memory {
     /// Anybody may have written anything there.
-    fn of(store: &dyn Store, key: &Key) -> Self {
-        let line = store.remembered(key).unwrap_or_default();
-        serde_json::from_slice(&line).unwrap_or_default()
+    fn of(store: &dyn Store, key: &Key) -> (Self, Option<Vec<u8>>) {
+        let line = store.remembered(key);
+        let memory = line.as_deref().and_then(|line| serde_json::from_slice(line).ok());
+        (memory.unwrap_or_default(), line)
     }
+}
+
+/// Changes what is remembered, whoever else does so at the same time.
+fn update(store: &dyn Store, key: &Key, mut change: impl FnMut(&mut Memory) -> bool) -> Result<()> {
+    /// So many changes in between are no accident.
+    const TRIES: usize = 100;
+    for _ in 0..TRIES {
+        let (mut memory, before) = Memory::of(store, key);
+        if !change(&mut memory) {
+            return Ok(());
+        }
+        let line = serde_json::to_vec(&memory).unwrap_or_default();
+        if store.remember(key, before.as_deref(), Some(&line))? {
+            return Ok(());
+        }
+    }
+    bail!("{} is changed as fast as it is read", key.subject())
+}
+
+/// `buildlock cache forget`: a build that is under way does not undo it. Returns whether there was
+/// anything to forget.
+///
+/// # Errors
+/// It cannot be written.
+pub fn forget(store: &dyn Store, id: String) -> Result<bool> {
+    let key = Key::new(Subject::Cache(id.clone()));
+    let (memory, before) = Memory::of(store, &key);
+    let was_warm = !memory.warm.is_empty();
+    let is_in_use = store.held()?.iter().any(|held| held.cache.as_ref() == Some(&id));
+    // Nobody would look for a mark, and nothing has to be left.
+    if !is_in_use && (before.is_none() || store.remember(&key, before.as_deref(), None)?) {
+        return Ok(was_warm);
+    }
+    update(store, &key, |memory| {
+        memory.warm.clear();
+        memory.cache.clone_from(&id);
+        memory.forgotten = Some(format!("{:016x}", fastrand::u64(..)));
+        true
+    })?;
+    Ok(was_warm)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::error::{ContextKind, ErrorKind};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
@@ -77,15 +77,16 @@ pub struct BuildArgs {
 
     /// End a COMMAND that runs longer, with all its descendants
     ///
-    /// SIGTERM first, SIGKILL after --kill-after. As in timeout(1), 0 means no limit.
-    /// [env: BUILDLOCK_BUILD_TIMEOUT]
+    /// SIGTERM first, SIGKILL after --kill-after. As in timeout(1), 0 means no limit, and the time
+    /// for which the build is stopped (Ctrl-Z) counts: others may be waiting. [env:
+    /// BUILDLOCK_BUILD_TIMEOUT]
     #[arg(long, value_name = "DURATION", default_value = "none", value_parser = duration::parse_limit)]
     pub build_timeout: Limit,
 
     /// From SIGTERM to SIGKILL
     ///
-    /// For what --build-timeout ends, and for what an interrupted COMMAND leaves behind. As in
-    /// timeout(1), 0 means never.
+    /// For what --build-timeout ends, and for what a COMMAND leaves behind that failed or was
+    /// interrupted. As in timeout(1), 0 means never.
     #[arg(short, long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse_limit)]
     pub kill_after: Limit,
 
@@ -134,10 +135,10 @@ pub struct BuildArgs {
 
     /// Where the image has to be: local, registry, or a command that tells
     ///
-    /// local, the default: on the engine. registry: in the registry that the tag names, asked with the user's own
-    /// credentials and the engine's mirrors; COMMAND is expected to push. Anything else is a command
-    /// for sh, which gets the tag in BUILDLOCK_TAG; it ends with 0 if the image is there and with 1
-    /// if it is not, and everything else is an error. [env: BUILDLOCK_CHECK]
+    /// local, the default: on the engine. registry: in the registry that the tag names, asked with
+    /// the user's own credentials and the engine's mirrors; COMMAND is expected to push. Anything
+    /// else is a command for sh, which gets the tag in BUILDLOCK_TAG; it ends with 0 if the image
+    /// is there and with 1 if it is not, and everything else is an error. [env: BUILDLOCK_CHECK]
     #[arg(long, value_name = "WHERE", value_parser = parse_check)]
     pub check: Option<Check>,
 
@@ -151,16 +152,18 @@ pub struct BuildArgs {
 pub struct CommonArgs {
     /// Where lock files live
     ///
-    /// One folder per machine, shared by its users, as the engine is. [env: BUILDLOCK_DIR]
+    /// One folder per machine, shared by its users, as the engine is. [env: BUILDLOCK_DIR, an
+    /// absolute path]
     #[arg(long, value_name = "DIR", global = true, default_value = crate::lock::DEFAULT_DIR,
           value_hint = clap::ValueHint::DirPath)]
     pub lock_dir: PathBuf,
 
-    /// Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://
+    /// Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or
+    /// etcds://
     ///
-    /// The lock folder by default, which is for one machine. An etcd cluster is for many; its users,
-    /// passwords and certificates come from BUILDLOCK_ETCD_USER, _PASSWORD, _PASSWORD_FILE, _CACERT,
-    /// _CERT and _KEY. [env: BUILDLOCK_STORE]
+    /// The lock folder by default, which is for one machine. An etcd cluster is for many; its
+    /// users, passwords and certificates come from BUILDLOCK_ETCD_USER, _PASSWORD, _PASSWORD_FILE,
+    /// _CACERT, _CERT and _KEY. [env: BUILDLOCK_STORE]
     #[arg(long, value_name = "URL", global = true)]
     pub store: Option<String>,
 
@@ -220,7 +223,7 @@ pub enum Sub {
     /// Find what makes builds race: cache mounts without a lock, images that two services build
     ///
     /// Exit status: 0 clean, 1 findings, 2 wrong usage, 125 something cannot be read. Notes are no
-    /// findings. Which caches need a lock, and why, is in docs/build-races.md.
+    /// findings. Which caches need a lock, and why, is in docs/lint.md.
     Lint {
         /// Add sharing=locked to the cache mounts that race, and change nothing else
         #[arg(long)]
@@ -233,9 +236,12 @@ pub enum Sub {
         format: LintFormat,
         /// Dockerfiles, compose files, and folders with them; - is a Dockerfile from stdin
         ///
-        /// Of a folder (the current one if none is given), Dockerfile, *.Dockerfile, Dockerfile.*,
-        /// dockerfile, *.dockerfile, Containerfile, compose.yaml and docker-compose.yaml. A compose
-        /// file is taken with the compose.override.yaml beside it.
+        /// Folders (the current one if none is given) are searched as ripgrep does it: with all
+        /// that is below, without hidden folders and what .gitignore leaves out. The names that
+        /// count are Dockerfile and Containerfile, also with more before or after them
+        /// (api.Dockerfile, Dockerfile.dev, Dockerfile-dev), dockerfile, compose.yaml,
+        /// docker-compose.yaml, and these with more words in them (compose.prod.yaml). A
+        /// compose.yaml is taken with the compose.override.yaml beside it.
         #[arg(value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
         paths: Vec<PathBuf>,
     },
@@ -444,9 +450,27 @@ fn explain_missing_dashes(error: clap::Error, words: &[OsString]) -> clap::Error
             if unexpected && !said.starts_with('-') && words.iter().all(|word| word != "--") =>
         {
             let example = format!("COMMAND goes behind '--', as in: buildlock -t TAG -- {said} …");
+            let is_program = which::which(&said).is_ok();
+            let similar = (!is_program).then(|| similar_subcommand(&said)).flatten();
+            let example = match similar {
+                Some(subcommand) => format!("did you mean '{subcommand}'? {example}"),
+                None => example,
+            };
             Cli::command().error(error.kind(), format!("unexpected argument '{said}': {example}"))
         }
         _ => error,
+    }
+}
+
+/// The subcommand that `typed` may have been meant for.
+fn similar_subcommand(typed: &str) -> Option<String> {
+    // clap has no such idea where there may be operands, so it is asked without any.
+    let all = Cli::command().get_subcommands().cloned().collect::<Vec<_>>();
+    let alone = clap::Command::new("buildlock").subcommands(all);
+    let error = alone.try_get_matches_from(["buildlock", typed]).err()?;
+    match error.get(ContextKind::SuggestedSubcommand)? {
+        ContextValue::Strings(names) => names.first().cloned(),
+        name => Some(name.to_string()),
     }
 }
 

@@ -3,11 +3,14 @@
 //! Nothing here runs anything or asks anybody; it only reads words, as docker, podman, nerdctl and
 //! the wrappers in front of them would read them.
 
+mod several;
+
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+pub use self::several::{Several, Tool};
 use crate::user;
 use crate::visible::is_visible;
 
@@ -35,7 +38,8 @@ impl Engine {
     fn of_program(name: &str) -> Option<Self> {
         match name {
             "docker" | "docker-buildx" => Some(Engine::Docker),
-            "podman" => Some(Engine::Podman),
+            // They share their storage.
+            "podman" | "buildah" => Some(Engine::Podman),
             "nerdctl" => Some(Engine::Nerdctl),
             _ => None,
         }
@@ -49,34 +53,49 @@ impl Engine {
                 long: &["config", "context", "host", "log-level", "tlscacert", "tlscert", "tlskey"],
             },
             Engine::Podman => Flags {
-                short: "c",
+                short: "cH",
                 long: &[
+                    "cdi-spec-dir",
                     "cgroup-manager",
                     "config",
                     "conmon",
                     "connection",
+                    "context",
+                    "cpu-profile",
+                    "default-mounts-file",
                     "events-backend",
                     "hooks-dir",
+                    "host",
                     "identity",
                     "imagestore",
                     "log-level",
+                    "max-workers",
+                    "memory-profile",
                     "module",
                     "namespace",
+                    "network-backend",
                     "network-cmd-path",
                     "network-config-dir",
                     "out",
+                    "pull-option",
+                    "registries-conf",
+                    "registries-conf-dir",
                     "root",
                     "runroot",
                     "runtime",
                     "runtime-flag",
+                    "short-name-alias-conf",
                     "ssh",
                     "storage-driver",
                     "storage-opt",
                     "tls-ca",
                     "tls-cert",
+                    "tls-details",
                     "tls-key",
                     "tmpdir",
                     "url",
+                    "userns-gid-map",
+                    "userns-uid-map",
                     "volumepath",
                 ],
             },
@@ -85,6 +104,7 @@ impl Engine {
                 long: &[
                     "address",
                     "bridge-ip",
+                    "cdi-spec-dirs",
                     "cgroup-manager",
                     "cni-netconfpath",
                     "cni-path",
@@ -98,6 +118,7 @@ impl Engine {
                     "namespace",
                     "snapshotter",
                     "storage-driver",
+                    "userns-remap",
                 ],
             },
         }
@@ -130,6 +151,17 @@ enum Matters {
     Always,
     /// env: with -i, -u or -C so; otherwise it only sets variables.
     Environment,
+}
+
+impl Matters {
+    /// Whether this option may have the command run in another folder.
+    fn changes_folder(self, option: &str) -> bool {
+        match self {
+            Matters::No => false,
+            Matters::Always => matches!(option, "D" | "chdir" | "R" | "chroot" | "i" | "login"),
+            Matters::Environment => matches!(option, "C" | "chdir"),
+        }
+    }
 }
 
 const WRAPPERS: &[Wrapper] = &[
@@ -214,24 +246,34 @@ const WRAPPERS: &[Wrapper] = &[
 ];
 
 /// Flags of the build commands of docker (with and without buildx), podman and nerdctl that take
-/// *no* value; all others do. From the programs' own help.
+/// *no* value; all others do. From the programs' own help and source, hidden flags and global ones
+/// that may stand behind the command included.
 const BUILD_SWITCHES: Flags = Flags {
     short: "qD",
     long: &[
         "all-platforms",
         "check",
+        "compat-volumes",
         "compress",
+        "created-annotation",
         "debug",
+        "debug-full",
+        "detach",
         "disable-compression",
         "disable-content-trust",
+        "experimental",
+        "force-compression",
         "force-rm",
         "help",
         "http-proxy",
         "identity-label",
         "inherit-annotations",
         "inherit-labels",
+        "insecure-registry",
+        "kube-hide-dupe",
         "layers",
         "load",
+        "log-rusage",
         "logsplit",
         "no-cache",
         "no-hostname",
@@ -240,19 +282,23 @@ const BUILD_SWITCHES: Flags = Flags {
         "pull",
         "pull-always",
         "pull-never",
+        "purge",
         "push",
         "quiet",
         "rewrite-timestamp",
         "rm",
         "save-stages",
+        "selinux-enabled",
         "skip-unused-stages",
         "squash",
         "squash-all",
         "stage-labels",
         "stdin",
         "stream",
+        "syslog",
         "tls-verify",
-        "created-annotation",
+        "trace",
+        "transient-store",
     ],
 };
 
@@ -265,6 +311,10 @@ pub struct Command {
     caches: Caches,
     /// Whether what stands in front of the client may read its stdin.
     front_may_read: bool,
+    /// What compose or bake is to do, if it is one of them.
+    several: Option<Several>,
+    /// What an engine's client is to do, up to its first operand: `push`, `image push`.
+    subcommand: Vec<String>,
 }
 
 /// What COMMAND says of the builder's caches, be it a known build command or another one (bake,
@@ -292,6 +342,8 @@ pub struct Client {
     pub in_front: Vec<OsString>,
     /// Whether these words change who asks, or with which environment.
     pub behind_others: bool,
+    /// Whether they may change the folder in which it runs.
+    pub may_run_elsewhere: bool,
     /// Variables that `env NAME=VALUE` sets for it.
     pub environment: Vec<(OsString, OsString)>,
 }
@@ -299,8 +351,11 @@ pub struct Client {
 /// What a known build command says of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Build {
-    /// What `-t` and `--tag` name, as typed.
+    /// The names that its image gets, as typed: what `-t` says, or else `-o type=image,name=…`;
+    /// and what `--manifest` says.
     pub tags: Vec<String>,
+    /// The manifest list that it adds its image to (`podman build --manifest`).
+    pub manifest: Option<String>,
     /// What `-o` and `--output` say.
     pub outputs: Vec<String>,
     /// `--load`
@@ -310,10 +365,14 @@ pub struct Build {
     /// The build argument BUILDKIT_CACHE_MOUNT_NS, which is put before the ids of cache mounts
     /// (<https://docs.docker.com/reference/dockerfile/#buildkit-built-in-build-args>).
     pub cache_namespace: Option<String>,
-    /// Platforms that `--platform` names.
+    /// Platforms that `--platform` names, or podman's `--os`, `--arch` and `--variant`.
     pub platforms: Vec<String>,
-    /// Flags that make it write something beside the image (`--iidfile id`, `-q`).
+    /// Flags that make it write something beside the image and its id (`--metadata-file m`).
     pub side_outputs: Vec<String>,
+    /// `-q`: it prints the image's id.
+    pub prints_id: bool,
+    /// `--iidfile`: it writes the image's id there.
+    pub id_file: Option<PathBuf>,
     /// A flag that makes it build nothing (`--check`, `--call=outline`).
     pub builds_nothing: Option<String>,
     /// Whether it reads the context or the Dockerfile from its stdin (`-`, `-f -`).
@@ -330,10 +389,18 @@ impl Command {
         let Some(understood) = understand(&argv, &words) else {
             // What it calls its builder may be anything.
             let caches = Caches { builder: None, ..Caches::among(&words) };
-            return Command { client: None, build: None, caches, front_may_read: false, argv };
+            return Command {
+                client: None,
+                build: None,
+                caches,
+                front_may_read: false,
+                several: None,
+                subcommand: Vec::new(),
+                argv,
+            };
         };
-        let Understood { client, build, caches, front_may_read } = understood;
-        Command { client: Some(client), build, caches, front_may_read, argv }
+        let Understood { client, build, caches, front_may_read, several, subcommand } = understood;
+        Command { client: Some(client), build, caches, front_may_read, several, subcommand, argv }
     }
 
     /// The program to run. Empty only if COMMAND is.
@@ -351,8 +418,8 @@ impl Command {
         self.client.as_ref()
     }
 
-    /// Whether it may read its stdin: a known build command only does if it says so, and what is not
-    /// known may. So may sudo, also where its command does not.
+    /// Whether it may read its stdin: a known build command only does if it says so, and what is
+    /// not known may. So may sudo, also where its command does not.
     pub fn may_read_stdin(&self) -> bool {
         self.front_may_read || self.build.as_ref().is_none_or(|build| build.reads_stdin)
     }
@@ -362,6 +429,39 @@ impl Command {
         let pushes =
             |build: &Build| build.push || build.outputs.iter().any(|it| goes_to_registry(it));
         self.build.as_ref().is_some_and(pushes)
+            || self.several.as_ref().is_some_and(|several| several.pushes)
+    }
+
+    /// What compose or bake is to do, if it is one of them.
+    pub fn several(&self) -> Option<&Several> {
+        self.several.as_ref()
+    }
+
+    /// What the client is to do beside building, if that is to push an image, or to run one.
+    pub fn does_more_than_build(&self) -> Option<String> {
+        let words: Vec<&str> = self.subcommand.iter().map(String::as_str).collect();
+        let pushes_or_runs = match words.as_slice() {
+            ["push" | "run", ..] => 1,
+            ["image" | "manifest", "push", ..] | ["container", "run", ..] => 2,
+            _ => return None,
+        };
+        Some(words[..pushes_or_runs].join(" "))
+    }
+
+    /// The tags that build commands in it name, where it is a script for a shell (`sh -c '…'`).
+    pub fn tags_in_script(&self) -> Vec<String> {
+        const SHELLS: [&str; 6] = ["sh", "bash", "dash", "zsh", "ksh", "ash"];
+        let name = Path::new(self.program()).file_name().and_then(OsStr::to_str);
+        if !name.is_some_and(|name| SHELLS.contains(&name)) {
+            return Vec::new();
+        }
+        let is_flag = |word: &&OsString| {
+            let word = word.to_string_lossy();
+            word.starts_with('-') && !word.starts_with("--") && word.contains('c')
+        };
+        let words = self.arguments();
+        let script = words.iter().position(|word| is_flag(&word)).and_then(|at| words.get(at + 1));
+        script.map_or_else(Vec::new, |script| several::tags_in_script(&script.to_string_lossy()))
     }
 
     /// The builder that it names.
@@ -426,11 +526,13 @@ impl Client {
 
     /// An environment variable as the client will see it; one that is set to nothing is none.
     pub fn variable(&self, name: &str) -> Option<OsString> {
+        self.variable_as_set(name).filter(|value| !value.is_empty())
+    }
+
+    /// The same, where being set to nothing makes a difference.
+    pub fn variable_as_set(&self, name: &str) -> Option<OsString> {
         let given = self.environment.iter().rev().find(|(given, _)| given == name);
-        given
-            .map(|(_, value)| value.clone())
-            .or_else(|| std::env::var_os(name))
-            .filter(|value| !value.is_empty())
+        given.map(|(_, value)| value.clone()).or_else(|| std::env::var_os(name))
     }
 
     /// The folder of docker's configuration, as its client finds it.
@@ -517,6 +619,7 @@ struct Front {
     /// Words that a look-up has to go through.
     kept: Vec<OsString>,
     behind_others: bool,
+    may_run_elsewhere: bool,
     may_read_stdin: bool,
     environment: Vec<(OsString, OsString)>,
 }
@@ -540,7 +643,11 @@ fn read_front(argv: &[OsString], words: &[&str]) -> Option<Front> {
                 return None;
             }
             // nice -10, and a lone dash, which env reads as -i.
-            at += read_option(&words[at..], |name| wrapper.values.has(name), |_| ());
+            at += read_option(
+                &words[at..],
+                |name| wrapper.values.has(name),
+                |opt| front.may_run_elsewhere |= wrapper.matters.changes_folder(opt.name),
+            );
         }
         at += wrapper.operands;
         while wrapper.assignments && words.get(at).is_some_and(|word| is_assignment(word)) {
@@ -570,6 +677,8 @@ struct Understood {
     build: Option<Build>,
     caches: Caches,
     front_may_read: bool,
+    several: Option<Several>,
+    subcommand: Vec<String>,
 }
 
 fn understand(argv: &[OsString], words: &[&str]) -> Option<Understood> {
@@ -578,6 +687,9 @@ fn understand(argv: &[OsString], words: &[&str]) -> Option<Understood> {
 
     let program = argv.get(at)?;
     let name = Path::new(program).file_name()?.to_str()?;
+    if let Some(engine) = compose_of(name) {
+        return Some(understand_compose(engine, front, words));
+    }
     let engine = Engine::of_program(name)?;
     at += 1;
     let standalone = name == "docker-buildx";
@@ -586,12 +698,14 @@ fn understand(argv: &[OsString], words: &[&str]) -> Option<Understood> {
         at = skip_options(words, at, |name| engine.global_values().has(name), |_| ());
     }
     let globals = argv.get(globals_start..at)?.to_vec();
+    let globals_end = at;
     let client = Client {
         engine,
         program: if standalone { "docker".into() } else { program.clone() },
         globals,
         in_front: front.kept,
         behind_others: front.behind_others,
+        may_run_elsewhere: front.may_run_elsewhere,
         environment: front.environment,
     };
     let buildx = standalone || words.get(at) == Some(&"buildx");
@@ -605,18 +719,70 @@ fn understand(argv: &[OsString], words: &[&str]) -> Option<Understood> {
     let is_build = match words.get(at) {
         Some(&"build") => true,
         Some(&"b") => buildx,
+        Some(&("bud" | "build-using-dockerfile")) => name == "buildah",
         _ => false,
     };
     let rest = words.get(at + 1..).unwrap_or_default();
+    let several = match words.get(at) {
+        Some(&"compose") => Several::compose(&format!("{name} compose"), rest),
+        Some(&("bake" | "f")) if buildx => Some(Several::bake(rest)),
+        _ => None,
+    };
+    let subcommand = words.get(globals_end..).unwrap_or_default();
+    let subcommand = subcommand.iter().take(2).map(|&word| word.to_owned()).collect();
     let build = match is_build {
-        true => Some(read_build(rest, &mut caches)),
+        true => Some(read_build(rest, engine, &mut caches)),
         false => {
             let Caches { builder, unused, .. } = Caches::among(rest);
             caches = Caches { builder: builder.or(caches.builder), unused, ..caches };
             None
         }
     };
-    Some(Understood { client, build, caches, front_may_read: front.may_read_stdin })
+    let front_may_read = front.may_read_stdin;
+    Some(Understood { client, build, caches, front_may_read, several, subcommand })
+}
+
+/// The engine of a program that is compose alone.
+fn compose_of(name: &str) -> Option<Engine> {
+    match name {
+        "docker-compose" => Some(Engine::Docker),
+        "podman-compose" => Some(Engine::Podman),
+        _ => None,
+    }
+}
+
+/// Reads docker-compose, whose options for the engine are docker's.
+fn understand_compose(engine: Engine, front: Front, words: &[&str]) -> Understood {
+    const OF_THE_ENGINE: [&str; 9] =
+        ["H", "host", "c", "context", "tls", "tlscacert", "tlscert", "tlskey", "tlsverify"];
+    let program = words[front.program];
+    let rest = &words[front.program + 1..];
+    let mut globals = Vec::new();
+    skip_options(
+        rest,
+        0,
+        |name| several::COMPOSE_VALUES.has(name),
+        |opt| {
+            if OF_THE_ENGINE.contains(&opt.name) && engine == Engine::Docker {
+                let dashes = if opt.name.len() == 1 { "-" } else { "--" };
+                globals.push(OsString::from(format!("{dashes}{}", opt.name)));
+                globals.extend(opt.value.map(OsString::from));
+            }
+        },
+    );
+    let several = Several::compose(program, rest);
+    let client = Client {
+        engine,
+        program: engine.client().into(),
+        globals,
+        in_front: front.kept,
+        behind_others: front.behind_others,
+        may_run_elsewhere: front.may_run_elsewhere,
+        environment: front.environment,
+    };
+    let caches = Caches::among(rest);
+    let front_may_read = front.may_read_stdin;
+    Understood { client, build: None, caches, front_may_read, several, subcommand: Vec::new() }
 }
 
 fn wrapper(word: &str) -> Option<&'static Wrapper> {
@@ -652,10 +818,11 @@ fn skip_options<'a>(
 }
 
 /// Reads the flags of a build command. Its only operand is the context, which may stand anywhere.
-fn read_build(words: &[&str], caches: &mut Caches) -> Build {
+fn read_build(words: &[&str], engine: Engine, caches: &mut Caches) -> Build {
     const STDIN: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
     let names_stdin = |word: &&str| STDIN.iter().any(|stdin| word.contains(stdin));
     let mut build = Build { reads_stdin: words.iter().any(names_stdin), ..Build::default() };
+    let mut platform = [None; 3];
     let mut at = 0;
     while at < words.len() {
         let word = words[at];
@@ -672,11 +839,29 @@ fn read_build(words: &[&str], caches: &mut Caches) -> Build {
             &words[at..],
             |name| !BUILD_SWITCHES.has(name),
             |opt| {
+                let part = ["os", "arch", "variant"].iter().position(|name| *name == opt.name);
+                if let Some(part) = part {
+                    platform[part] = opt.value;
+                }
                 note(&mut build, &opt);
                 caches.note(&opt);
             },
         );
     }
+    if build.platforms.is_empty() && platform.iter().any(Option::is_some) {
+        let [os, architecture, variant] = platform;
+        let (os, architecture) =
+            (os.unwrap_or("linux"), architecture.unwrap_or(std::env::consts::ARCH));
+        let parts = [Some(os), Some(architecture), variant];
+        build.platforms.push(parts.into_iter().flatten().collect::<Vec<_>>().join("/"));
+    }
+    // With -t, buildx and nerdctl mind no other name (buildx, build/opt.go). Podman never does.
+    if build.tags.is_empty() && engine != Engine::Podman {
+        let makes_image = |output: &&String| !goes_elsewhere(output);
+        let names = build.outputs.iter().filter(makes_image).flat_map(|it| names_of_output(it));
+        build.tags = names.collect();
+    }
+    build.tags.extend(build.manifest.clone());
     build
 }
 
@@ -694,8 +879,12 @@ fn note(build: &mut Build, opt: &Opt<'_>) {
             if goes_elsewhere(&value()) {
                 build.side_outputs.push(format!("-o {}", value()));
             }
+            // Without a file to write to, this is what --load stands for.
+            build.load |= output_field(&value(), "type").is_some_and(|kind| kind == "docker")
+                && !goes_elsewhere(&value());
             build.outputs.push(value());
         }
+        "manifest" => build.manifest = opt.value.map(str::to_owned),
         "f" | "file" => build.reads_stdin |= opt.value == Some("-"),
         "load" => build.load = on,
         "push" => build.push = on,
@@ -704,10 +893,10 @@ fn note(build: &mut Build, opt: &Opt<'_>) {
             build.cache_namespace = namespace.map(str::to_owned).or(build.cache_namespace.take());
         }
         "platform" => build.platforms.extend(value().split(',').map(|p| p.trim().to_owned())),
-        "iidfile" | "metadata-file" => {
-            build.side_outputs.push(format!("--{} {}", opt.name, value()))
-        }
-        "q" | "quiet" if on => build.side_outputs.push("the image id that -q prints".to_owned()),
+        "metadata-file" => build.side_outputs.push(format!("--metadata-file {}", value())),
+        // Without a name, docker writes none.
+        "iidfile" => build.id_file = opt.value.filter(|name| !name.is_empty()).map(PathBuf::from),
+        "q" | "quiet" => build.prints_id = on,
         "check" if on => build.builds_nothing = Some("--check".to_owned()),
         "call" if opt.value.is_some_and(|call| call != "build") => {
             build.builds_nothing = Some(format!("--call={}", value()));
@@ -719,7 +908,7 @@ fn note(build: &mut Build, opt: &Opt<'_>) {
 /// Does `-o VALUE` write to a file or folder (`-o DIR`, `-o -`, `type=local`, `type=tar`,
 /// `type=oci`, `type=docker,dest=FILE`)? See <https://docs.docker.com/build/exporters/>.
 pub fn goes_elsewhere(output: &str) -> bool {
-    match output_field(output, "type") {
+    match output_field(output, "type").as_deref() {
         Some("local" | "tar" | "oci" | "cacheonly") => true,
         Some("docker") => output_field(output, "dest").is_some(),
         Some(_) => false,
@@ -728,17 +917,47 @@ pub fn goes_elsewhere(output: &str) -> bool {
     }
 }
 
-fn output_field<'a>(output: &'a str, name: &str) -> Option<&'a str> {
-    output.split(',').find_map(|part| part.trim().strip_prefix(name)?.strip_prefix('='))
+/// The names that `-o type=image,name=VALUE` gives the image: a list, if the field is quoted.
+fn names_of_output(output: &str) -> Vec<String> {
+    let names = output_field(output, "name").unwrap_or_default();
+    names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+fn output_field(output: &str, name: &str) -> Option<String> {
+    csv_fields(output).into_iter().find_map(|field| {
+        let (key, value) = field.split_once('=')?;
+        (key.trim().eq_ignore_ascii_case(name)).then(|| value.trim().to_owned())
+    })
+}
+
+/// Splits a line as buildx does: at commas, but for those within double quotes (RFC 4180).
+fn csv_fields(line: &str) -> Vec<String> {
+    let mut fields = vec![String::new()];
+    let mut quoted = false;
+    let mut characters = line.chars().peekable();
+    while let Some(c) = characters.next() {
+        let Some(field) = fields.last_mut() else { break };
+        match c {
+            '"' if quoted && characters.peek() == Some(&'"') => {
+                characters.next();
+                field.push('"');
+            }
+            '"' => quoted = !quoted,
+            ',' if !quoted => fields.push(String::new()),
+            c => field.push(c),
+        }
+    }
+    fields
 }
 
 /// Does `-o VALUE` write to the image's registry (`type=registry`, `type=image,push=true`)?
 pub fn goes_to_registry(output: &str) -> bool {
-    match output_field(output, "type") {
+    match output_field(output, "type").as_deref() {
         Some("registry") => true,
-        Some("image") => {
-            matches!(output_field(output, "push"), Some("true" | "1" | "t" | "T" | "TRUE" | "True"))
-        }
+        Some("image") => matches!(
+            output_field(output, "push").as_deref(),
+            Some("true" | "1" | "t" | "T" | "TRUE" | "True")
+        ),
         _ => false,
     }
 }
@@ -767,6 +986,11 @@ pub fn describe(argv: &[OsString]) -> String {
             }
             (None, Some((kind, Some((name, value))))) => format!("{name}={}", hide(kind, value)),
             (None, None) if at < program && is_assignment(word) => hide_value(word),
+            // docker run -e NAME=value
+            (None, None) if at > 0 && lossy[at - 1] == "-e" && is_assignment(word) => {
+                hide_value(word)
+            }
+            (None, None) if word.strip_prefix("-e").is_some_and(is_assignment) => hide_value(word),
             (None, None) => hide_in_text(word),
         };
         let clean: String = hidden.chars().map(|c| if is_visible(c) { c } else { ' ' }).collect();
@@ -801,7 +1025,7 @@ fn secret_flag(word: &str) -> Option<(Secret, Option<NameAndValue<'_>>)> {
         None => (word, None),
     };
     let kind = match name {
-        "--build-arg" => Secret::Assignment,
+        "--build-arg" | "--env" => Secret::Assignment,
         "--secret" => Secret::Mount,
         "--creds" | "--password" | "--token" => Secret::Whole,
         _ => return None,
@@ -826,7 +1050,41 @@ fn hide_value(assignment: &str) -> String {
 
 /// What stands within a longer word: a script for `sh -c`, a URL, an option of buildctl.
 fn hide_in_text(word: &str) -> String {
-    hide_user_in_urls(&hide_secret_fields(&hide_behind_flags(word)))
+    let text = hide_behind_flags(word);
+    let text = if word.contains(char::is_whitespace) { hide_assignments(&text) } else { text };
+    hide_user_in_urls(&hide_secret_fields(&text))
+}
+
+/// Hides the values of `NAME=value` in a script: of variables in front of a command, of `export`,
+/// of `docker run -e`. What looks like one may be something else; better too much than too little.
+fn hide_assignments(script: &str) -> String {
+    /// What may stand before a word of a script.
+    const BEFORE: &str = "'\"`;&|(){}";
+    let mut shown = String::with_capacity(script.len());
+    let mut begins_word = true;
+    let mut rest = script;
+    while let Some(c) = rest.chars().next() {
+        let name = if begins_word { assigned_name(rest) } else { None };
+        let taken = name.map_or(c.len_utf8(), str::len);
+        shown.push_str(&rest[..taken]);
+        rest = &rest[taken..];
+        begins_word = c.is_whitespace() || BEFORE.contains(c);
+        if name.is_some() {
+            let (hidden, after) = rest.split_at(end_of_shell_word(rest));
+            shown.push_str(if hidden.is_empty() { "" } else { "…" });
+            rest = after;
+        }
+    }
+    shown
+}
+
+/// What a word gives a value to, up to and with the `=`: `NAME=`, `-eNAME=`, `--env=NAME=`.
+fn assigned_name(word: &str) -> Option<&str> {
+    let name = word.strip_prefix("--env=").or_else(|| word.strip_prefix("-e")).unwrap_or(word);
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let length = name.find(|c| !is_part(c)).filter(|&length| length > 0)?;
+    let end = word.len() - name.len() + length + 1;
+    (name[length..].starts_with('=')).then(|| &word[..end])
 }
 
 /// Of `type=s3,secret_access_key=…` and its like, what is secret by its name.
@@ -911,12 +1169,17 @@ fn behind_separators(mut text: &str) -> &str {
 fn end_of_shell_word(text: &str) -> usize {
     let mut quote = None;
     let mut escaped = false;
+    // How many $( are open.
+    let mut depth = 0;
     for (at, c) in text.char_indices() {
         match (quote, c) {
             _ if escaped => escaped = false,
             (None | Some('"'), '\\') => escaped = true,
-            (None, '\'' | '"') => quote = Some(c),
+            (None, '\'' | '"' | '`') => quote = Some(c),
             (Some(open), c) if open == c => quote = None,
+            (None, '(') => depth += 1,
+            (None, ')') if depth > 0 => depth -= 1,
+            (None, _) if depth > 0 => {}
             (None, c) if c.is_whitespace() || matches!(c, ';' | '&' | '|' | ')') => return at,
             _ => {}
         }
@@ -1009,6 +1272,7 @@ mod tests {
             "docker run -t a",
             "docker buildx bake -t a",
             "docker compose build -t a",
+            "docker-compose build -t a",
             "docker tag -t a",
             "make -t a",
             "sh -c 'docker build -t a .'",
@@ -1048,16 +1312,14 @@ mod tests {
             command.build(),
             Some(&Build {
                 tags: vec!["a".into()],
+                manifest: None,
                 outputs: vec!["type=local,dest=out".into()],
                 load: false,
                 push: true,
                 platforms: vec!["linux/amd64".into(), "linux/arm64".into()],
-                side_outputs: vec![
-                    "-o type=local,dest=out".into(),
-                    "--iidfile id".into(),
-                    "--metadata-file m".into(),
-                    "the image id that -q prints".into()
-                ],
+                side_outputs: vec!["-o type=local,dest=out".into(), "--metadata-file m".into()],
+                prints_id: true,
+                id_file: Some("id".into()),
                 builds_nothing: Some("--check".into()),
                 cache_namespace: None,
                 reads_stdin: false,
@@ -1174,11 +1436,11 @@ mod tests {
             ),
             (
                 "sh -c 'docker build --cache-to type=s3,session_token=s3cret -t a .'",
-                "sh -c 'docker build --cache-to type=s3,session_token=… -t a .'",
+                "sh -c 'docker build --cache-to type=… -t a .'",
             ),
             (
                 "sh -c 'docker build --build-arg \"A --password s3cret B=c'",
-                "sh -c 'docker build --build-arg A --password … B=c'",
+                "sh -c 'docker build --build-arg A --password … B=…'",
             ),
             (
                 r"sh -c 'x --creds\ --secret s3cret --password a\ --build-arg\ A=s3cret b'",
@@ -1187,6 +1449,25 @@ mod tests {
             (
                 "sh -c 'docker login --password-stdin && x'",
                 "sh -c 'docker login --password-stdin && x'",
+            ),
+            ("docker run -e TOKEN=s3cret x", "docker run -e TOKEN=… x"),
+            ("docker run -eTOKEN=s3cret x", "docker run -eTOKEN=… x"),
+            ("docker compose run --env TOKEN=s3cret x", "docker compose run --env TOKEN x"),
+            ("docker run --env=TOKEN=s3cret x", "docker run --env=TOKEN x"),
+            ("docker run -e TOKEN x", "docker run -e TOKEN x"),
+            ("sh -ec 'TOKEN=s3cret docker build .'", "sh -ec TOKEN=… docker build ."),
+            ("sh -c 'a; TOKEN=s3cret b'", "sh -c a; TOKEN=… b"),
+            ("sh -c 'export TOKEN=\"s3cret s3cret\" && b'", "sh -c export TOKEN=… && b"),
+            ("sh -c '(TOKEN=s3cret b)'", "sh -c (TOKEN=… b)"),
+            ("sh -c 'b $(TOKEN=s3cret c)'", "sh -c b $(TOKEN=… c)"),
+            ("sh -c 'TOKEN=$(echo s3cret s3cret) b'", "sh -c TOKEN=… b"),
+            ("sh -c 'TOKEN=`echo s3cret s3cret` b'", "sh -c TOKEN=… b"),
+            ("sh -c 'docker run -eTOKEN=s3cret x'", "sh -c docker run -eTOKEN=… x"),
+            ("sh -c 'docker run --env=TOKEN=s3cret x'", "sh -c docker run --env=TOKEN=… x"),
+            ("env -S 'TOKEN=s3cret make'", "env -S TOKEN=…"),
+            (
+                "sh -c 'docker build --build-arg A=`echo s3cret s3cret` .'",
+                "sh -c docker build --build-arg A=… .",
             ),
             (
                 "buildctl build --opt build-arg:TOKEN=s3cret",
@@ -1206,6 +1487,20 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn variable_in_a_script_never_shows_its_value(
+            before in prop_oneof![
+                "[a-z ]{0,9}[;&|(\n ]", Just(String::new()), Just("bash -c '".to_owned()),
+            ],
+            flag in prop_oneof![Just(""), Just("-e"), Just("--env="), Just("export ")],
+            quote in prop_oneof![Just(""), Just("'"), Just("\""), Just("`")],
+            after in "[a-z ;=']{0,12}",
+        ) {
+            let script = format!("{before}{flag}TOKEN={quote}s3cret{quote} docker build {after}");
+            let said = describe(&["sh".into(), "-c".into(), script.into()]);
+            prop_assert!(!said.contains("s3cret"), "{said}");
+        }
+
         #[test]
         fn nothing_makes_the_reader_panic(words in proptest::collection::vec(
             prop_oneof![

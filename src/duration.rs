@@ -84,6 +84,12 @@ impl Deadline {
         self.at.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
+    /// Time left until `grace` after it: zero once that has passed, `None` without a bound.
+    pub fn left_with(&self, grace: Duration) -> Option<Duration> {
+        let at = self.at?.checked_add(grace)?;
+        Some(at.saturating_duration_since(Instant::now()))
+    }
+
     /// Has it passed?
     pub fn has_passed(&self) -> bool {
         self.left() == Some(Duration::ZERO)

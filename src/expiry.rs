@@ -26,10 +26,10 @@ impl Moment {
         Moment(Duration::new(now.tv_sec.cast_unsigned(), now.tv_nsec as u32))
     }
 
-    /// So much later.
+    /// So much later; the end of all time at most.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {
-        Moment(self.0 + duration)
+        Moment(self.0.saturating_add(duration))
     }
 
     /// How long it is until then; zero if it has passed.
@@ -61,7 +61,10 @@ impl Expiry {
         for (timer, moment) in [(&self.end, end), (&self.kill, kill)] {
             // Zero would switch it off.
             let moment = moment.0.max(Duration::from_nanos(1));
-            let Ok(it_value) = Timespec::try_from(moment) else { continue };
+            // The kernel cannot count so far, so the timer must not go off. It may have been set
+            // before.
+            let never = Timespec { tv_sec: i64::MAX, tv_nsec: 0 };
+            let it_value = Timespec::try_from(moment).unwrap_or(never);
             let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
             // It can only fail for bad arguments.
             _ = timerfd_settime(timer, TimerfdTimerFlags::ABSTIME, &once);
@@ -108,5 +111,15 @@ mod tests {
         assert!(!expiry.is_over());
         assert!(later.left() > Duration::from_secs(3000));
         assert_eq!(now.left(), Duration::ZERO);
+    }
+
+    #[test]
+    fn moment_beyond_all_time_does_not_come() {
+        let expiry = Expiry::new().unwrap();
+        let now = Moment::now();
+        expiry.set(now, now);
+        let never = now.after(Duration::MAX);
+        expiry.set(never, never);
+        assert!(!expiry.is_over() && !went_off(expiry.kill()));
     }
 }

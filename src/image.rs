@@ -4,6 +4,7 @@
 //! socket, else through its own client. Or the registry is, by way of that engine or client; or a
 //! command that the user gives. Whatever is not a certain answer is an error, never «missing».
 
+pub mod buildx;
 pub mod client;
 pub mod engine;
 pub mod registry;
@@ -12,7 +13,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use serde::Deserialize;
 
 use crate::command::{Client, Command, Engine};
@@ -33,10 +34,12 @@ pub struct Images {
     check: Check,
     /// Those that an image has to be for.
     platforms: Vec<Platform>,
+    /// The manifest list that the build command adds its image to (`podman build --manifest`).
+    manifest: Option<Tag>,
     /// The builder that COMMAND names.
     builder: Option<String>,
-    /// Whether COMMAND is buildx by name.
-    is_buildx: bool,
+    /// The builder that `docker buildx use` has chosen for it, where the registry is asked.
+    chosen_builder: Option<String>,
     /// Whether COMMAND says that it pushes.
     pushes: bool,
     /// What it puts before the ids of its cache mounts.
@@ -63,6 +66,8 @@ enum Way {
     Inspect,
     /// Through podman's client, or docker's name for it.
     PodmanExists,
+    /// Through buildah, whose storage is podman's.
+    Buildah,
 }
 
 /// What an engine or a registry knows of a name.
@@ -72,6 +77,26 @@ pub enum Answer {
     Missing,
     /// It has one, for these platforms; none where it did not say.
     Present(Vec<Platform>),
+}
+
+/// The id of an image, as the engine shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// The engine has no image of that name.
+    Missing,
+    /// What `image inspect` calls `Id`.
+    Known(String),
+    /// The image may be there, but the engine does not tell its id.
+    Unknown,
+}
+
+/// The process that listens on an engine's local socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineProcess {
+    /// The one with this number.
+    Visible(u32),
+    /// One outside of this PID namespace.
+    Elsewhere,
 }
 
 /// Why nobody answered for certain.
@@ -100,8 +125,19 @@ pub struct Platform {
 pub struct Missing<'a> {
     /// What it would be called.
     pub tag: &'a Tag,
-    /// The image that has this name instead.
-    pub instead: Option<Instead>,
+    /// What there is of it.
+    pub why: Why,
+}
+
+/// Why an image does not count as present.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The engine has no image of that name.
+    None,
+    /// There is one, for other platforms.
+    Other(Instead),
+    /// There is one, and the engine does not say whether it is for all of these platforms.
+    Untold(String),
 }
 
 /// An image that is not for all platforms that it has to be for.
@@ -138,16 +174,51 @@ impl Images {
         let client =
             named.cloned().unwrap_or_else(|| Client::plain(chosen.unwrap_or(Engine::Docker)));
         let is_command = client.program == command.program();
-        let way = way_to(&client, is_command.then_some(program));
+        let way = match way_to(&client, is_command.then_some(program)) {
+            Ok(way) => way,
+            // The registry, or the user's own command, may answer all the same.
+            Err(no_such_context) if check == Check::Local => bail!(no_such_context),
+            Err(_) => Way::Inspect,
+        };
         tracing::debug!("images are looked up on {client}, {way}");
         if check == Check::Registry && client.engine == Engine::Nerdctl {
             bail!("nerdctl cannot ask a registry for certain; give --check a command that can");
         }
         let builder = command.builder().map(str::to_owned);
         let cache_namespace = command.build().and_then(|build| build.cache_namespace.clone());
-        let platforms = platforms_of(command, &client, &check);
-        let (pushes, is_buildx) = (command.pushes(), command.is_buildx());
-        Ok(Images { way, check, platforms, builder, is_buildx, pushes, cache_namespace, client })
+        let platforms = platforms_of(command, &client);
+        let manifest = command.build().and_then(|build| build.manifest.as_ref()?.parse().ok());
+        let is_docker = client.engine == Engine::Docker && check == Check::Registry;
+        let chosen_builder = is_docker.then(|| buildx::chosen_builder(command, &client)).flatten();
+        let pushes = command.pushes();
+        Ok(Images {
+            way,
+            check,
+            platforms,
+            manifest,
+            builder,
+            chosen_builder,
+            pushes,
+            cache_namespace,
+            client,
+        })
+    }
+
+    /// Which process listens on the engine's socket; none where that is not known.
+    pub fn engine_process(&self) -> Option<EngineProcess> {
+        match &self.way {
+            Way::Socket(path) => engine::listener(path),
+            Way::Inspect | Way::PodmanExists | Way::Buildah => None,
+        }
+    }
+
+    /// Whether a name without a registry is one of `localhost/`.
+    pub fn are_podmans(&self) -> bool {
+        self.check != Check::Registry && self.is_podmans()
+    }
+
+    fn is_podmans(&self) -> bool {
+        matches!(self.way, Way::PodmanExists | Way::Buildah)
     }
 
     /// Where an image has to be.
@@ -155,25 +226,49 @@ impl Images {
         &self.check
     }
 
-    /// The first of `tags` whose image is not there, if any.
+    /// The first of `tags` whose image is not there, if any; else the first that the engine cannot
+    /// tell for all platforms.
     ///
     /// # Errors
     /// The engine gave no certain answer, also when asked again.
     pub fn first_missing<'a>(&self, tags: &'a [Tag]) -> Result<Option<Missing<'a>>> {
+        let mut untold = None;
         for tag in tags {
             let there = match self.look(tag)? {
-                Answer::Missing => return Ok(Some(Missing { tag, instead: None })),
-                Answer::Present(there) if there.is_empty() => continue,
+                Answer::Missing => return Ok(Some(Missing { tag, why: Why::None })),
                 Answer::Present(there) => there,
             };
-            let is_met = |wanted: &&Platform| there.iter().any(|it| wanted.is_met_by(it));
-            let (_, unmet): (_, Vec<_>) = self.platforms.iter().partition(is_met);
-            if !unmet.is_empty() {
-                let instead = Instead { there: list(&there), wanted: list(unmet) };
-                return Ok(Some(Missing { tag, instead: Some(instead) }));
+            match self.lacks(tag, &there) {
+                Some(why @ Why::Untold(_)) => untold = untold.or(Some(Missing { tag, why })),
+                Some(why) => return Ok(Some(Missing { tag, why })),
+                None => {}
             }
         }
-        Ok(None)
+        Ok(untold)
+    }
+
+    /// What an image with this name lacks that is for the platforms `there`.
+    fn lacks(&self, tag: &Tag, there: &[Platform]) -> Option<Why> {
+        let is_met = |wanted: &&Platform| there.iter().any(|it| wanted.is_met_by(it));
+        let (met, unmet): (Vec<_>, Vec<_>) = self.platforms.iter().partition(is_met);
+        // One that builds for several and makes no list of them gives its tag to the last one.
+        let has_one_of_all = self.check == Check::Local && self.is_podmans() && !self.is_list(tag);
+        if unmet.is_empty() || has_one_of_all && !met.is_empty() {
+            return None;
+        }
+        match there {
+            [] if self.check == Check::Local && self.platforms.len() > 1 && !has_one_of_all => {
+                Some(Why::Untold(list(&self.platforms)))
+            }
+            // An engine that does not say has images for its own platform.
+            [] => None,
+            _ => Some(Why::Other(Instead { there: list(there), wanted: list(unmet) })),
+        }
+    }
+
+    /// Whether this is the name of the manifest list that the build command adds to.
+    fn is_list(&self, tag: &Tag) -> bool {
+        self.manifest.as_ref().is_some_and(|manifest| manifest.is_same_name(tag))
     }
 
     /// What tells the engine, and the builder on it, from others: their build caches differ. It may
@@ -202,7 +297,7 @@ impl Images {
             // Without root, everybody has engines of his own.
             Way::Inspect => format!("{user} {host}"),
             // Without a service, everybody builds in a storage of his own.
-            Way::PodmanExists => {
+            Way::PodmanExists | Way::Buildah => {
                 format!("{user} {host} {}", client::podman_connections(&self.client))
             }
         };
@@ -233,33 +328,30 @@ impl Images {
     pub fn cache_mounts(&self, within: Duration) -> Option<Vec<CacheMount>> {
         match &self.way {
             Way::Socket(path) if self.builder().is_none() => engine::cache_mounts(path, within),
-            Way::Socket(_) | Way::Inspect | Way::PodmanExists => None,
+            Way::Socket(_) | Way::Inspect | Way::PodmanExists | Way::Buildah => None,
         }
     }
 
-    fn look(&self, tag: &Tag) -> Result<Answer> {
-        let start = Instant::now();
-        let mut pause = FIRST_PAUSE;
-        for tried in 1.. {
-            match self.ask(tag) {
-                Ok(answer) => {
-                    tracing::debug!("{tag}: {answer:?}");
-                    return Ok(answer);
-                }
-                Err(error) if error.passes && tried < TRIES && start.elapsed() < ANSWER_WITHIN => {
-                    tracing::debug!("{tag}: {}; asking again", error.why);
-                    std::thread::sleep(pause.mul_f64(0.5 + fastrand::f64()));
-                    pause *= 2;
-                }
-                Err(error) => {
-                    return Err(anyhow!(
-                        "{tag}: cannot tell whether the image is there: {}",
-                        error.why
-                    ));
-                }
-            }
+    /// The id of an image on the engine. With `--check registry` or a command, the image may be
+    /// elsewhere.
+    ///
+    /// # Errors
+    /// The engine gave no certain answer, also when asked again.
+    pub fn identity(&self, tag: &Tag) -> Result<Identity> {
+        // A list has an id of its own, which is not that of the image in it.
+        if self.check != Check::Local || self.is_podmans() && self.is_list(tag) {
+            return Ok(Identity::Unknown);
         }
-        unreachable!("the last try returns")
+        insist(tag, || match &self.way {
+            Way::Socket(path) => engine::identity(path, tag.as_str()),
+            Way::Inspect => client::identity(&self.client, tag.as_str()),
+            Way::PodmanExists => client::identity(&self.client, tag.podman_name()),
+            Way::Buildah => client::buildah_identity(&self.client, tag.podman_name()),
+        })
+    }
+
+    fn look(&self, tag: &Tag) -> Result<Answer> {
+        insist(tag, || self.ask(tag))
     }
 
     fn ask(&self, tag: &Tag) -> Result<Answer, Unanswered> {
@@ -283,9 +375,12 @@ impl Images {
         let mut answer = match (engine, &self.way) {
             (Some(path), _) => registry::over_engine(&self.client, path, tag),
             (None, Way::Socket(_) | Way::Inspect) => ask_buildx(),
-            (None, Way::PodmanExists) => registry::skopeo(&self.client, tag, with_platform),
+            (None, Way::PodmanExists | Way::Buildah) => {
+                registry::skopeo(&self.client, tag, with_platform)
+            }
         }?;
-        // Of a single image in OCI's format the engine does not know it; buildx does, if it is there.
+        // Of a single image in OCI's format the engine does not know it; buildx does, if it is
+        // there.
         if with_platform
             && says_no_platform(&answer)
             && let (Some(_), Ok(Answer::Present(there))) = (engine, ask_buildx())
@@ -308,21 +403,55 @@ impl Images {
     fn is_pushed_by_buildx(&self, socket: &Path) -> bool {
         /// The builder that is the engine's own.
         const DEFAULT: &str = "default";
-        // What was chosen by `docker buildx use` counts for buildx alone (docker/cli, forwarding of
-        // `docker build`).
-        let builder = if self.is_buildx { self.builder() } else { self.named_builder() };
+        let builder = self.named_builder().or_else(|| self.chosen_builder.clone());
         builder.is_some_and(|builder| builder != DEFAULT) || self.pushes && !socket.exists()
     }
 
     fn ask_engine(&self, tag: &Tag) -> Result<Answer, Unanswered> {
+        let several = self.platforms.len() > 1;
         match &self.way {
-            Way::Socket(path) => engine::ask(path, tag.as_str()),
+            Way::Socket(path) => match self.platforms.as_slice() {
+                [] => engine::ask(path, tag.as_str()),
+                _ => engine::ask_for_platforms(path, tag.as_str(), several),
+            },
+            // It shows one of them.
+            Way::Inspect if several => match client::inspect(&self.client, tag.as_str())? {
+                Answer::Present(_) => Ok(Answer::Present(Vec::new())),
+                missing => Ok(missing),
+            },
             Way::Inspect => client::inspect(&self.client, tag.as_str()),
+            Way::PodmanExists | Way::Buildah if self.is_list(tag) => {
+                client::manifest(&self.client, tag.podman_name())
+            }
             Way::PodmanExists => {
                 client::podman(&self.client, tag.podman_name(), !self.platforms.is_empty())
             }
+            Way::Buildah => client::buildah(&self.client, tag.podman_name()),
         }
     }
+}
+
+/// Asks again and again where no answer came for a cause that passes.
+fn insist<T: std::fmt::Debug>(tag: &Tag, ask: impl Fn() -> Result<T, Unanswered>) -> Result<T> {
+    let start = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    for tried in 1.. {
+        match ask() {
+            Ok(answer) => {
+                tracing::debug!("{tag}: {answer:?}");
+                return Ok(answer);
+            }
+            Err(error) if error.passes && tried < TRIES && start.elapsed() < ANSWER_WITHIN => {
+                tracing::debug!("{tag}: {}; asking again", error.why);
+                std::thread::sleep(pause.mul_f64(0.5 + fastrand::f64()));
+                pause *= 2;
+            }
+            Err(error) => {
+                bail!("{tag}: cannot tell whether the image is there: {}", error.why);
+            }
+        }
+    }
+    unreachable!("the last try returns")
 }
 
 /// This machine's name.
@@ -331,18 +460,31 @@ fn host() -> String {
 }
 
 /// The way to ask; the client is the file `program`, if that is known already.
-fn way_to(client: &Client, program: Option<&Path>) -> Way {
+///
+/// # Errors
+/// Returns a sentence for the user: there is no such engine.
+fn way_to(client: &Client, program: Option<&Path>) -> Result<Way, String> {
     match client.engine {
-        Engine::Podman => return Way::PodmanExists,
-        Engine::Nerdctl => return Way::Inspect,
+        Engine::Podman if is_buildah(client) => return Ok(Way::Buildah),
+        Engine::Podman => return Ok(Way::PodmanExists),
+        Engine::Nerdctl => return Ok(Way::Inspect),
         Engine::Docker => {}
     }
-    match docker_program(client, program) {
+    Ok(match docker_program(client, program) {
         Program::Podman => Way::PodmanExists,
         Program::Script => Way::Inspect,
         Program::Binary if client.behind_others => Way::Inspect,
-        Program::Binary => engine::local_socket(client).map_or(Way::Inspect, Way::Socket),
-    }
+        Program::Binary => match engine::local_socket(client) {
+            Ok(socket) => Way::Socket(socket),
+            Err(engine::Unknown::AskClient) => Way::Inspect,
+            Err(engine::Unknown::NoSuchContext(why)) => return Err(why),
+        },
+    })
+}
+
+/// Whether this is buildah, which shares podman's storage and most of its words.
+pub fn is_buildah(client: &Client) -> bool {
+    Path::new(&client.program).file_name().is_some_and(|name| name == "buildah")
 }
 
 /// What answers to the name of docker.
@@ -365,6 +507,10 @@ fn docker_program(client: &Client, program: Option<&Path>) -> Program {
     if real.file_name().is_some_and(|name| name == "podman") {
         return Program::Podman;
     }
+    // A snap has its own home folder, and its docker reads its files there.
+    if real.file_name().is_some_and(|name| name == "snap") {
+        return Program::Script;
+    }
     // What cannot be read is no script either: its interpreter could not.
     let Ok(mut file) = std::fs::File::open(&real) else { return Program::Binary };
     let mut mark = [0; MARK.len()];
@@ -380,20 +526,20 @@ fn docker_program(client: &Client, program: Option<&Path>) -> Program {
     }
 }
 
-/// The platforms that COMMAND builds for, if it says so. Of several an engine's own image may have
-/// any one; what is pushed has all of them.
-fn platforms_of(command: &Command, client: &Client, check: &Check) -> Vec<Platform> {
+/// The platforms that the build command builds for, if it says so. A manifest list may be there
+/// without the one that is built by default, which is this machine's.
+fn platforms_of(command: &Command, client: &Client) -> Vec<Platform> {
     let Some(build) = command.build() else { return Vec::new() };
     let by_default = match build.platforms.as_slice() {
         [] if client.engine == Engine::Docker => client.variable("DOCKER_DEFAULT_PLATFORM"),
+        [] if build.manifest.is_some() => Some(std::env::consts::ARCH.into()),
         _ => None,
     };
     let by_default = by_default.and_then(|platform| platform.into_string().ok());
-    let named: Vec<_> = build.platforms.iter().chain(&by_default).collect();
-    if named.len() > 1 && *check != Check::Registry {
-        return Vec::new();
-    }
-    named.into_iter().filter_map(|platform| Platform::parse(platform)).collect()
+    let named = build.platforms.iter().chain(&by_default);
+    let mut platforms: Vec<_> = named.filter_map(|platform| Platform::parse(platform)).collect();
+    platforms.dedup();
+    platforms
 }
 
 fn list<'p>(platforms: impl IntoIterator<Item = &'p Platform>) -> String {
@@ -401,6 +547,10 @@ fn list<'p>(platforms: impl IntoIterator<Item = &'p Platform>) -> String {
 }
 
 impl Platform {
+    fn new(os: String, architecture: String, variant: String) -> Self {
+        Platform { os, architecture, variant }.normalized()
+    }
+
     /// `linux/arm64`, `linux/arm/v7`, `amd64`. What is not understood (`local`) is no platform.
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('/');
@@ -479,6 +629,7 @@ impl std::fmt::Display for Way {
             Way::Socket(path) => write!(f, "over its API at {}", path.display()),
             Way::Inspect => f.write_str("through its client"),
             Way::PodmanExists => f.write_str("through podman"),
+            Way::Buildah => f.write_str("through buildah"),
         }
     }
 }
@@ -493,13 +644,73 @@ impl Unanswered {
     }
 }
 
-/// Is this an engine's own word that there is no such image? Docker and nerdctl say «No such
-/// image: NAME», podman «NAME: image not known».
-fn says_no_such_image(message: &str) -> bool {
-    let message = message.to_ascii_lowercase();
-    // An engine that refuses the name says «no such image: NAME: invalid reference format».
-    (message.contains("no such image") || message.contains("image not known"))
-        && !message.contains("invalid reference format")
+/// Returns whether `message`, all of it, is an engine's own word that it has no image `name`.
+///
+/// Only these forms are known. Another image that is missing says nothing of this one.
+fn says_no_such_image(message: &str, name: &str) -> bool {
+    /// What Docker says (moby, `ErrImageDoesNotExist`).
+    const MISSING: &str = "o such image: ";
+    let without_no = message.strip_prefix(['N', 'n']);
+    if let Some(rest) = without_no.and_then(|message| message.strip_prefix(MISSING)) {
+        // From 17.05 to 20.10 it names the image as asked for, and then as it knows it.
+        return match rest.split_once(": No such image: ") {
+            Some((asked, known)) => is_spelling_of(asked, name) && is_spelling_of(known, name),
+            None => is_spelling_of(rest, name),
+        };
+    }
+    // Podman's API that is compatible with Docker's; the reason is Podman's own or its storage's.
+    let Some(rest) = message.strip_prefix("failed to find image ") else { return false };
+    let Some((asked, rest)) = rest.split_once(": ") else { return false };
+    ["No such image", "image not known"].into_iter().any(|reason| {
+        let known = rest.strip_suffix(reason).and_then(|known| known.strip_suffix(": "));
+        known.is_some_and(|known| is_spelling_of(asked, name) && is_spelling_of(known, name))
+    })
+}
+
+/// Returns whether a client says, whatever else it says, that there is no image `name`, and says it
+/// of no other image.
+///
+/// Docker and nerdctl say `No such image: NAME`, podman `NAME: image not known`.
+fn complains_of_no_such_image(complaint: &str, name: &str) -> bool {
+    let lower = complaint.to_ascii_lowercase();
+    // An engine that refuses the name says "no such image: NAME: invalid reference format".
+    if lower.contains("invalid reference format") {
+        return false;
+    }
+    // These end a name: nerdctl quotes its message, and escapes the line ends in it.
+    let ends_name = |c: char| c.is_whitespace() || "\"'\\,;".contains(c);
+    let is_this = |word: &str| {
+        let word = word.trim_end_matches(':');
+        // nerdctl may print a list in brackets.
+        is_spelling_of(word, name)
+            || word.strip_suffix(']').is_some_and(|word| is_spelling_of(word, name))
+    };
+    let mut mentions = ["no such image", "image not known"]
+        .into_iter()
+        .flat_map(|reason| lower.match_indices(reason))
+        .map(|(at, reason)| {
+            let (before, after) = (&complaint[..at], &complaint[at + reason.len()..]);
+            if let Some(after) = after.strip_prefix(": ") {
+                return is_this(after.split(ends_name).next().unwrap_or_default());
+            }
+            let is_end = after.is_empty() || after.starts_with(['\n', '\r', '"', '\\', ']']);
+            before
+                .strip_suffix(": ")
+                .filter(|_| is_end)
+                .is_some_and(|before| is_this(before.rsplit(ends_name).next().unwrap_or_default()))
+        })
+        .peekable();
+    mentions.peek().is_some() && mentions.all(|is_this| is_this)
+}
+
+/// Returns whether `spelled` is the image `name`, in full or in Docker's familiar form.
+fn is_spelling_of(spelled: &str, name: &str) -> bool {
+    let same_image = || {
+        let tag = |text: &str| text.parse::<Tag>().ok();
+        tag(spelled).is_some_and(|tag_spelled| tag(name).as_ref() == Some(&tag_spelled))
+    };
+    // Docker's own familiar form of docker.io/localhost/env leaves the registry out.
+    spelled == name || name.strip_prefix("docker.io/") == Some(spelled) || same_image()
 }
 
 /// The start of what somebody said, for a message.
@@ -521,6 +732,21 @@ mod tests {
 
     fn platform(text: &str) -> Option<String> {
         Platform::parse(text).map(|platform| platform.to_string())
+    }
+
+    #[test]
+    fn docker_from_a_snap_is_asked_through_its_client() {
+        let folder = tempfile::tempdir().unwrap();
+        let way = |file: &str| {
+            std::fs::write(folder.path().join(file), "\x7fELF").unwrap();
+            let docker = folder.path().join(format!("docker-is-{file}"));
+            std::os::unix::fs::symlink(file, &docker).unwrap();
+            let mut client = Client::plain(Engine::Docker);
+            client.globals = ["-H", "unix:///s"].map(Into::into).into();
+            way_to(&client, Some(&docker)).unwrap().to_string()
+        };
+        assert_eq!(way("binary"), "over its API at /s");
+        assert_eq!(way("snap"), "through its client");
     }
 
     #[test]
@@ -553,25 +779,94 @@ mod tests {
         assert!(!meets("linux/amd64", "windows/amd64"));
     }
 
+    /// What Docker, from 1.12 to 28, and Podman answer for an image that they do not have.
+    const MISSING: [&str; 12] = [
+        "No such image: env:abc",
+        "no such image: env:abc: No such image: env:abc",
+        "no such image: docker.io/library/env:abc: No such image: env:abc",
+        "No such image: docker.io/library/env:abc",
+        "failed to find image env:abc: docker.io/library/env:abc: No such image",
+        "failed to find image env:abc: env:abc: image not known",
+        "No such image: env:latest",
+        "No such image: env",
+        "failed to find image env: docker.io/library/env: No such image",
+        "No such image: r.example:5000/a/env:1",
+        "failed to find image r.example:5000/a/env:1: r.example:5000/a/env:1: No such image",
+        "no such image: docker.io/localhost/env:1: No such image: localhost/env:1",
+    ];
+    const NAMES: [&str; 4] =
+        ["env:abc", "env:latest", "r.example:5000/a/env:1", "docker.io/localhost/env:1"];
+
+    /// Which of `MISSING` speaks of the image of this place in `NAMES`.
+    fn is_of(at: usize) -> usize {
+        [0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 3][at]
+    }
+
     #[test]
-    fn only_the_engines_own_word_means_missing() {
-        for said in [
-            "No such image: env:abc",
-            "no such image: nope:x: No such image: nope:x",
-            "Error response from daemon: No such image: env:abc",
-            "level=fatal msg=\"1 errors: [no such image: env:abc]\"",
-            "failed to find image env:abc: env:abc: image not known",
-        ] {
-            assert!(says_no_such_image(said), "{said}");
+    fn only_the_engines_own_word_of_this_image_means_missing() {
+        for (at, said) in MISSING.iter().enumerate() {
+            for (of, name) in NAMES.iter().enumerate() {
+                assert_eq!(says_no_such_image(said, name), of == is_of(at), "{name}: {said}");
+            }
         }
         for said in [
+            "no such image: env:abc: no space left on device",
+            "no such image: env:abc: No such image: other:1",
+            "no such image: other:1: No such image: env:abc",
+            "No such image: env:abc ",
+            "No such image: env:abc: invalid reference format",
+            "No such image: library/other:abc",
+            "No such image: localhost/env:abc",
+            "No such image: ",
+            "no such image",
+            "error: No such image: env:abc",
+            "failed to find image env:abc: docker.io/library/other:1: No such image",
+            "failed to find image env:abc: database is locked",
+            "failed to find image env:abc: No such image",
+            "page not found",
+            "",
+        ] {
+            assert!(!says_no_such_image(said, "env:abc"), "{said}");
+        }
+    }
+
+    #[test]
+    fn only_a_clients_word_of_this_image_means_missing() {
+        for (at, said) in MISSING.iter().enumerate() {
+            for (of, name) in NAMES.iter().enumerate() {
+                let line = format!("WARNING: x\nError response from daemon: {said}\n");
+                let says_so = complains_of_no_such_image(&line, name);
+                assert_eq!(says_so, of == is_of(at), "{name}: {said}");
+            }
+        }
+        for said in [
+            "Error: No such image: env:abc\n",
+            "time=\"t\" level=fatal msg=\"1 errors:\\nno such image: env:abc\"\n",
+            "level=fatal msg=\"1 errors: [no such image: env:abc]\"",
+            "Error: env:abc: image not known",
+            "Error: inspecting object: env:abc: image not known",
+            "Error: unable to inspect \"env:abc\": no such image: env:abc",
+        ] {
+            assert!(complains_of_no_such_image(said, "env:abc"), "{said}");
+            assert!(!complains_of_no_such_image(said, "env:ab"), "{said}");
+        }
+        let address = "[::1]:5000/env:1";
+        assert!(complains_of_no_such_image(&format!("[no such image: {address}]"), address));
+        for said in [
+            "Error: No such image: other:1",
+            "Error: No such image: env:abcd",
+            "Error: No such image: env:abc\nError: No such image: other:1",
+            "Error: other:1: image not known",
+            "no such image",
+            "base of env:abc: no such image found",
+            "env:abc: no such image format",
             "Cannot connect to the Docker daemon at unix:///x. Is the docker daemon running?",
             "page not found",
             "no such host",
             "Error response from daemon: no such image: A/b: invalid reference format",
             "",
         ] {
-            assert!(!says_no_such_image(said), "{said}");
+            assert!(!complains_of_no_such_image(said, "env:abc"), "{said}");
         }
     }
 }

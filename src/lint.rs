@@ -1,23 +1,30 @@
 //! `buildlock lint`: what in Dockerfiles and compose files makes builds race.
 
+mod accepted;
 mod compose;
 mod dockerfile;
 mod heredoc;
+mod mixed;
+mod project;
 mod report;
+mod shell;
 mod tools;
+mod walk;
+mod yaml;
 
-use std::ffi::OsStr;
+use std::collections::{HashSet, VecDeque};
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use crate::cli::LintFormat;
 use crate::exit::{self, Exit};
 use crate::log;
+use walk::Candidate;
 
 /// No Dockerfile is as long, in bytes.
 const LONGEST: u64 = 16 << 20;
@@ -29,6 +36,8 @@ pub struct Options {
     pub fix: bool,
     /// Notes are errors.
     pub strict: bool,
+    /// Leave notes out.
+    pub quiet: bool,
     /// How to print what was found.
     pub format: LintFormat,
     /// Files, folders, or `-` for stdin; none is the current folder.
@@ -48,6 +57,8 @@ enum Level {
 enum Rule {
     #[serde(rename = "cache-mount-race")]
     Race,
+    #[serde(rename = "cache-mount-mixed-sharing")]
+    Mixed,
     #[serde(rename = "cache-mount-unknown")]
     Unknown,
     #[serde(rename = "cache-mount-variable")]
@@ -72,23 +83,55 @@ struct Finding {
     fixed: bool,
 }
 
+/// Why a file that could be read is not what its name says.
+#[derive(Debug)]
+struct NotThat(String);
+
+impl std::fmt::Display for NotThat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for NotThat {}
+
 /// Looks at all of it, prints what was found, and says how to end: 0 clean, 1 findings, 125 if
 /// something could not be read (the rest was looked at all the same).
 ///
 /// # Errors
 /// There is nothing to look at, or nobody takes the output.
 pub fn run(options: &Options, out: &mut impl Write) -> Result<Exit> {
-    let (files, mut all_read) = files(&options.paths)?;
+    let (files, mut all_read) = walk::files(&options.paths)?;
     let mut findings = Vec::new();
     let mut fixed_text = None;
-    for file in files {
-        match look(&file, options, &mut findings) {
-            Ok(text) => fixed_text = text.or(fixed_text),
+    let mut looked_at = 0;
+    let mut queue = VecDeque::from(files);
+    let mut known: HashSet<_> =
+        queue.iter().filter_map(|it| fs::canonicalize(&it.path).ok()).collect();
+    while let Some(file) = queue.pop_front() {
+        match look(&file.path, options, &mut findings) {
+            Ok(Looked { fixed, leads_to }) => {
+                looked_at += 1;
+                fixed_text = fixed.or(fixed_text);
+                let is_new =
+                    |path: &PathBuf| fs::canonicalize(path).is_ok_and(|it| known.insert(it));
+                let fresh = leads_to.into_iter().filter(is_new);
+                queue.extend(fresh.map(|path| Candidate { path, is_named: false }));
+            }
+            // Its name alone made us look at it: it may be a template, say.
+            Err(error) if error.is::<NotThat>() && !file.is_named => log::left_out(&error),
             Err(error) => {
                 log::error(&error);
                 all_read = false;
             }
         }
+    }
+    let count =
+        |level| findings.iter().filter(|it: &&Finding| it.level == level && !it.fixed).count();
+    let (errors, notes) = (count(Level::Error), count(Level::Note));
+    log::linted(looked_at, errors, notes);
+    if options.quiet {
+        findings.retain(|finding| finding.level == Level::Error);
     }
     match fixed_text {
         // stdout is for the text.
@@ -98,94 +141,34 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<Exit> {
         }
         None => report::print(&findings, options.format, out)?,
     }
-    let wrong = |finding: &Finding| finding.level == Level::Error && !finding.fixed;
     Ok(match all_read {
         false => Exit::Code(exit::FAILURE),
-        true => Exit::Code(u8::from(findings.iter().any(wrong))),
+        true => Exit::Code(u8::from(errors > 0)),
     })
 }
 
-/// The files that are meant, and whether every one that was named is there.
-fn files(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, bool)> {
-    let current = [PathBuf::from(".")];
-    let (mut files, mut all_read) = (Vec::new(), true);
-    for path in if paths.is_empty() { &current[..] } else { paths } {
-        if path.as_os_str() == "-" || !path.is_dir() {
-            files.push(path.clone());
-            continue;
-        }
-        match in_folder(path) {
-            Ok(found) => files.extend(found),
-            Err(error) => {
-                log::error(&error);
-                all_read = false;
-            }
-        }
-    }
-    if files.is_empty() && all_read {
-        bail!("there is no Dockerfile, Containerfile or compose file here; name one");
-    }
-    Ok((files, all_read))
+/// What comes of looking at a file.
+#[derive(Debug, Default)]
+struct Looked {
+    /// The fixed text of stdin, if it is to be fixed.
+    fixed: Option<Vec<u8>>,
+    /// Files to look at as well.
+    leads_to: Vec<PathBuf>,
 }
 
-fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
-    let failed = || format!("cannot read the folder {}", folder.display());
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).with_context(failed)? {
-        let name = entry.with_context(failed)?.file_name();
-        let path = if folder == Path::new(".") { name.clone().into() } else { folder.join(&name) };
-        // A FIFO would keep us waiting, and nobody named it. What cannot be looked at is not left
-        // out: reading it says why.
-        // An editor's mark that a file is open (`.#Dockerfile`) is a link to nowhere.
-        let is_other = || {
-            name.as_encoded_bytes().starts_with(b".#")
-                || fs::metadata(&path).is_ok_and(|it| !it.is_file())
-        };
-        if (is_dockerfile(&name) || is_compose_file(&name)) && !is_other() {
-            found.push(path);
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn is_dockerfile(name: &OsStr) -> bool {
-    let name = name.to_string_lossy();
-    // docker build takes a dockerfile where there is no Dockerfile.
-    ["Dockerfile", "dockerfile", "Containerfile"].contains(&&*name)
-        || name.ends_with(".Dockerfile")
-        || name.ends_with(".dockerfile")
-        || name.starts_with("Dockerfile.") && !name.ends_with(".dockerignore")
-}
-
-fn is_compose_file(name: &OsStr) -> bool {
-    let names = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
-    names.iter().any(|compose| name == *compose)
-}
-
-/// Finds what is in one file. Of stdin the fixed text, if it is to be fixed.
-fn look(path: &Path, options: &Options, findings: &mut Vec<Finding>) -> Result<Option<Vec<u8>>> {
+/// Finds what is in one file.
+fn look(path: &Path, options: &Options, findings: &mut Vec<Finding>) -> Result<Looked> {
     let is_stdin = path.as_os_str() == "-";
     let shown = if is_stdin { "<stdin>".into() } else { path.to_string_lossy().into_owned() };
     let text = read(path, is_stdin).with_context(|| format!("cannot read {shown}"))?;
     let extension = path.extension().unwrap_or_default();
     let name = path.file_name().unwrap_or_default();
-    if (extension == "yaml" || extension == "yml") && !is_dockerfile(name) {
-        findings.extend(compose::check(path, text)?.into_iter().map(|found| Finding {
-            path: found.place.path.to_string_lossy().into_owned(),
-            line: found.place.line,
-            column: found.place.column,
-            level: Rule::SameImage.level(options.strict),
-            rule: Rule::SameImage,
-            message: found.message,
-            advice: "build it in one service, and use the image in the others".to_owned(),
-            fixed: false,
-        }));
-        return Ok(None);
+    if (extension == "yaml" || extension == "yml") && !walk::is_dockerfile(name) {
+        return look_at_compose(path, text, options, findings);
     }
-    let found = dockerfile::check(&text).map_err(|error| {
+    let found = dockerfile::check(&text, options.strict).map_err(|error| {
         let (line, column) = Places::new(&text).position(error.at);
-        anyhow!("{shown}:{line}:{column}: not a Dockerfile: {}", error.why)
+        NotThat(format!("{shown}:{line}:{column}: not a Dockerfile: {}", error.why))
     })?;
     let mends = |found: &dockerfile::Found| {
         options.fix && found.rule.level(options.strict) == Level::Error && found.fix.is_some()
@@ -211,7 +194,52 @@ fn look(path: &Path, options: &Options, findings: &mut Vec<Finding>) -> Result<O
             advice: found.advice.to_owned(),
         }
     }));
-    written.map(|()| (is_stdin && options.fix).then_some(fixed))
+    written.map(|()| Looked {
+        fixed: (is_stdin && options.fix).then_some(fixed),
+        leads_to: Vec::new(),
+    })
+}
+
+/// Finds what is in a compose file and in the Dockerfiles that are written in it.
+fn look_at_compose(
+    path: &Path,
+    text: Vec<u8>,
+    options: &Options,
+    findings: &mut Vec<Finding>,
+) -> Result<Looked> {
+    let compose::Read { found, dockerfiles, inline } = compose::read(path, text)?;
+    let finding = |place: &compose::Place, level, rule, message, advice: &str| Finding {
+        path: place.path.to_string_lossy().into_owned(),
+        line: place.line,
+        column: place.column,
+        level: if options.strict { Level::Error } else { level },
+        rule,
+        message,
+        advice: advice.to_owned(),
+        fixed: false,
+    };
+    findings.extend(found.into_iter().map(|found| {
+        let advice = "build it in one service, and use the image in the others";
+        finding(&found.place, found.level, Rule::SameImage, found.message, advice)
+    }));
+    for dockerfile in inline {
+        let text = dockerfile.text.as_bytes();
+        let start = &dockerfile.place;
+        let found = dockerfile::check(text, options.strict).map_err(|error| {
+            let (path, line) = (start.path.display(), start.line);
+            NotThat(format!("{path}:{line}: dockerfile_inline is not a Dockerfile: {}", error.why))
+        })?;
+        let mut places = Places::new(text);
+        findings.extend(found.into_iter().map(|found| {
+            let mut place = start.clone();
+            if let Some(indent) = dockerfile.indent {
+                let (line, column) = places.position(found.at);
+                (place.line, place.column) = (start.line + line, indent + column);
+            }
+            finding(&place, found.rule.level(false), found.rule, found.message, found.advice)
+        }));
+    }
+    Ok(Looked { fixed: None, leads_to: dockerfiles })
 }
 
 fn read(path: &Path, is_stdin: bool) -> io::Result<Vec<u8>> {
@@ -347,7 +375,7 @@ mod tests {
     use super::*;
 
     fn places(text: &[u8]) -> Vec<usize> {
-        let found = dockerfile::check(text).expect("a Dockerfile");
+        let found = dockerfile::check(text, false).expect("a Dockerfile");
         found.iter().filter_map(|found| found.fix).collect()
     }
 
@@ -386,7 +414,6 @@ mod tests {
             ("--mount='type=cache,target=/root/.m2'", 1),
             ("--mount=type=cache,dst=\"/root/.gradle\"", 1),
             ("--mount='type=cache,\"target=/a,b/.m2\"'", 1),
-            ("--\"mount=type=cache, target=/root/.m2\"", 0),
             ("--\"mount=type=cache,target=/root/.m2\"", 1),
             ("--mo'un't=type=cache,target=/root/.m2", 1),
             ("--moun\\t=type=cache,\u{1}\ntarget=\"/root/.m2\"", 1),
@@ -493,7 +520,7 @@ mod tests {
         fn whatever_is_read_as_a_dockerfile_is_mended_once(
             text in "(# escape=`\n)?FROM a\n([a-c\\\\`\"'<$ \t\r\n#,=]|RUN |--mount=|type=cache,|target=/|<<EOF|\nEOF\n|\\$\\{A:-|--|mount|CMD |é|\u{a0}){0,60}",
         ) {
-            if dockerfile::check(text.as_bytes()).is_ok() {
+            if dockerfile::check(text.as_bytes(), false).is_ok() {
                 assert_mended(text.as_bytes());
             }
         }
@@ -502,7 +529,7 @@ mod tests {
         fn no_bytes_make_it_panic(text in vec(any::<u8>(), 0..200)) {
             let mut dockerfile = b"FROM a\nRUN --mount=".to_vec();
             dockerfile.extend(text);
-            _ = dockerfile::check(&dockerfile);
+            _ = dockerfile::check(&dockerfile, false);
         }
     }
 
@@ -542,7 +569,7 @@ mod tests {
     #[test]
     fn nothing_is_put_into_a_character_that_buildkit_cuts() {
         let text = "FROM a\nRUN --mount=type=cache,target=/root/.m2,id=a\u{a0}mvn\n";
-        let found = dockerfile::check(text.as_bytes()).unwrap();
+        let found = dockerfile::check(text.as_bytes(), false).unwrap();
         assert_eq!((found.len(), found[0].fix), (1, None));
         assert!(found[0].advice.contains("half of a character"), "{}", found[0].advice);
         assert_mended(text.as_bytes());
@@ -556,7 +583,7 @@ mod tests {
             format!("FROM a\nENV A=xy\n{doubled}RUN --mount=type=cache,target=$A/.m2 mvn\n"),
             format!("FROM a\nARG B\nRUN --mount=type=cache,target={nested}/.m2 mvn\n"),
         ] {
-            let found = dockerfile::check(text.as_bytes()).unwrap();
+            let found = dockerfile::check(text.as_bytes(), false).unwrap();
             assert_eq!(found.iter().map(|it| it.rule).collect::<Vec<_>>(), [Rule::Variable]);
         }
     }

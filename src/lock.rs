@@ -8,6 +8,7 @@
 pub mod etcd;
 pub mod file;
 pub mod holder;
+pub mod kernel;
 pub mod place;
 
 use std::os::fd::BorrowedFd;
@@ -222,6 +223,15 @@ fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S:
     serializer.collect_str(&path.display())
 }
 
+/// What [`Store::prune`] did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pruned {
+    /// How many locks' remains it removed.
+    pub removed: usize,
+    /// How many files it may not remove: they are other users'.
+    pub others: usize,
+}
+
 /// What a holder leaves behind, as one line of JSON, of a build that failed by itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedBuild {
@@ -237,8 +247,8 @@ pub struct FailedBuild {
 /// [`last_failure`](Store::last_failure); the rest helps people. The operations that wait do so as
 /// long as it takes; they run on a thread of their own, and who has no time left abandons them.
 pub trait Store: Send + Sync {
-    /// Finds out whether the lock can be taken at all, without taking it. Who may not wait for locks
-    /// does not wait long for a store either.
+    /// Finds out whether the lock can be taken at all, without taking it. Who may not wait for
+    /// locks does not wait long for a store either.
     ///
     /// # Errors
     /// It can not.
@@ -275,6 +285,17 @@ pub trait Store: Send + Sync {
     /// process `known` still does.
     fn holder(&self, key: &Key, known: Option<u32>) -> Option<Holder>;
 
+    /// The same as far as it can be known soon: it is asked before the wait begins.
+    fn holder_at_once(&self, key: &Key) -> Option<Holder> {
+        self.holder(key, None)
+    }
+
+    /// How calls hold the lock which this one runs inside of, if they do.
+    fn held_by_ancestors_as(&self, key: &Key) -> Option<LockMode> {
+        let holder = self.holder(key, None).filter(|holder| holder.is_our_ancestor)?;
+        Some(if holder.shares { LockMode::Shared } else { LockMode::Exclusive })
+    }
+
     /// What the last build under the lock ended with, if that was a failure.
     fn last_failure(&self, key: &Key) -> Option<FailedBuild>;
 
@@ -306,12 +327,12 @@ pub trait Store: Send + Sync {
     /// The store cannot be read.
     fn held(&self) -> Result<Vec<HeldLock>>;
 
-    /// Removes what is left of locks that nobody holds or waits for, and returns of how many; beside
-    /// them, what is not remembered any more.
+    /// Removes what is left of locks that nobody holds or waits for; beside them, what is not
+    /// remembered any more.
     ///
     /// # Errors
-    /// The store cannot be read.
-    fn prune(&self) -> Result<usize>;
+    /// The store cannot be read, or not be changed.
+    fn prune(&self) -> Result<Pruned>;
 
     /// All that is remembered of a kind of locks, by its folder's name; a line each.
     ///
@@ -319,22 +340,34 @@ pub trait Store: Send + Sync {
     /// The store cannot be read.
     fn memories(&self, folder: &str) -> Result<Vec<Vec<u8>>>;
 
-    /// Whether it keeps something for this process elsewhere, to be given back by [`Store::finish`].
+    /// Whether it keeps something for this process elsewhere, to be given back by
+    /// [`Store::finish`].
     fn is_remote(&self) -> bool {
         false
     }
 
-    /// Gives back what the store keeps for this process, with all locks that it has. No more are taken.
+    /// Whether a caller whose time is up has waited for a holder, and not for a store that is
+    /// silent.
+    ///
+    /// # Errors
+    /// The store does not answer, so nobody can say whether the lock is held.
+    fn is_answering(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Gives back what the store keeps for this process, with all locks that it has. No more are
+    /// taken.
     fn finish(&self) {}
 
     /// What is remembered under this key; nothing if that cannot be read.
     fn remembered(&self, key: &Key) -> Option<Vec<u8>>;
 
-    /// Remembers a line, or nothing any more; two who do so at once do it one after the other.
+    /// Remembers a line in the place of `before`, or nothing any more. Returns whether that was
+    /// still what was remembered.
     ///
     /// # Errors
     /// It cannot be written.
-    fn remember(&self, key: &Key, line: Option<&[u8]>) -> Result<()>;
+    fn remember(&self, key: &Key, before: Option<&[u8]>, line: Option<&[u8]>) -> Result<bool>;
 }
 
 /// A lock that is held. Dropping it without [`Held::release`] leaves it to whoever inherited it.
@@ -361,9 +394,9 @@ pub trait Held: Send {
     /// The store cannot be used; it is no longer held.
     fn share(&mut self) -> Result<bool>;
 
-    /// The descriptor that keeps it held in a child that inherits it.
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        None
+    /// The descriptors that keep it held in a child that inherits them.
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
     }
 
     /// When it runs out, if it has to be renewed.
@@ -371,8 +404,9 @@ pub trait Held: Send {
         None
     }
 
-    /// A number that is larger than that of everybody who had it before, for systems that can refuse
-    /// what comes from one who has lost it. A nested call has none but that of its outer call.
+    /// A number that is larger than that of everybody who had it before, for systems that can
+    /// refuse what comes from one who has lost it. A nested call has none but that of its outer
+    /// call.
     fn fence(&self) -> Option<i64> {
         None
     }
@@ -423,9 +457,15 @@ const NO_WAIT_GRACE: Duration = Duration::from_millis(100);
 
 /// Takes the lock for `subject`, waiting as `patience` allows.
 ///
+/// Also returns who was waited for last, as far as that is known.
+///
 /// # Errors
 /// The store, or `patience.settled`, failed.
-pub fn take(store: &Arc<dyn Store>, subject: Subject, mut patience: Patience<'_>) -> Result<Turn> {
+pub fn take(
+    store: &Arc<dyn Store>,
+    subject: Subject,
+    mut patience: Patience<'_>,
+) -> Result<(Turn, Option<Holder>)> {
     let mut said = Said::nothing();
     let mut key = Key::new(subject);
     loop {
@@ -434,7 +474,7 @@ pub fn take(store: &Arc<dyn Store>, subject: Subject, mut patience: Patience<'_>
             if let Turn::Held(held) = &turn {
                 log::acquired(held.subject(), said.start.elapsed());
             }
-            return Ok(turn);
+            return Ok((turn, said.waited_for));
         }
         tracing::debug!("{}: an ancestor of this process holds the lock", key.subject());
         key = key.nested();
@@ -461,19 +501,19 @@ pub fn take_in_turn(
     let mut key = Key::new(subject);
     let mut ancestor_shares = false;
     loop {
-        // Who shared it with an ancestor would exclude nobody within that one's call, not even those
-        // who need it for themselves there: all of them are one level down. Not asked within the
-        // turnstile, where others would have to wait for the answer.
-        let mut holder = store.holder(&key, None);
-        if !is_held_by_ancestor(holder.as_ref()) {
+        // Who shared it with an ancestor would exclude nobody within that one's call, not even
+        // those who need it for themselves there: all of them are one level down. Not asked within
+        // the turnstile, where others would have to wait for the answer.
+        let mut theirs = store.held_by_ancestors_as(&key);
+        if theirs.is_none() {
             if let Some(turn) = take_through_turnstile(store, &key, deadline, &mut said, mode)? {
                 return Ok((turn, ancestor_shares));
             }
             // It was seen only now.
-            holder = store.holder(&key, None);
+            theirs = store.held_by_ancestors_as(&key);
         }
         tracing::debug!("{}: an ancestor of this process holds the lock", key.subject());
-        ancestor_shares |= holder.is_some_and(|holder| holder.is_our_ancestor && holder.shares);
+        ancestor_shares |= theirs == Some(LockMode::Shared);
         key = key.nested();
     }
 }
@@ -529,15 +569,14 @@ fn take_or_descend(
     if let Some(held) = unless_passing(store.try_acquire(key, mode, deadline))? {
         return Ok(Some(Turn::Held(held)));
     }
-    let holder = who_has(store, key, None);
-    if is_held_by_ancestor(holder.as_ref()) {
+    if is_held_by_ancestors(store, key) {
         return Ok(None);
     }
     if deadline.is_at_once() {
         return try_for_a_moment(store, key, mode, deadline).map(Some);
     }
 
-    let mut wait = Wait::begin(store, key, deadline, holder, said);
+    let mut wait = Wait::begin(store, key, deadline, said);
     wait.warn_of_deadlock();
 
     // Everybody who waits for an image wakes at once and looks at once. That is the usual end.
@@ -590,8 +629,9 @@ fn who_has(store: &Arc<dyn Store>, key: &Key, known: Option<u32>) -> Option<Hold
     store.holder(&key.itself(), known).or_else(in_turnstile)
 }
 
-fn is_held_by_ancestor(holder: Option<&Holder>) -> bool {
-    holder.is_some_and(|holder| holder.is_our_ancestor)
+fn is_held_by_ancestors(store: &Arc<dyn Store>, key: &Key) -> bool {
+    let held = |key: &Key| store.held_by_ancestors_as(key).is_some();
+    held(&key.itself()) || key.part == Part::Turnstile && held(key)
 }
 
 fn try_for_a_moment(
@@ -601,6 +641,8 @@ fn try_for_a_moment(
     deadline: Deadline,
 ) -> Result<Turn> {
     let start = Instant::now();
+    let (sender, names) = mpsc::channel();
+    ask_who_has(store, key, None, move |holder| _ = sender.send(holder));
     loop {
         std::thread::sleep(Duration::from_millis(fastrand::u64(2..8)));
         let tried = store.try_acquire(key, mode, deadline);
@@ -612,8 +654,38 @@ fn try_for_a_moment(
             break;
         }
     }
-    log::timeout(key.subject(), who_has(store, key, None).as_ref(), start.elapsed());
+    let holder = names.recv_timeout(LAST_NAME_WITHIN).ok().flatten();
+    log::timeout(key.subject(), holder.as_ref(), start.elapsed());
     Ok(Turn::TimedOut)
+}
+
+/// Finds out on a thread of its own who is waited for: a time limit must hold, and a result must be
+/// noticed, while the kernel or a cluster takes its time to answer.
+fn ask_who_has(
+    store: &Arc<dyn Store>,
+    key: &Key,
+    known: Option<u32>,
+    tell: impl FnOnce(Option<Holder>) + Send + 'static,
+) {
+    let (its, key) = (Arc::clone(store), key.clone());
+    let asked = on_a_thread("names", &**store, move || tell(who_has(&its, &key, known)));
+    if let Err(error) = asked {
+        tracing::debug!("cannot find out who is waited for: {error}");
+    }
+}
+
+fn on_a_thread(
+    name: &str,
+    store: &dyn Store,
+    work: impl FnOnce() + Send + 'static,
+) -> std::io::Result<()> {
+    let stack = if store.is_remote() { REMOTE_WAITER_STACK } else { WAITER_STACK };
+    let work = move || {
+        // Signals are the main thread's. It can only fail for bad arguments.
+        _ = SigSet::all().thread_block();
+        work();
+    };
+    std::thread::Builder::new().name(name.into()).stack_size(stack).spawn(work).map(drop)
 }
 
 enum Waited<T> {
@@ -621,6 +693,14 @@ enum Waited<T> {
     /// It would never end: the holder waits for us.
     ForAncestor,
     TimedOut,
+}
+
+/// What comes in during a wait.
+enum News<T> {
+    /// The wait is over.
+    Done(Result<T>),
+    /// The holder that is waited for, as far as it is known.
+    Holder(Option<Box<Holder>>),
 }
 
 /// What has been said to people of waiting for a lock, whatever that is made of.
@@ -631,11 +711,13 @@ struct Said {
     next_message: Duration,
     /// Whom the last one named.
     holder: Option<Holder>,
+    /// Who was waited for last, named or not.
+    waited_for: Option<Holder>,
 }
 
 impl Said {
     fn nothing() -> Self {
-        Said { start: Instant::now(), next_message: Duration::ZERO, holder: None }
+        Said { start: Instant::now(), next_message: Duration::ZERO, holder: None, waited_for: None }
     }
 }
 
@@ -649,8 +731,6 @@ struct Wait<'a> {
     holder: Option<Holder>,
     /// The result that stood there when we began to wait: of a build that we did not wait for.
     failed_before: Option<FailedBuild>,
-    /// Whether nothing has been waited for yet, so that the holder is the one of a moment ago.
-    is_first: bool,
 }
 
 /// A thread that does nothing but block needs no more; the default of 2 MiB of address space each
@@ -658,9 +738,14 @@ struct Wait<'a> {
 const WAITER_STACK: usize = 128 * 1024;
 /// One that talks to a cluster may have to check its certificates, which needs more.
 const REMOTE_WAITER_STACK: usize = 2 << 20;
-/// How long a wait may go on before a holder without a name counts as one: it may be just writing
-/// its record, and a busy lock without a holder may be the short shared lock of a waking waiter.
-const RECORD_GRACE: Duration = Duration::from_millis(10);
+/// How long a wait goes on before anybody is told of it, and the holder's name is looked up. It may
+/// be just writing its record; a busy lock may be the short shared lock of a waking waiter; and the
+/// kernel's list of locks, which may be needed for it, stops all who lock anything.
+const NAME_GRACE: Duration = Duration::from_millis(10);
+/// How long a message about a wait is held back because the holder's name is not known yet.
+const NAME_WITHIN: Duration = Duration::from_millis(500);
+/// The same for the last message, after the deadline: a time limit must hold.
+const LAST_NAME_WITHIN: Duration = Duration::from_millis(50);
 /// How often the live line moves.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -669,11 +754,10 @@ impl<'a> Wait<'a> {
         store: &'a Arc<dyn Store>,
         key: &'a Key,
         deadline: Deadline,
-        holder: Option<Holder>,
         said: &'a mut Said,
     ) -> Self {
         let failed_before = store.last_failure(key);
-        Wait { store, key, deadline, said, holder, failed_before, is_first: true }
+        Wait { store, key, deadline, said, holder: None, failed_before }
     }
 
     /// Runs `operation`, which blocks, on a thread of its own, and says meanwhile who is waited
@@ -682,59 +766,79 @@ impl<'a> Wait<'a> {
         &mut self,
         operation: impl FnOnce(&dyn Store, &Key, Deadline) -> Result<T> + Send + 'static,
     ) -> Result<Waited<T>> {
-        let (sender, receiver) = mpsc::sync_channel(1);
+        let (sender, receiver) = mpsc::channel();
         let (store, key, deadline) = (Arc::clone(self.store), self.key.clone(), self.deadline);
-        let stack = if store.is_remote() { REMOTE_WAITER_STACK } else { WAITER_STACK };
-        std::thread::Builder::new()
-            .name("waiter".into())
-            .stack_size(stack)
-            .spawn(move || {
-                // Signals are the main thread's. It can only fail for bad arguments.
-                _ = SigSet::all().thread_block();
-                // Nobody may be there any more to take the result.
-                _ = sender.send(operation(&*store, &key, deadline));
-            })
-            .context("cannot start a thread to wait for a lock")?;
-
-        if !std::mem::take(&mut self.is_first) {
-            self.holder = self.who();
-        }
+        let done = sender.clone();
+        on_a_thread("waiter", &**self.store, move || {
+            // Nobody may be there any more to take the result.
+            _ = done.send(News::Done(operation(&*store, &key, deadline)));
+        })
+        .context("cannot start a thread to wait for a lock")?;
         let will_be_told = tracing::enabled!(tracing::Level::INFO);
-        // Who stands in a turnstile mostly just goes through.
-        if self.key.part == Part::Turnstile
-            || self.holder.as_ref().is_none_or(|holder| will_be_told && holder.build.is_none())
-        {
-            match receiver.recv_timeout(RECORD_GRACE) {
-                Ok(done) => return done.map(Waited::Done),
-                Err(_) => self.holder = self.who(),
+        let holder = self.store.holder_at_once(&self.key.itself());
+        // In a turnstile one mostly just goes through.
+        let has_build = |holder: &Holder| holder.build.is_some();
+        let is_known = holder.as_ref().is_some_and(has_build) && self.key.part != Part::Turnstile;
+        // An earlier wait was for somebody else, who has released the lock since.
+        self.said.waited_for = None;
+        self.note(holder);
+        if !is_known {
+            let grace = self.deadline.left().map_or(NAME_GRACE, |left| left.min(NAME_GRACE));
+            if let Ok(News::Done(done)) = receiver.recv_timeout(grace) {
+                return done.map(Waited::Done);
             }
         }
-        if self.holder.is_some() && self.holder != self.said.holder {
-            self.said.next_message = self.said.next_message.min(self.said.start.elapsed());
-        }
-
+        // Until when an answer is waited for before people are told without it. Whoever hears only
+        // warnings may still be warned of what the holder built.
+        let will_be_warned = tracing::enabled!(tracing::Level::WARN);
+        let mut asked = (will_be_warned && !is_known).then(|| self.ask(&sender));
+        let mut is_fresh = is_known && self.said.start.elapsed() >= self.said.next_message;
         let mut live = log::LiveLine::start();
         loop {
-            if is_held_by_ancestor(self.holder.as_ref()) {
-                // The kernel's list is read in pieces, and showed it only now.
+            if self.holder.as_ref().is_some_and(|holder| holder.is_our_ancestor) {
+                // It has taken the lock only now.
                 return Ok(Waited::ForAncestor);
             }
-            self.say(live.as_mut());
+            let is_due = self.said.start.elapsed() >= self.said.next_message;
+            if is_due && will_be_told && !is_fresh && asked.is_none() {
+                asked = Some(self.ask(&sender));
+            }
+            if is_due && asked.is_none_or(|until| until <= Instant::now()) {
+                (asked, is_fresh) = (None, false);
+                self.say(live.is_some());
+            }
+            if let Some(live) = &mut live {
+                live.show(self.key.subject(), self.holder.as_ref(), self.said.start.elapsed());
+            }
+            let next = self.said.next_message.saturating_sub(self.said.start.elapsed());
             let patience = [
                 self.deadline.left(),
-                Some(self.said.next_message.saturating_sub(self.said.start.elapsed())),
+                (!next.is_zero()).then_some(next),
+                asked.map(|until| until.saturating_duration_since(Instant::now())),
                 live.is_some().then_some(TICK),
             ];
             let patience = patience.into_iter().flatten().min().unwrap_or(Duration::MAX);
             match receiver.recv_timeout(patience) {
-                Ok(done) => return done.map(Waited::Done),
+                Ok(News::Done(done)) => return done.map(Waited::Done),
+                Ok(News::Holder(holder)) => {
+                    self.note(holder.map(|it| *it));
+                    let is_due = self.said.start.elapsed() >= self.said.next_message;
+                    (asked, is_fresh) = (None, is_due);
+                }
                 Err(RecvTimeoutError::Disconnected) => {
                     anyhow::bail!("the thread that waited for a lock is gone");
                 }
                 Err(RecvTimeoutError::Timeout) if self.deadline.has_passed() => {
                     drop(live);
-                    let holder = self.who();
-                    log::timeout(self.key.subject(), holder.as_ref(), self.deadline.so_far());
+                    self.store.is_answering()?;
+                    if asked.is_none() {
+                        self.ask(&sender);
+                    }
+                    if let Ok(News::Holder(holder)) = receiver.recv_timeout(LAST_NAME_WITHIN) {
+                        self.holder = holder.map(|it| *it).or(self.holder.take());
+                    }
+                    let so_far = self.deadline.so_far();
+                    log::timeout(self.key.subject(), self.holder.as_ref(), so_far);
                     return Ok(Waited::TimedOut);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -742,31 +846,41 @@ impl<'a> Wait<'a> {
         }
     }
 
-    /// Who is waited for now.
-    fn who(&self) -> Option<Holder> {
-        who_has(self.store, self.key, self.holder.as_ref().map(|holder| holder.pid))
+    /// Takes in who is waited for, if that is known. A holder that people were not told of is named
+    /// at once.
+    fn note(&mut self, holder: Option<Holder>) {
+        if holder.is_some() {
+            self.said.waited_for.clone_from(&holder);
+        }
+        self.holder = holder.or(self.holder.take());
+        if self.holder.is_some() && self.holder != self.said.holder {
+            self.said.next_message = self.said.next_message.min(self.said.start.elapsed());
+        }
     }
 
-    /// Says who is waited for, if it is time to: at once, then after 5, 10, 20 and 40 seconds and
-    /// every full minute. On a terminal one live line says it all the time.
-    fn say(&mut self, live: Option<&mut log::LiveLine>) {
+    /// Asks who is waited for now. Returns until when an answer is worth waiting for.
+    fn ask<T: Send + 'static>(&self, sender: &mpsc::Sender<News<T>>) -> Instant {
+        let known = self.holder.as_ref().map(|holder| holder.pid);
+        let sender = sender.clone();
+        let tell = move |holder: Option<Holder>| {
+            _ = sender.send(News::Holder(holder.map(Box::new)));
+        };
+        ask_who_has(self.store, self.key, known, tell);
+        Instant::now() + NAME_WITHIN
+    }
+
+    /// Says who is waited for: at once, then after 5, 10, 20 and 40 seconds and every full minute.
+    /// On a terminal one live line says it all the time.
+    fn say(&mut self, has_live_line: bool) {
         let waited = self.said.start.elapsed();
-        if waited >= self.said.next_message {
-            if !self.said.next_message.is_zero() {
-                self.holder = self.who().or(self.holder.take());
-            }
-            self.said.holder.clone_from(&self.holder);
-            if live.is_none() {
-                let lock = self.store.location(&self.key.itself());
-                log::waiting(self.key.subject(), &lock, self.holder.as_ref(), waited);
-            }
-            let seconds = waited.as_secs();
-            let next = [5, 10, 20, 40].into_iter().find(|&next| next > seconds);
-            self.said.next_message = Duration::from_secs(next.unwrap_or((seconds / 60 + 1) * 60));
+        self.said.holder.clone_from(&self.holder);
+        if !has_live_line {
+            let lock = self.store.location(&self.key.itself());
+            log::waiting(self.key.subject(), &lock, self.holder.as_ref(), waited);
         }
-        if let Some(live) = live {
-            live.show(self.key.subject(), self.holder.as_ref(), waited);
-        }
+        let seconds = waited.as_secs();
+        let next = [5, 10, 20, 40].into_iter().find(|&next| next > seconds);
+        self.said.next_message = Duration::from_secs(next.unwrap_or((seconds / 60 + 1) * 60));
     }
 
     /// The status to end with, if a build failed while we waited for it: its result was not there

@@ -21,6 +21,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use crate::child::signals;
 use crate::cli::{ColorChoice, CommonArgs, LogFormat};
 use crate::duration::for_people;
 use crate::exit::Exit;
@@ -72,6 +73,7 @@ impl LiveLine {
     pub fn start() -> Option<Self> {
         let wanted = LIVE_LINE.get().copied().unwrap_or(false) && tracing::enabled!(Level::INFO);
         wanted.then(|| {
+            signals::wipe_live_line_at_end();
             // One line, cut at the terminal's width: a longer one would break and pile up.
             let style = ProgressStyle::with_template("{spinner} {wide_msg}");
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
@@ -143,6 +145,25 @@ pub fn present(tag: &Tag, check: Option<&str>) {
     }
 }
 
+/// What this call ends with comes from another build than it would have run itself. `result` says
+/// what that is.
+pub fn built_otherwise(subject: &Subject, result: &str, theirs: &Holder, ours: &Holder) {
+    let build = |holder: &Holder| {
+        let command = holder.command.as_deref().unwrap_or("a command that is not known");
+        match &holder.directory {
+            Some(directory) => format!("{command} (in {directory})"),
+            None => command.to_owned(),
+        }
+    };
+    let account = if theirs.claimed { ", by its own account," } else { "" };
+    tracing::warn!(
+        "{subject}: {result} may not be the one wanted here: the build that this call waited for \
+         ran{account} {}, and this one would have run {}; images that differ need different tags",
+        build(theirs),
+        build(ours)
+    );
+}
+
 /// Somebody else has the lock.
 pub fn waiting(subject: &Subject, lock: &Path, holder: Option<&Holder>, waited: Duration) {
     let so_far = match waited.as_secs() {
@@ -160,6 +181,7 @@ pub fn waiting(subject: &Subject, lock: &Path, holder: Option<&Holder>, waited: 
         holder.host = holder.and_then(|holder| holder.host.as_deref()),
         holder.command = holder.and_then(|holder| holder.command.as_deref()),
         holder.since = holder.and_then(|holder| holder.since.as_deref()),
+        holder.claimed = holder.map(|holder| holder.claimed),
         waited_s = waited.as_secs_f64(),
         "{}{so_far}",
         Waiting { subject, holder }
@@ -275,6 +297,7 @@ pub fn timeout(subject: &Subject, holder: Option<&Holder>, waited: Duration) {
         holder.host = holder.and_then(|holder| holder.host.as_deref()),
         holder.command = holder.and_then(|holder| holder.command.as_deref()),
         holder.since = holder.and_then(|holder| holder.since.as_deref()),
+        holder.claimed = holder.map(|holder| holder.claimed),
         "gave up after {} (--timeout): {}",
         for_people(waited),
         Waiting { subject, holder }
@@ -290,6 +313,26 @@ pub fn released(subject: &Subject) {
         cache = subject.cache(),
         "{subject}: released"
     );
+}
+
+/// `lint` has looked at so many files, and found so much in them that is not mended.
+pub fn linted(files: usize, errors: usize, notes: usize) {
+    let many = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    tracing::info!(
+        event = "linted",
+        files,
+        errors,
+        notes,
+        "looked at {}: {}, {}",
+        many(files, "file"),
+        many(errors, "error"),
+        many(notes, "note")
+    );
+}
+
+/// `lint` found a file that is not what its name says, and goes on without it.
+pub fn left_out(error: &anyhow::Error) {
+    tracing::warn!("{error:#}; left out");
 }
 
 /// The command line is wrong: in clap's words and colours, or as one line for machines.

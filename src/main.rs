@@ -10,7 +10,7 @@ use anyhow::Result;
 use buildlock::cli::{self, CacheAction, Cli, Sub};
 use buildlock::exit::{self, Exit, Failure};
 use buildlock::lock::place::Place;
-use buildlock::lock::{CACHE_LOCKS, Holder, Key, Subject};
+use buildlock::lock::{CACHE_LOCKS, Holder, Key, Pruned, Subject};
 use buildlock::{cache, child, generate, lint, log, run, status};
 use nix::sys::signal::Signal;
 
@@ -67,22 +67,26 @@ fn call(cli: Cli) -> Result<Exit> {
             }
         }
         Sub::Prune => {
-            let removed = place()?.look()?.prune()?;
-            writeln!(out, "{removed} lock files removed")?;
+            let Pruned { removed, others } = place()?.look()?.prune()?;
+            let files = |count| if count == 1 { "lock file" } else { "lock files" };
+            write!(out, "{removed} {} removed", files(removed))?;
+            match others {
+                0 => writeln!(out)?,
+                _ => writeln!(out, "; {others} {} of other users left", files(others))?,
+            }
         }
         Sub::Cache { action: CacheAction::Ls { json } } => {
             cache::list(&place()?.look()?.memories(CACHE_LOCKS)?, json, &mut out)?;
         }
         Sub::Cache { action: CacheAction::Forget { id } } => {
-            let key = Key::new(Subject::Cache(id));
-            let store = place()?.look()?;
-            if store.remembered(&key).is_none() {
-                tracing::warn!("nothing is remembered of {}", key.subject());
+            let subject = Subject::Cache(id.clone());
+            if !cache::forget(&*place()?.look()?, id)? {
+                tracing::warn!("nothing is remembered of {subject}");
             }
-            store.remember(&key, None)?;
         }
         Sub::Lint { fix, strict, format, paths } => {
-            return lint::run(&lint::Options { fix, strict, format, paths }, &mut out);
+            let options = lint::Options { fix, strict, quiet: common.quiet, format, paths };
+            return lint::run(&options, &mut out);
         }
         Sub::Completions { shell } => generate::completions(shell, &mut out)?,
         Sub::Man { page } => generate::man(page.as_deref(), &mut out)?,

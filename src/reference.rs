@@ -46,6 +46,22 @@ impl Tag {
         }
     }
 
+    /// The same image as podman and buildah name it: `env` is their `localhost/env`, and Docker
+    /// Hub's is `docker.io/library/env`.
+    #[must_use]
+    pub fn in_podman(self) -> Self {
+        let canonical = match self.is_short() {
+            true => self.podman.clone(),
+            false => self.canonical,
+        };
+        Tag { canonical, podman: self.podman }
+    }
+
+    /// Whether both were given as the same name, be it podman's or docker's.
+    pub fn is_same_name(&self, other: &Self) -> bool {
+        self.podman == other.podman
+    }
+
     /// Whether it was given without a registry.
     pub fn is_short(&self) -> bool {
         self.podman.starts_with("localhost/") && !self.canonical.starts_with("localhost/")
@@ -68,7 +84,12 @@ impl Eq for Tag {}
 
 /// The sha256 of these bytes in lower-case hex, as `sha256sum` prints it.
 pub fn sha256_hex(bytes: impl AsRef<[u8]>) -> String {
-    Sha256::digest(bytes.as_ref()).iter().map(|byte| format!("{byte:02x}")).collect()
+    sha256(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The sha256 of these bytes.
+pub fn sha256(bytes: impl AsRef<[u8]>) -> [u8; 32] {
+    Sha256::digest(bytes.as_ref()).into()
 }
 
 /// Why a text cannot be the tag of a build.
@@ -80,6 +101,8 @@ pub enum Error {
     Digest,
     /// It looks like an image id: 64 hex digits.
     Identifier,
+    /// Its name is that of a digest's algorithm.
+    Algorithm,
     /// The repository has an upper-case letter.
     Uppercase,
     /// The name is longer than 255 characters.
@@ -98,6 +121,9 @@ impl fmt::Display for Error {
             Error::Empty => "an image reference cannot be empty",
             Error::Digest => "a digest cannot be built to; give name:tag",
             Error::Identifier => "64 hex digits are an image id, not a name",
+            Error::Algorithm => {
+                "'sha256' is how an image id begins, not a name; docker refuses it as well"
+            }
             Error::Uppercase => "the repository must be lower-case (the tag behind ':' need not be)",
             Error::TooLong => "the name is longer than 255 characters",
             Error::Registry => "what stands before the first '/' is no registry host",
@@ -144,6 +170,9 @@ impl FromStr for Tag {
             return Err(Error::TagPart);
         }
         let on_hub = matches!(registry, None | Some("docker.io" | "index.docker.io"));
+        if on_hub && library(path) == "library/sha256" {
+            return Err(Error::Algorithm);
+        }
         let name =
             if on_hub { format!("docker.io/{}", library(path)) } else { text_name(registry, path) };
         if name.len() > NAME_MAX {

@@ -3,6 +3,9 @@
 //! Validate, look, lock, look again, build, verify, release. The postcondition is the product:
 //! exit 0 means that the image exists.
 
+mod recursion;
+mod skip;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +21,7 @@ use crate::cli::{BuildArgs, CommonArgs, OnFailure};
 use crate::command::Command;
 use crate::duration::{Deadline, Limit};
 use crate::exit::{self, Exit};
-use crate::image::{Check, Images};
+use crate::image::{Check, Images, Missing, Why};
 use crate::lock::place::Place;
 use crate::lock::{self, FailedBuild, Held, Holder, Key, LockMode, Patience, Store, Subject, Turn};
 use crate::log;
@@ -31,17 +34,26 @@ use crate::validate;
 /// buildlock itself failed; see [`exit::of`] for the status.
 pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
     let job = Job::validate(args, common)?;
-    if job.is_present()? {
-        return Ok(job.skip());
+    if !job.force {
+        match job.images.first_missing(&job.tags)? {
+            None => return job.skip(),
+            Some(missing) => validate::why_untold(&missing),
+        }
     }
+    recursion::refuse(&job.command)?;
+    validate::has_an_interpreter(&job.command)?;
     if let Some(folder) = &job.lock_folder {
-        validate::lock_folder_is_shared(folder);
+        validate::lock_folder_is_shared(folder, &job.images);
     }
     let job = Arc::new(job);
-    let exit = job.run();
+    // Elsewhere, nobody sees that a signal ends us while we wait.
+    let mut signals = job.store.is_remote().then(Signals::take_in).transpose()?;
+    let exit = job.run(&mut signals);
     if !job.is_left.load(Ordering::Relaxed) {
         job.store.finish();
     }
+    // One that is still pending ends us only now, when nothing is left to give back.
+    drop(signals);
     exit
 }
 
@@ -113,7 +125,13 @@ impl Job {
         let mut tags = validate::tags(args.tags, &command)?;
         let program = validate::program(&command)?;
         let check = args.check.unwrap_or(Check::Local);
+        validate::only_builds(&command, &check)?;
         validate::ends_with_an_image(&command, &check)?;
+        validate::cache_has_one_writer(&command, &program, !args.caches.is_empty());
+        let images = Images::of(&command, &program, args.engine, check.clone())?;
+        if images.are_podmans() {
+            tags = tags.into_iter().map(Tag::in_podman).collect();
+        }
         tags.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         tags.dedup();
         if check == Check::Registry {
@@ -123,7 +141,6 @@ impl Job {
         named_locks.sort();
         named_locks.dedup();
 
-        let images = Images::of(&command, &program, args.engine, check)?;
         let caches = Cache::all(args.caches, &command)?;
 
         let open_files = child::make_room(tags.len() + named_locks.len() + caches.len());
@@ -160,17 +177,15 @@ impl Job {
     }
 
     /// 3. to 7., where there is something to do.
-    fn run(self: &Arc<Self>) -> Result<Exit> {
+    fn run(self: &Arc<Self>, signals: &mut Option<Signals>) -> Result<Exit> {
         let deadline = Deadline::after(self.timeout);
-        // Elsewhere, nobody sees that a signal ends us while we wait.
-        let signals = self.store.is_remote().then(Signals::take_in).transpose()?;
-        let taken = match &signals {
+        let taken = match signals {
             None => self.take_locks(deadline)?,
             Some(signals) => {
                 let job = Arc::clone(self);
                 match signals.unless_ended(move || job.take_locks(deadline))? {
                     Ok(taken) => taken?,
-                    Err(signal) => return Ok(Exit::Signal(signal as i32)),
+                    Err(signal) => return Ok(Exit::Signal(signal)),
                 }
             }
         };
@@ -180,7 +195,18 @@ impl Job {
         };
         let started = SystemTime::now();
         let mut build = Build { locks, left: deadline.left(), started, at_fault: Vec::new() };
-        let (ended, signals) = match self.build(&mut build, signals) {
+        // From here on signals are ours to take.
+        let signals: &Signals = match signals {
+            Some(signals) => signals,
+            none => match Signals::take_in() {
+                Ok(taken_in) => none.insert(taken_in),
+                Err(error) => {
+                    release(build.locks, None);
+                    return Err(error.into());
+                }
+            },
+        };
+        let ended = match self.build(&mut build, signals) {
             Ok(ended) => ended,
             Err(error) => {
                 release(build.locks, None);
@@ -195,16 +221,13 @@ impl Job {
                 true => "the lock stays held until its lease runs out, although they may go on",
                 false => "the lock stays held until they end",
             };
-            tracing::warn!(
-                "COMMAND left processes that cannot be ended from here (pid {}): {until}",
-                ended.left.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
-            );
+            tracing::warn!("COMMAND left {}: {until}", ended.left);
         }
-        let exit = self.verify(&ended, &signals);
+        let exit = self.verify(&ended, signals);
         let (caches, locks) = locks.into_iter().partition(|lock| lock.subject().cache().is_some());
         self.release(locks, &ended);
         let exit = exit.map(|exit| match exit {
-            Exit::SUCCESS => self.remember_warm_caches(&caches, started, &at_fault, &signals),
+            Exit::SUCCESS => self.remember_warm_caches(&caches, started, &at_fault, signals),
             exit => exit,
         });
         self.release(caches, &ended);
@@ -214,18 +237,27 @@ impl Job {
     /// 3. and 4. The locks, if there is something to do under them.
     fn take_locks(&self, deadline: Deadline) -> Result<Taken> {
         let mut lost = 0;
+        let mut waited_for = Vec::new();
+        let skip = |waited_for: &[(Subject, Holder)]| {
+            self.warn_of_other_builds("the image", waited_for);
+            Ok(Taken::Over(self.skip()?))
+        };
         loop {
-            let locks = match self.lock(deadline)? {
+            let locks = match self.lock(deadline, &mut waited_for)? {
                 Locked::Ours(locks) => locks,
-                Locked::Present => return Ok(Taken::Over(self.skip())),
-                Locked::Failed(status) => return Ok(Taken::Over(Exit::Code(status))),
+                Locked::Present => return skip(&waited_for),
+                Locked::Failed(status) => {
+                    self.warn_of_other_builds("the failure", &waited_for);
+                    return Ok(Taken::Over(Exit::Code(status)));
+                }
                 Locked::TimedOut => return Ok(Taken::Over(Exit::Code(self.conflict_exit_code))),
             };
             match self.is_present() {
                 Ok(false) => {}
                 done => {
                     release(locks, None);
-                    return done.map(|_| Taken::Over(self.skip()));
+                    done?;
+                    return skip(&waited_for);
                 }
             }
             // One may have been lost while we waited for another, or for the engine.
@@ -251,22 +283,43 @@ impl Job {
         Holder::ourselves(self.command.to_string(), self.id.clone())
     }
 
-    fn skip(&self) -> Exit {
+    /// Says that there is nothing to do, and does what the build command would have done for its
+    /// caller beside building.
+    fn skip(&self) -> Result<Exit> {
         let check = match self.images.check() {
             Check::Local => None,
             Check::Registry => Some("registry"),
             Check::Command(_) => Some("command"),
         };
         self.tags.iter().for_each(|tag| log::present(tag, check));
+        skip::give_id(&self.command, &self.images, &self.tags)?;
         for output in self.command.build().iter().flat_map(|build| &build.side_outputs) {
-            tracing::warn!("COMMAND is not run, so it does not write {output}");
+            tracing::warn!("the build command is not run, so it does not write {output}");
         }
-        Exit::SUCCESS
+        if self.command.pushes() && *self.images.check() == Check::Local {
+            tracing::warn!(
+                "the build command is not run, so nothing is pushed: the image is on the engine, and \
+                 whether the registry has it was not looked at; --check registry looks there"
+            );
+        }
+        Ok(Exit::SUCCESS)
+    }
+
+    /// Warns where the build that was waited for, and has left `result`, ran another command than
+    /// ours, or ran it somewhere else.
+    fn warn_of_other_builds(&self, result: &str, waited_for: &[(Subject, Holder)]) {
+        let ours = self.ourselves();
+        // What holds a lock without a build is somebody's script.
+        let is_other =
+            |theirs: &Holder| theirs.build.is_some() && !theirs.builds_the_same_as(&ours);
+        for (subject, theirs) in waited_for.iter().filter(|(_, theirs)| is_other(theirs)) {
+            log::built_otherwise(subject, result, theirs, &ours);
+        }
     }
 
     /// 3. Every tag's lock in sorted order, then the named ones, then those of caches, within one
     ///    deadline.
-    fn lock(&self, deadline: Deadline) -> Result<Locked> {
+    fn lock(&self, deadline: Deadline, waited_for: &mut Vec<(Subject, Holder)>) -> Result<Locked> {
         let images = self.tags.iter().map(Subject::from);
         let named = self.named_locks.iter().cloned().map(Subject::Named);
         let caches = self.caches.iter().map(Cache::subject);
@@ -301,7 +354,10 @@ impl Job {
             let cache = self.caches.iter().find(|cache| subject.cache() == Some(cache.id()));
             let turn = match cache {
                 Some(cache) => take_cache(&self.store, &self.images, cache, deadline, false),
-                None => lock::take(&self.store, subject, patience),
+                None => lock::take(&self.store, subject.clone(), patience).map(|(turn, holder)| {
+                    waited_for.extend(holder.filter(|_| is_image).map(|it| (subject, it)));
+                    turn
+                }),
             };
             let without = match turn {
                 Ok(Turn::Held(lock)) => {
@@ -328,14 +384,13 @@ impl Job {
         Ok(Locked::Ours(ours))
     }
 
-    /// 5. COMMAND, holding the locks. From here on signals are ours to take.
-    fn build(&self, build: &mut Build, signals: Option<Signals>) -> Result<(Ended, Signals)> {
-        let signals = signals.map_or_else(Signals::take_in, Ok)?;
-        let ended = self.run_command(&build.locks, &signals)?;
+    /// 5. The build command, holding the locks.
+    fn build(&self, build: &mut Build, signals: &Signals) -> Result<Ended> {
+        let ended = self.run_command(&build.locks, signals)?;
         if self.may_have_failed_of_a_cache(&ended, &build.locks) {
-            return Ok((self.run_again_alone(build, ended, &signals)?, signals));
+            return self.run_again_alone(build, ended, signals);
         }
-        Ok((ended, signals))
+        Ok(ended)
     }
 
     fn run_command(&self, locks: &[Box<dyn Held>], signals: &Signals) -> Result<Ended> {
@@ -347,7 +402,7 @@ impl Job {
         let job = child::Job {
             command: &self.command,
             environment: forced_by_us(self.force, &self.tags).into_iter().chain(fence).collect(),
-            locks: locks.iter().filter_map(|lock| lock.descriptor()).collect(),
+            locks: locks.iter().flat_map(|lock| lock.descriptors()).collect(),
             expiry: expiry.as_deref(),
             limit: self.build_timeout,
             kill_after: self.kill_after,
@@ -426,7 +481,6 @@ impl Job {
                 Ok(ended)
             }
             Err(signal) => {
-                let signal = signal as i32;
                 Ok(Ended { exit: Exit::Signal(signal), interrupted: Some(signal), ..ended })
             }
         }
@@ -452,7 +506,7 @@ impl Job {
         let images = Arc::clone(&self.images);
         let ask = move || cache::mounts_used_since(&images, started);
         let (mounts, exit) = match signals.unless_ended(ask) {
-            Ok(Err(signal)) => (None, Exit::Signal(signal as i32)),
+            Ok(Err(signal)) => (None, Exit::Signal(signal)),
             Ok(Ok(mounts)) => (mounts, Exit::SUCCESS),
             // There is no thread to be had for it.
             Err(_) => (None, Exit::SUCCESS),
@@ -496,7 +550,7 @@ impl Job {
         let (images, tags) = (Arc::clone(&self.images), self.tags.clone());
         let command = Arc::clone(&self.command);
         let look = move || match images.first_missing(&tags) {
-            Ok(None) => Ok(()),
+            Ok(None | Some(Missing { why: Why::Untold(_), .. })) => Ok(()),
             Ok(Some(missing)) => {
                 let why = validate::why_missing(&command, &missing, images.check());
                 Err(anyhow!("COMMAND ended with 0, but {why}"))
@@ -507,7 +561,7 @@ impl Job {
             Ok(found) => found?,
             Err(signal) => {
                 return failed(
-                    Exit::Signal(signal as i32),
+                    Exit::Signal(signal),
                     "interrupted before the image could be verified",
                 );
             }
@@ -588,6 +642,9 @@ fn take_cache(
         if cache.is_emptied() {
             cache.forget(&**store);
         }
+        if !shared && cache.has_files() {
+            cache.note_forgotten(&**store);
+        }
         return Ok(Turn::Held(lock));
     }
 }
@@ -620,8 +677,7 @@ fn forced_by_us(force: bool, tags: &[Tag]) -> Option<(&'static str, OsString)> {
 
 fn is_forced_by_ancestor(tags: &[Tag], store: &dyn Store) -> bool {
     let Ok(forced) = std::env::var(FORCED) else { return false };
-    tags.iter().filter(|tag| forced.split(' ').any(|it| it == tag.as_str())).any(|tag| {
-        let holder = store.holder(&Key::new(tag.into()), None);
-        holder.is_some_and(|holder| holder.is_our_ancestor)
-    })
+    tags.iter()
+        .filter(|tag| forced.split(' ').any(|it| it == tag.as_str()))
+        .any(|tag| store.held_by_ancestors_as(&Key::new(tag.into())).is_some())
 }

@@ -63,14 +63,20 @@ fn row(lock: &HeldLock) -> [String; 5] {
     };
     let gone = if holder.gone { " (ended; something it left behind holds the lock)" } else { "" };
     let shared = if lock.shared { " (shared)" } else { "" };
-    let ago = |held_for: Duration| format!("{} ago", for_people(held_for));
+    let ago = |held_for: Duration| match holder.claimed {
+        true => format!("{} ago (by its own account)", for_people(held_for)),
+        false => format!("{} ago", for_people(held_for)),
+    };
     let unknown = || "?".to_owned();
     [
         subject,
         format!("{at}pid {}{shared}{gone}", holder.pid),
         holder.held_for().map_or_else(unknown, ago),
         lock.waiters.to_string(),
-        holder.command.clone().unwrap_or_else(unknown),
+        holder.command.as_ref().map_or_else(unknown, |command| match holder.claimed {
+            true => format!("{command} (by its own account)"),
+            false => command.clone(),
+        }),
     ]
     .map(|cell| cell.chars().map(|c| if is_visible(c) { c } else { '?' }).collect())
 }

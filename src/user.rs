@@ -35,7 +35,25 @@ pub fn our_name() -> String {
 
 /// The name of a user, or the number where the file has no name.
 pub fn name(number: u32) -> String {
-    with_number(number).map_or_else(|| number.to_string(), |user| user.name)
+    find_name(number).unwrap_or_else(|| number.to_string())
+}
+
+/// The name of a user, if the file has one.
+pub fn find_name(number: u32) -> Option<String> {
+    with_number(number).map(|user| user.name)
+}
+
+/// May a user that the file does not have be called that? A directory service may know the name; it
+/// is not the name of a user in the file, and looks like one.
+pub fn may_be_called(name: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
+    let is_taken = || {
+        let mut names =
+            passwd.split(|&c| c == b'\n').filter_map(|line| line.split(|&c| c == b':').next());
+        names.any(|taken| taken == name.as_bytes())
+    };
+    name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(is_plain) && !is_taken()
 }
 
 fn with_number(number: u32) -> Option<User> {

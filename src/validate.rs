@@ -1,15 +1,19 @@
 //! What can be wrong with a job, and be known before anybody waits; and, afterwards, the likely
 //! causes of what went wrong.
 
+use std::collections::BTreeMap;
+use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 
 use crate::child::NotRun;
-use crate::command::{Build, Client, Command, Engine, goes_elsewhere};
+use crate::command::{Build, Client, Command, Engine, Several, Tool, goes_elsewhere};
 use crate::exit::{self, Failure};
-use crate::image::{Check, Instead, Missing};
+use crate::go_json;
+use crate::image::{Check, EngineProcess, Images, Instead, Missing, Why, buildx};
+use crate::interpreter;
 use crate::reference::Tag;
 
 /// The tags to build: those given, else those that COMMAND names.
@@ -25,12 +29,7 @@ pub fn tags(given: Vec<Tag>, command: &Command) -> Result<Vec<Tag>> {
         .collect();
     if given.is_empty() {
         if named.is_empty() {
-            bail!(match command.build() {
-                Some(_) =>
-                    "no tag: COMMAND has no -t TAG, so say which image it builds: buildlock -t TAG -- …",
-                None =>
-                    "no tag: COMMAND is no build command that buildlock knows, so say which image it builds: buildlock -t TAG -- …",
-            });
+            bail!(no_tag(command));
         }
         let valid = |(text, tag): (&str, Result<Tag, _>)| {
             tag.map_err(|error| anyhow!("COMMAND's tag '{text}': {error}"))
@@ -38,10 +37,14 @@ pub fn tags(given: Vec<Tag>, command: &Command) -> Result<Vec<Tag>> {
         return named.into_iter().map(valid).collect();
     }
     if command.build().is_some() {
+        // Its x is its localhost/x.
+        let names_are_podmans =
+            command.client().is_some_and(|client| client.engine == Engine::Podman);
         for tag in &given {
-            if !named.iter().any(|(_, other)| other.as_ref() == Ok(tag)) {
+            let is_it = |other: &Tag| other == tag || names_are_podmans && other.is_same_name(tag);
+            if !named.iter().any(|(_, other)| other.as_ref().is_ok_and(is_it)) {
                 tracing::warn!(
-                    "{tag}: COMMAND does not give its image this tag; it says {}",
+                    "{tag}: the build command does not give its image this tag; it says {}",
                     said(&named)
                 );
             }
@@ -50,9 +53,126 @@ pub fn tags(given: Vec<Tag>, command: &Command) -> Result<Vec<Tag>> {
     Ok(given)
 }
 
+/// What to do where nothing says which image is built.
+fn no_tag(command: &Command) -> String {
+    if let Some(several) = command.several().filter(|several| several.only_builds()) {
+        let (called, verb) = (&several.called, &several.subcommand);
+        let what = if several.tool == Tool::Bake { "TARGET" } else { "SERVICE" };
+        return match several.named.as_slice() {
+            [one] => format!(
+                "no tag: '{called} {verb}' takes the image's name from its file; say which one \
+                 {one} is: buildlock -t TAG -- {called} {verb} {one}"
+            ),
+            _ => format!(
+                "no tag: '{called} {verb}' may build several images; call buildlock once for each \
+                 of them: buildlock -t TAG -- {called} {verb} {what}"
+            ),
+        };
+    }
+    if command.build().is_some() {
+        return "no tag: the build command has no -t TAG, so say which image it builds: \
+                buildlock -t TAG -- …"
+            .to_owned();
+    }
+    match command.tags_in_script().as_slice() {
+        [] => "no tag: this is not a build command that buildlock knows, so say which image it \
+               builds: buildlock -t TAG -- …"
+            .to_owned(),
+        tags => format!(
+            "no tag: of a script, buildlock locks only what it is told; this one seems to build {}, \
+             so say: buildlock {} -- …",
+            tags.join(" and "),
+            tags.iter().map(|tag| format!("-t {tag}")).collect::<Vec<_>>().join(" ")
+        ),
+    }
+}
+
+/// Does the command do nothing but build?
+///
+/// # Errors
+/// It does more: where its image is present, that would not be done, and the exit status would be 0
+/// all the same.
+pub fn only_builds(command: &Command, check: &Check) -> Result<()> {
+    if let Some(several) = command.several()
+        && !several.only_builds()
+        && !(several.subcommand == "push" && *check == Check::Registry)
+    {
+        let (called, verb) = (&several.called, &several.subcommand);
+        let then = match verb.as_str() {
+            "up" => format!("then '{called} up --no-build'"),
+            "run" => format!("then '{called} run'"),
+            "watch" => format!("then '{called} watch --no-up'"),
+            _ => format!("then '{called} {verb}'"),
+        };
+        bail!(
+            "'{called} {verb}' does more than build, and is not run where its image is present; \
+             build first, 'buildlock -t TAG -- {called} build SERVICE', {then}"
+        );
+    }
+    match command.does_more_than_build() {
+        Some(verb) if verb.ends_with("push") && *check != Check::Local => Ok(()),
+        Some(verb) if verb.ends_with("push") => bail!(
+            "'{verb}' is not run where the image is present on the engine; to look for it in the \
+             registry, give --check registry"
+        ),
+        Some(verb) => bail!(
+            "'{verb}' does more than build, and is not run where the image is present; build the \
+             image with buildlock first, and then run it"
+        ),
+        None => Ok(()),
+    }
+}
+
+/// Warns where builds that are started side by side share a cache.
+pub fn cache_has_one_writer(command: &Command, program: &Path, caches: bool) {
+    let (Some(several), true) = (command.several().filter(|it| it.builds_several()), caches) else {
+        return;
+    };
+    let variable = |name: &str| command.client()?.variable(name)?.into_string().ok();
+    let limit = several.parallel.clone().or_else(|| variable("COMPOSE_PARALLEL_LIMIT"));
+    let is_limited = limit.as_deref() == Some("1");
+    let how = match several.tool {
+        Tool::Bake => "call buildlock once for each target",
+        // Version 1 is a script in Python, and builds in parallel if told so.
+        Tool::Compose if is_docker_compose(several) && interpreter::is_script(program) => {
+            if several.parallel.is_none() {
+                return;
+            }
+            "leave --parallel away, or call buildlock once for each service"
+        }
+        Tool::Compose if several.called.starts_with("podman-compose") => {
+            if is_limited {
+                return;
+            }
+            "add --parallel 1 (podman-compose --parallel 1 build), or call buildlock once for each \
+             service"
+        }
+        // Bake has no limit (docker/buildx#359), and Compose builds with it since 2.37.
+        Tool::Compose => {
+            let without_bake = variable("COMPOSE_BAKE")
+                .is_some_and(|bake| ["false", "0"].contains(&bake.as_str()));
+            if is_limited && without_bake {
+                return;
+            }
+            "call buildlock once for each service; or, up to Compose 2, have it build without bake \
+             and one after the other: COMPOSE_BAKE=false docker compose --parallel 1 build"
+        }
+    };
+    tracing::warn!(
+        "'{} {}' may build several images at the same time, which all write the cache under one \
+         lock: --cache does not keep them apart; {how}",
+        several.called,
+        several.subcommand
+    );
+}
+
+fn is_docker_compose(several: &Several) -> bool {
+    Path::new(&several.called).file_name().is_some_and(|name| name == "docker-compose")
+}
+
 fn said<T>(named: &[(&str, T)]) -> String {
     match named {
-        [] => "no -t at all".to_owned(),
+        [] => "no tag at all".to_owned(),
         _ => named.iter().map(|(text, _)| format!("-t {text}")).collect::<Vec<_>>().join(" "),
     }
 }
@@ -60,7 +180,7 @@ fn said<T>(named: &[(&str, T)]) -> String {
 /// COMMAND's program exists and may be executed. Returns where it is.
 ///
 /// # Errors
-/// With the status that a shell would give.
+/// With the status that env(1) gives: 127 if it is not there, 126 if it cannot be executed.
 pub fn program(command: &Command) -> Result<PathBuf> {
     let program = Path::new(command.program());
     // What execvp(3) falls back to.
@@ -69,27 +189,43 @@ pub fn program(command: &Command) -> Result<PathBuf> {
     if let Ok(found) = which::which_in(program, Some(&path), here) {
         return Ok(found);
     }
-    let shown = program.display();
-    let in_path = || -> Vec<PathBuf> {
-        std::env::split_paths(&path).map(|folder| folder.join(program)).collect()
-    };
     let has_folder = command.program().as_encoded_bytes().contains(&b'/')
         || [".", ".."].iter().any(|it| command.program() == *it);
-    let candidates = if has_folder { vec![program.to_owned()] } else { in_path() };
-    // A folder in PATH of that name is not what anybody means; one that was named is.
-    let there = candidates.iter().find(|path| path.exists() && (has_folder || !path.is_dir()));
-    Err(match there {
-        Some(path) if path.is_dir() => Failure::new(
+    let candidates: Vec<PathBuf> = match has_folder {
+        true => vec![program.to_owned()],
+        false => std::env::split_paths(&path).map(|folder| folder.join(program)).collect(),
+    };
+    let mut why = None;
+    for candidate in candidates {
+        match candidate.metadata() {
+            // A folder in PATH of that name is not what anybody means; one that was named is.
+            Ok(found) if found.is_dir() && !has_folder => {}
+            Ok(found) => why = why.or(Some((candidate, cannot_execute(&found)))),
+            Err(error) if is_not_there(&error, has_folder) => {}
+            Err(error) => why = why.or_else(|| Some((candidate, error.to_string()))),
+        }
+    }
+    Err(match why {
+        Some((path, why)) => Failure::new(
             exit::CANNOT_EXECUTE,
-            format!("{} is a folder, not a COMMAND", path.display()),
+            format!("COMMAND cannot be executed: {}: {why}", path.display()),
         ),
-        Some(path) => Failure::new(
-            exit::CANNOT_EXECUTE,
-            format!("COMMAND cannot be executed: {}: permission denied", path.display()),
-        ),
-        None => Failure::new(exit::NOT_FOUND, format!("COMMAND was not found: {shown}")),
+        None => {
+            let shown = program.display();
+            Failure::new(exit::NOT_FOUND, format!("COMMAND was not found: {shown}"))
+        }
     }
     .into())
+}
+
+fn cannot_execute(found: &Metadata) -> String {
+    if found.is_dir() { "it is a folder" } else { "permission denied" }.to_owned()
+}
+
+/// Is there nothing of that name? execvp(3) goes on to the next folder in PATH also after one that
+/// is none.
+fn is_not_there(error: &std::io::Error, has_folder: bool) -> bool {
+    error.kind() == ErrorKind::NotFound || error.kind() == ErrorKind::NotADirectory && !has_folder
 }
 
 /// Why COMMAND did not start.
@@ -99,8 +235,34 @@ pub fn cannot_run(command: &Command, why: NotRun) -> anyhow::Error {
         NotRun::Execute(error) if error.kind() == ErrorKind::NotFound => (exit::NOT_FOUND, error),
         NotRun::Execute(error) => (exit::CANNOT_EXECUTE, error),
     };
-    Failure::new(status, format!("COMMAND cannot be run: {}: {error}", command.program().display()))
-        .into()
+    let broken = program(command).ok().and_then(|program| interpreter::broken(&program));
+    let why = broken.map_or_else(|| error.to_string(), |broken| broken.to_string());
+    does_not_run(command, status, &why)
+}
+
+/// The interpreter of a script can be executed. That is asked only where there is something to
+/// build: it means reading the script.
+///
+/// # Errors
+/// With the status that a shell and env(1) give: 127 if it is not there, 126 if it cannot be
+/// executed.
+pub fn has_an_interpreter(command: &Command) -> Result<()> {
+    // From a folder in PATH without one execvp(3) goes on to the next.
+    if !command.program().as_encoded_bytes().contains(&b'/') {
+        return Ok(());
+    }
+    match interpreter::broken_of_script(Path::new(command.program())) {
+        None => Ok(()),
+        Some(broken) if broken.is_missing() => {
+            Err(does_not_run(command, exit::NOT_FOUND, &broken.to_string()))
+        }
+        Some(broken) => Err(does_not_run(command, exit::CANNOT_EXECUTE, &broken.to_string())),
+    }
+}
+
+fn does_not_run(command: &Command, status: u8, why: &str) -> anyhow::Error {
+    let program = command.program().display();
+    Failure::new(status, format!("the build command cannot be run: {program}: {why}")).into()
 }
 
 /// Does COMMAND end with an image where `check` looks for it, as far as its words tell?
@@ -135,17 +297,15 @@ pub fn ends_with_an_image(command: &Command, check: &Check) -> Result<()> {
         }
         (None, _) => {}
     }
-    match container_builder(command, client) {
-        Some(builder) if build.outputs.is_empty() => bail!(
-            "COMMAND makes no image on the engine: the builder '{builder}' keeps what it builds to itself; add --load"
-        ),
-        Some(builder) => tracing::warn!(
-            "COMMAND's builder '{builder}' may keep what it builds to itself; see --load"
-        ),
-        None if build.push && build.outputs.is_empty() => tracing::warn!(
-            "COMMAND has --push and no --load: with a container builder no image will be on the engine"
-        ),
-        None => {}
+    // Of all outputs, only type=docker would give it to the engine; that stands for --load.
+    if let Some(builder) = container_builder(command, client) {
+        // Where it pushes, the registry has what its caller is after.
+        let or =
+            if command.pushes() { ", or look in the registry with --check registry" } else { "" };
+        bail!(
+            "the build command makes no image on the engine: the builder '{builder}' keeps what it \
+             builds to itself; add --load{or}"
+        );
     }
     Ok(())
 }
@@ -183,50 +343,74 @@ pub fn registries_are_named(tags: &[Tag]) {
     }
 }
 
+/// The builder that the build command chooses by a flag or a variable, or that `docker buildx use`
+/// has chosen for it.
+fn chosen_builder(command: &Command, client: &Client) -> Option<String> {
+    if !command.is_buildx() && buildx::is_turned_off(client) {
+        return None;
+    }
+    let by_variable = || client.variable("BUILDX_BUILDER")?.into_string().ok();
+    let by_use = || buildx::chosen_builder(command, client);
+    command.builder().map(str::to_owned).or_else(by_variable).or_else(by_use)
+}
+
 /// The builder that COMMAND chooses, if that is known to be one in a container, which does not
 /// give its images to the engine.
 fn container_builder(command: &Command, client: &Client) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "PascalCase")]
+    #[derive(Default)]
     struct Instance {
         driver: String,
-        #[serde(default)]
         nodes: Vec<Node>,
     }
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "PascalCase")]
+    go_json::fields!(Instance { "Driver" => driver, "Nodes" => nodes });
+    #[derive(Default)]
     struct Node {
-        #[serde(default)]
-        driver_opts: Option<std::collections::BTreeMap<String, String>>,
+        driver_opts: BTreeMap<String, String>,
     }
-    let chosen = client.variable("BUILDX_BUILDER").and_then(|name| name.into_string().ok());
-    let builder = command.builder().map(str::to_owned).or(chosen)?;
-    let config = client.variable("BUILDX_CONFIG").map(PathBuf::from);
-    let config = config.or_else(|| Some(client.configuration()?.join("buildx")))?;
-    let name = Path::new(&builder).file_name()?;
-    let text = std::fs::read(config.join("instances").join(name)).ok()?;
-    let instance: Instance = serde_json::from_slice(&text).ok()?;
-    let loads = |node: &Node| {
-        node.driver_opts
-            .as_ref()
-            .and_then(|opts| opts.get("default-load"))
-            .is_some_and(|value| value == "true")
-    };
-    (instance.driver != "docker" && !instance.nodes.iter().any(loads)).then_some(builder)
+    go_json::fields!(Node { "DriverOpts" => driver_opts });
+    let builder = chosen_builder(command, client)?;
+    let text = std::fs::read(buildx::instance(&buildx::folder(client)?, &builder)?).ok()?;
+    let instance: Instance = go_json::read(&text).ok()?;
+    let loads =
+        |node: &Node| node.driver_opts.get("default-load").is_some_and(|value| value == "true");
+    let is_known = !matches!(instance.driver.as_str(), "" | "docker");
+    (is_known && !instance.nodes.iter().any(loads)).then_some(builder)
 }
 
-/// Warns in a container whose lock folder nobody outside sees.
-pub fn lock_folder_is_shared(folder: &Path) {
-    if folder != Path::new(crate::lock::DEFAULT_DIR) || !has_container_mark() {
+/// Warns in a container whose lock folder the engine does not see, so that callers elsewhere use
+/// another one.
+pub fn lock_folder_is_shared(folder: &Path, images: &Images) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    if !is_container(&mounts) || is_mounted(folder, &mounts) {
         return;
     }
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    if is_container(&mounts) && !is_mounted(folder, &mounts) {
+    let is_own = match images.engine_process() {
+        Some(EngineProcess::Visible(pid)) => sees_another(pid, folder),
+        Some(EngineProcess::Elsewhere) => true,
+        None => has_container_mark(),
+    };
+    if is_own {
         tracing::warn!(
-            "this is a container, and {} is its own: builds outside it, or in another one, are not \
-             excluded; mount the host's folder there, or name another one with --lock-dir",
+            "the engine does not see the lock folder {}, which is this container's own: builds \
+             outside of it, or in another one, are not excluded; mount the host's folder there, or \
+             name one that is mounted with --lock-dir",
             folder.display()
         );
+    }
+}
+
+/// Does this process see another folder of that name, or none? False where buildlock may not look.
+fn sees_another(pid: u32, folder: &Path) -> bool {
+    let Some(root) = crate::proc::path(pid, "root") else { return false };
+    // Reading the link takes the same permission as following it.
+    if std::fs::read_link(&root).is_err() {
+        return false;
+    }
+    let place = |folder: &Path| rustix::fs::stat(folder).map(|found| (found.st_dev, found.st_ino));
+    match (place(folder), place(&root.join(folder.strip_prefix("/").unwrap_or(folder)))) {
+        (Ok(ours), Ok(theirs)) => ours != theirs,
+        (Ok(_), Err(error)) => error == rustix::io::Errno::NOENT,
+        (Err(_), _) => false,
     }
 }
 
@@ -252,14 +436,28 @@ fn is_mounted(folder: &Path, mounts: &str) -> bool {
     points.any(|point| point != Path::new("/") && folder.starts_with(point))
 }
 
+/// Says why an image that may well be there is built all the same.
+pub fn why_untold(missing: &Missing<'_>) {
+    if let Why::Untold(wanted) = &missing.why {
+        tracing::warn!(
+            "{}: there is an image, but the engine does not say whether it is for all of {wanted}, \
+             so it is built again each time; Docker 28 says so where it has the containerd image \
+             store, and --check registry looks in the registry",
+            missing.tag
+        );
+    }
+}
+
 /// Why the image may be missing, where `check` has looked for it, although COMMAND ended with 0.
 pub fn why_missing(command: &Command, missing: &Missing<'_>, check: &Check) -> String {
     let tag = missing.tag;
     if let Check::Command(_) = check {
         return format!("there is no image {tag}, says the command of --check");
     }
-    if let Some(Instead { there, wanted }) = &missing.instead {
-        return format!("{tag} is an image for {there}, not for {wanted}, which COMMAND names");
+    if let Why::Other(Instead { there, wanted }) = &missing.why {
+        return format!(
+            "{tag} is an image for {there}, not for {wanted}, which the build command is for"
+        );
     }
     let where_to = match check {
         Check::Registry => format!(" in the registry {}", tag.in_registry().0),
@@ -270,39 +468,61 @@ pub fn why_missing(command: &Command, missing: &Missing<'_>, check: &Check) -> S
         None => "does COMMAND build another tag, or on another engine (see --engine)?".to_owned(),
         Some(build) => {
             let named: Vec<_> = build.tags.iter().map(|text| (text.as_str(), ())).collect();
-            if !build.tags.iter().any(|text| text.parse::<Tag>().as_ref() == Ok(tag)) {
-                format!("COMMAND says {}", said(&named))
-            } else if *check == Check::Registry {
-                match command.client() {
+            let is_this = |text: &&String| {
+                text.parse::<Tag>().is_ok_and(|named| named == *tag || named.is_same_name(tag))
+            };
+            match build.tags.iter().find(is_this) {
+                None => format!("the build command says {}", said(&named)),
+                Some(_) if *check == Check::Registry => match command.client() {
                     Some(client) if !command.pushes() => {
-                        format!("COMMAND does not push; {}", how_to_push(client))
+                        format!("the build command does not push; {}", how_to_push(client))
                     }
                     _ => "was it removed meanwhile, or does a mirror answer for it?".to_owned(),
-                }
-            } else if !build.outputs.is_empty() {
-                format!(
-                    "COMMAND writes what it builds elsewhere: -o {}",
-                    build.outputs.join(" -o ")
-                )
-            } else if build.push {
-                "COMMAND has --push and no --load, and its builder keeps the image to itself"
-                    .to_owned()
-            } else {
-                match command.client().map(|client| client.engine) {
-                    Some(Engine::Docker) => {
-                        "is its builder one in a container? Then add --load".to_owned()
-                    }
-                    Some(Engine::Podman) => format!(
-                        "podman gives a short name to an image of the same name from a registry, where \
-                         it has one; say -t {}",
-                        tag.podman_name()
-                    ),
-                    _ => "was it removed meanwhile?".to_owned(),
-                }
+                },
+                Some(typed) => why_not_on_the_engine(command, build, typed),
             }
         }
     };
     format!("there is no image {tag}{where_to}; {cause}")
+}
+
+/// Why an image is not on the engine whose build command ended with 0 and gives it the tag `typed`;
+/// the likeliest cause first.
+fn why_not_on_the_engine(command: &Command, build: &Build, typed: &str) -> String {
+    let Some(client) = command.client() else { return "it was removed meanwhile".to_owned() };
+    let elsewhere = build.outputs.iter().find(|output| goes_elsewhere(output));
+    if let (Some(output), false) = (elsewhere, build.load || client.engine == Engine::Podman) {
+        return format!("the build command writes what it builds elsewhere: -o {output}");
+    }
+    let builder = match client.engine {
+        Engine::Docker => chosen_builder(command, client).filter(|name| name != "default"),
+        Engine::Podman | Engine::Nerdctl => None,
+    };
+    if let (Some(builder), false) = (builder, build.load) {
+        return format!(
+            "its builder '{builder}' may keep what it builds to itself (then add --load), or the \
+             image was removed as soon as it was built"
+        );
+    }
+    let called = client.engine.client();
+    let removed = format!(
+        "it was removed as soon as it was built ('{called} image prune', '{called} rmi'), or built \
+         on another engine"
+    );
+    match client.engine {
+        Engine::Podman => match typed.parse::<Tag>() {
+            Ok(tag) if tag.is_short() => format!(
+                "{removed}; or podman gave the short name to an image of the same name from a \
+                 registry (then say -t {})",
+                tag.podman_name()
+            ),
+            _ => removed,
+        },
+        Engine::Docker if command.is_buildx() && !build.load => {
+            format!("{removed}, or kept by a builder in a container (then add --load)")
+        }
+        _ => removed,
+    }
 }
 
 #[cfg(test)]

@@ -723,6 +723,27 @@ fn known_caches_are_listed_and_forgotten() {
 }
 
 #[test]
+fn cache_that_is_forgotten_while_a_build_warms_it_stays_cold() {
+    for was_warm in [false, true] {
+        let f = fixture();
+        if was_warm {
+            warm_up(&f);
+            fs::write(f.path("work/Cargo.lock"), "another\n").unwrap();
+        }
+        f.hold_builds();
+        let built = f.build_events().len() / 2;
+        let warming = build(&f, "env:b", &["-v", WARM]).start();
+        f.wait_for_builds(built + 1);
+        f.buildlock(["cache", "forget", "cargo"]).run().assert_code(0);
+        f.release_builds();
+        warming.wait().assert_code(0).assert_stderr("forgotten while the build ran");
+        build(&f, "env:c", &[WARM]).run().assert_code(0).assert_stderr("cache=cargo cold");
+        // That one nobody has forgotten.
+        build(&f, "env:d", &[WARM]).run().assert_code(0).assert_stderr("cache=cargo warm");
+    }
+}
+
+#[test]
 fn cache_that_is_not_known_is_forgotten_without_a_trace() {
     let f = fixture();
     for _ in 0..2 {

@@ -226,7 +226,8 @@ fn words_of_command_are_judged_by_where_the_image_has_to_be() {
         ("exit 1", &["-o", "out"], 1, None),
         ("exit 1", &["--push"], 1, None),
         ("local", &["-o", "out"], 125, Some("makes no image on the engine")),
-        ("local", &["--push"], 1, Some("--push and no --load")),
+        ("local", &["--push"], 1, None),
+        ("local", &["-o", "type=docker"], 1, None),
     ] {
         let f = Fixture::new();
         // The build fails, so that nothing else is said.
@@ -241,6 +242,51 @@ fn words_of_command_are_judged_by_where_the_image_has_to_be() {
             Some(said) => done.assert_stderr(said),
             None => done.assert_no_stderr(warns).assert_no_stderr("--load"),
         };
+    }
+}
+
+#[test]
+fn builder_in_a_container_is_known_in_whatever_case_its_file_says_so() {
+    let rejected = Some("keeps what it builds to itself");
+    for (instance, said) in [
+        (r#"{"Name":"far","Driver":"docker-container","Nodes":[{"DriverOpts":null}]}"#, rejected),
+        (r#"{"name":"far","driver":"docker-container"}"#, rejected),
+        (r#"{"Driver":"docker","DRIVER":"docker-container"}"#, rejected),
+        (r#"{"DRIVER":"docker-container","Driver":"docker"}"#, None),
+        (r#"{"driver":"docker-container","nodes":[{"driverOpts":{"default-load":"true"}}]}"#, None),
+        (
+            r#"{"Driver":"docker-container","Nodes":[{"DriverOpts":{"Default-Load":"true"}}]}"#,
+            rejected,
+        ),
+    ] {
+        let f = Fixture::new();
+        fs::create_dir_all(f.path("buildx/instances")).unwrap();
+        fs::write(f.path("buildx/instances/far"), instance).unwrap();
+        let build = ["--", "docker", "build", "--builder", "far", "-t", "env:abc", "."];
+        let run = f.buildlock(build).env("BUILDX_CONFIG", f.path("buildx")).run();
+        match said {
+            Some(said) => run.assert_code(125).assert_stderr(said).assert_stderr("'far'"),
+            None => run.assert_code(0).assert_no_stderr("'far'"),
+        };
+    }
+}
+
+#[test]
+fn client_that_misses_another_image_than_the_one_asked_for_is_an_error() {
+    for (said, code) in [
+        ("Error: No such image: env:abc", 7),
+        ("Error response from daemon: no such image: env:abc: No such image: env:abc", 7),
+        ("Error: No such image: other:1", 125),
+        ("Error: No such image: env:abcd", 125),
+        ("Error: base:1: image not known", 125),
+    ] {
+        let f = Fixture::new();
+        f.write_docker(&format!("[ \"$1\" != image ] || {{ echo '{said}' >&2; exit 1; }}; exit 7"));
+        let run = f.docker_build("env:abc").run();
+        run.assert_code(code);
+        if code == 125 {
+            run.assert_stderr("cannot tell whether the image is there").assert_stderr(said);
+        }
     }
 }
 
@@ -285,7 +331,11 @@ fn image_in_the_registry_has_to_be_for_all_platforms_that_command_names() {
     {
         for (there, code, said) in [
             (both, 0, "present (--check registry)"),
-            (one, 125, "is an image for linux/amd64, not for linux/arm64, which COMMAND names"),
+            (
+                one,
+                125,
+                "is an image for linux/amd64, not for linux/arm64, which the build command is for",
+            ),
             ("", 125, "does not say whether for linux/amd64, linux/arm64"),
         ] {
             let f = Fixture::new();

@@ -47,11 +47,14 @@ fn assert_inferred(command: &str, tags: &[&str]) {
     let finished = f.buildlock(["--log-format", "json", "--"]).args(words).run();
 
     finished.assert_code(0);
+    let prefix = |tag: &str| command.contains("podman") && !tag.contains('.');
+    let tags = tags.iter().map(|tag| match prefix(tag) {
+        true => format!("localhost/{tag}"),
+        false => (*tag).to_owned(),
+    });
+    let tags: Vec<String> = tags.collect();
     assert_eq!(tags_built(&finished), tags, "{finished}");
     for tag in tags {
-        let prefix =
-            if command.contains("podman") && !tag.contains('.') { "localhost/" } else { "" };
-        let tag = format!("{prefix}{tag}");
         assert!(f.has_image(&tag), "{tag}\n{}", f.scene());
         assert_eq!(f.build_count(&tag), 1, "{}", f.scene());
     }
@@ -371,11 +374,8 @@ fn engine_is_the_one_that_was_chosen() {
 #[test]
 fn skip_says_what_it_leaves_out() {
     for (options, wanted) in [
-        (&["--iidfile", "id"][..], "--iidfile"),
-        (&["--iidfile=id"], "--iidfile"),
-        (&["--metadata-file", "meta.json"], "--metadata-file"),
-        (&["-q"], "-q"),
-        (&["--quiet"], "-q|--quiet"),
+        (&["--metadata-file", "meta.json"][..], "--metadata-file"),
+        (&["--metadata-file=meta.json"], "--metadata-file"),
     ] {
         let f = Fixture::new();
         f.make_image("env:abc");
@@ -386,6 +386,137 @@ fn skip_says_what_it_leaves_out() {
         finished.assert_code(0).assert_stderr_matches(wanted).assert_stdout("");
         assert_eq!(f.build_count("env:abc"), 0);
     }
+}
+
+/// What stands for docker's and podman's image inspect: an image with this id.
+fn engine_with_id(f: &Fixture, client: &str, id: &str) {
+    let script = format!(
+        "#!/bin/sh\necho \"$*\" >>\"$STANDIN/asked\"\n\
+         case \"$1 $2\" in 'image inspect') echo '[{{\"Id\":\"{id}\"}}]';; 'image exists') ;; *) exit 9;; esac\n"
+    );
+    let _ = fs::remove_file(f.path("bin").join(client));
+    f.install_script(client, &script);
+}
+
+#[test]
+fn skip_gives_the_images_id_as_the_build_would_have() {
+    for (client, id, printed, written) in [
+        ("docker", "sha256:1f", "sha256:1f\n", "sha256:1f"),
+        ("nerdctl", "sha256:1f", "sha256:1f\n", "sha256:1f"),
+        ("podman", "1f", "1f\n", "sha256:1f"),
+        // What answers to docker's name may be podman.
+        ("docker", "1f", "1f\n", "sha256:1f"),
+    ] {
+        for (options, prints, writes) in [
+            (&["-q"][..], true, false),
+            (&["--quiet"], true, false),
+            (&["--quiet=false"], false, false),
+            (&["--iidfile", "id"], false, true),
+            (&["-q", "--iidfile=id"], true, true),
+            (&["-q", "--iidfile="], true, false),
+        ] {
+            let f = Fixture::new();
+            engine_with_id(&f, client, id);
+            let build = ["--", client, "build", "-t", "env:abc"];
+            let done = f.buildlock(build.iter().chain(options).chain(&["."])).run();
+            done.assert_code(0).assert_stdout(if prints { printed } else { "" });
+            done.assert_no_stderr("does not write");
+            let file = fs::read_to_string(f.path("work/id")).ok();
+            assert_eq!(file.as_deref(), writes.then_some(written), "{done}");
+        }
+    }
+}
+
+#[test]
+fn waiter_that_skips_gives_the_images_id_too() {
+    let f = Fixture::new();
+    f.hold_builds();
+    let build = ["--", "docker", "build", "-q", "--iidfile", "id", "-t", "env:abc", "."];
+    let first = f.buildlock(build).start();
+    f.wait_for_builds(1);
+    let second = f.buildlock(build).current_dir(f.path("images")).start();
+    f.wait_for_waiters(&f.lock_file("env:abc"), 1);
+    f.release_builds();
+    first.wait().assert_code(0);
+    let second = second.wait();
+    second.assert_code(0).assert_stderr("present");
+    let id = fs::read_to_string(f.path("images/id")).unwrap();
+    second.assert_stdout(format!("{id}\n"));
+    assert!(id.starts_with("sha256:"), "{id}");
+}
+
+#[test]
+fn id_that_is_not_known_or_cannot_be_written_is_said() {
+    let f = Fixture::new();
+    engine_with_id(&f, "docker", "sha256:1f");
+    let call = |args: &[&str], build: &str| {
+        f.buildlock(args).arg("--").args(build.split(' ')).args(["-t", "env:abc", "."]).run()
+    };
+    let done = call(&["--check", "true"], "docker build -q --iidfile id");
+    done.assert_code(0).assert_stdout("").assert_stderr("does not write --iidfile id");
+    done.assert_stderr("the image id that -q prints");
+
+    let done = call(&[], "docker build --iidfile nowhere/id");
+    done.assert_code(125).assert_stderr("cannot write the image's id to nowhere/id");
+
+    // In which folder sudo or env would have run it is another matter.
+    for front in ["env -C /tmp", "env --chdir=/tmp"] {
+        let done = call(&[], &format!("{front} docker build --iidfile id"));
+        done.assert_code(0).assert_stderr("in which folder it would is not known");
+    }
+    assert!(!f.path("work/id").exists());
+    for front in ["stdbuf -i0", "nice -n 1", "env -u C", "timeout -k 1 60"] {
+        let done = call(&[], &format!("{front} docker build --iidfile id"));
+        done.assert_code(0).assert_no_stderr("not known");
+        assert_eq!(fs::read_to_string(f.path("work/id")).unwrap(), "sha256:1f", "{done}");
+        fs::remove_file(f.path("work/id")).unwrap();
+    }
+}
+
+#[test]
+fn id_of_an_earlier_build_does_not_stay_where_the_images_is_not_known() {
+    let f = Fixture::new();
+    engine_with_id(&f, "docker", "sha256:1f");
+    fs::write(f.path("work/id"), "sha256:0000").unwrap();
+    let build = ["docker", "build", "--iidfile", "id", "-t", "env:abc", "."];
+    let done = f.buildlock(["--check", "true", "--"]).args(build).run();
+    done.assert_code(0).assert_stderr("does not write --iidfile id");
+    assert!(!f.path("work/id").exists());
+    // What is no file of a build is written to, and not removed.
+    std::os::unix::fs::symlink("/dev/stdout", f.path("work/id")).unwrap();
+    f.buildlock(["--"]).args(build).run().assert_code(0).assert_stdout("sha256:1f");
+    assert!(f.path("work/id").is_symlink());
+}
+
+#[test]
+fn id_of_several_tags_is_that_of_the_first_named_and_other_images_are_warned_of() {
+    let f = Fixture::new();
+    let _ = fs::remove_file(f.path("bin/docker"));
+    let script = "#!/bin/sh\ncase $3 in *:b) id=2b ;; *) id=1f ;; esac\n\
+                  echo \"[{\\\"Id\\\":\\\"sha256:$id\\\"}]\"\n";
+    f.install_script("docker", script);
+    let call = |tags: [&str; 2]| {
+        let build = ["--", "docker", "build", "-q", "-t", tags[0], "-t", tags[1], "."];
+        f.buildlock(build).run()
+    };
+    let done = call(["env:b", "env:a"]);
+    done.assert_code(0).assert_stdout("sha256:2b\n");
+    done.assert_stderr("env:a: another image than env:b, whose id is given");
+    let done = call(["env:a", "env:c"]);
+    done.assert_code(0).assert_stdout("sha256:1f\n").assert_no_stderr("another image");
+}
+
+#[test]
+fn skipped_buildah_gives_the_id_in_one_place() {
+    let f = Fixture::new();
+    f.install_script("buildah", "#!/bin/sh\necho '{\"FromImageID\":\"1f\",\"OCIv1\":{}}'\n");
+    let call = |options: &[&str]| {
+        let build = ["--", "buildah", "build"].iter().chain(options);
+        f.buildlock(build.chain(&["-t", "env:abc", "."])).run()
+    };
+    call(&["-q"]).assert_code(0).assert_stdout("1f\n");
+    call(&["-q", "--iidfile", "id"]).assert_code(0).assert_stdout("");
+    assert_eq!(fs::read_to_string(f.path("work/id")).unwrap(), "sha256:1f");
 }
 
 #[test]
@@ -424,10 +555,80 @@ fn image_of_another_platform_is_not_present() {
 
     f.buildlock(build("linux/arm64")).run().assert_code(0);
     assert_eq!(f.build_count("env:abc"), 1);
+}
 
-    // Of several an engine may have any one.
-    f.buildlock(build("linux/amd64,linux/s390x")).run().assert_code(0).assert_stderr("present");
-    assert_eq!(f.build_count("env:abc"), 1);
+#[test]
+fn image_for_several_platforms_is_built_each_time_where_the_engine_does_not_show_them() {
+    for client in ["docker", "nerdctl"] {
+        let f = with_wrappers();
+        f.make_image("env:abc");
+        let platforms = "linux/amd64,linux/arm64";
+        let build = ["--", client, "build", "--platform", platforms, "-t", "env:abc", "."];
+        for builds in [1, 2] {
+            let done = f.buildlock(build).run();
+            done.assert_code(0).assert_stderr("does not say whether it is for all of");
+            done.assert_stderr(&platforms.replace(',', ", "));
+            assert_eq!(f.build_count("env:abc"), builds, "{done}");
+        }
+        // Once is enough, also where several looks were taken.
+        let done = f.buildlock(build).run();
+        assert_eq!(done.stderr.matches("does not say whether").count(), 1, "{done}");
+    }
+}
+
+#[test]
+fn tag_that_podman_gives_to_one_of_several_platforms_is_that_of_any_of_them() {
+    for (there, builds) in [("linux/arm64", 0), ("linux/s390x", 1)] {
+        let f = with_wrappers();
+        fs::create_dir_all(f.path("images/localhost")).unwrap();
+        fs::write(f.path("images/localhost/env:abc"), there).unwrap();
+        let platforms = ["--platform", "linux/amd64", "--platform=linux/arm64"];
+        let build = ["--", "podman", "build", "-t", "env:abc", "."];
+        let done = f.buildlock(build.iter().take(3).chain(&platforms).chain(&build[3..])).run();
+        done.assert_no_stderr("does not say");
+        assert_eq!(f.build_count("localhost/env:abc"), builds, "{done}");
+    }
+}
+
+#[test]
+fn platform_of_podmans_own_flags_counts() {
+    let f = with_wrappers();
+    f.make_image("localhost/env:abc");
+    let build = |flags: &str| {
+        let words = format!("podman build {flags} -t env:abc .");
+        f.buildlock(["--"]).args(words.split(' ')).run()
+    };
+    build("--arch amd64").assert_code(0).assert_stderr("present");
+    build("--os linux --arch=amd64").assert_code(0).assert_stderr("present");
+    // The stand-in does not build for it.
+    build("--arch arm64").assert_stderr("building").assert_stderr("not for linux/arm64");
+    build("--os=windows").assert_stderr("building").assert_stderr("not for windows/");
+}
+
+#[test]
+fn manifest_list_counts_where_it_has_the_platforms_of_the_build() {
+    let ours = if cfg!(target_arch = "x86_64") { "linux/amd64" } else { "linux/arm64" };
+    for client in ["podman", "buildah"] {
+        let f = with_wrappers();
+        f.install_script("buildah", "#!/bin/sh\nexec podman \"$@\"\n");
+        let build = |flags: &str| {
+            let words = format!("{client} build {flags} --manifest env:abc .");
+            f.buildlock(["--"]).args(words.split_whitespace()).run()
+        };
+        build("--platform linux/s390x").assert_code(0).assert_stderr("building");
+        build("--platform linux/s390x").assert_code(0).assert_stderr("present");
+        // Another call adds another platform; the stand-in makes a new list.
+        build(&format!("--platform linux/s390x,{ours}")).assert_code(0).assert_stderr("building");
+        build(&format!("--platform linux/s390x,{ours}")).assert_code(0).assert_stderr("present");
+        build("").assert_code(0).assert_stderr("present");
+        assert_eq!(f.build_count("localhost/env:abc"), 2, "{}", f.scene());
+        fs::write(f.path("images/localhost/env:abc"), "linux/s390x").unwrap();
+        build("").assert_stderr("building");
+
+        f.steer("STANDIN_LOOK_STATUS=125 STANDIN_LOOK_ERR='image is not a manifest list'");
+        let done = build("");
+        done.assert_code(125).assert_stderr("not a manifest list").assert_no_stderr("building");
+    }
 }
 
 // buildlock's own environment.

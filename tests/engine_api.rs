@@ -1,7 +1,8 @@
 //! The look-up over the engine's socket, with an engine that answers whatever an engine, a proxy
 //! or something else on that socket might.
 //!
-//! Only the engine's own «No such image» may lead to a build.
+//! Only the engine's own "No such image", of the very image that was asked for, may lead to a
+//! build.
 
 mod common;
 #[path = "engine/fake.rs"]
@@ -140,9 +141,15 @@ fn missing_image_is_built_and_then_present() {
     let lower = response(
         "404 Not Found",
         "application/json",
-        "{\"message\":\"no such image: env:abc: No such image\"}",
+        "{\"message\":\"no such image: env:abc: No such image: env:abc\"}",
     );
-    for missing in [missing(TAG), in_chunks, lower] {
+    let podmans = response(
+        "404 Not Found",
+        "application/json",
+        "{\"cause\":\"x\",\"message\":\"failed to find image env:abc: docker.io/library/env:abc: \
+         No such image\",\"response\":404}",
+    );
+    for missing in [missing(TAG), missing("docker.io/library/env:abc"), in_chunks, lower, podmans] {
         let f = fixture();
         let engine = building_engine(&f, found(), missing);
         let run = ask(&f, &engine.endpoint(), &[TAG], "true");
@@ -153,6 +160,89 @@ fn missing_image_is_built_and_then_present() {
         ask(&f, &engine.endpoint(), &[TAG], "true").assert_code(0);
         assert_eq!(builds(&f), 1);
     }
+}
+
+/// Docker's folder of configuration, with this `config.json` and these contexts' `meta.json`.
+fn configuration(f: &Fixture, config: &str, contexts: &[(&str, &str)]) {
+    fs::create_dir_all(f.path("config")).unwrap();
+    fs::write(f.path("config/config.json"), config).unwrap();
+    for (name, meta) in contexts {
+        let folder = f.path("config/contexts/meta").join(common::sha256(name));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("meta.json"), meta).unwrap();
+    }
+}
+
+/// `buildlock OPTIONS -t TAG -- COMMAND` with that configuration, where COMMAND notes that it ran.
+fn ask_configured<'f>(f: &'f Fixture, options: &[&str]) -> Invocation<'f> {
+    let command = format!("echo built >>{}", f.path("built").display());
+    let run = f.buildlock(options).args(["-t", TAG, "--", "sh", "-c", &command]);
+    run.env("DOCKER_CONFIG", f.path("config"))
+}
+
+#[test]
+fn engine_of_the_context_is_asked_in_whatever_case_the_files_name_it() {
+    for (config, host) in [
+        (r#"{"currentContext":"m"}"#, r#""Endpoints":{"docker":{"Host":"HERE"}}"#),
+        (r#"{"CurrentContext":"m"}"#, r#""endpoints":{"docker":{"host":"HERE"}}"#),
+        (
+            r#"{"currentContext":"n","CURRENTCONTEXT":"m"}"#,
+            r#""Endpoints":{"docker":{"Host":"unix:///nowhere","HOST":"HERE"}}"#,
+        ),
+        (
+            r#"{"CURRENTCONTEXT":"n","currentContext":"m"}"#,
+            r#""Endpoints":{"docker":{"Host":"HERE"}},"ENDPOINTS":{"x":{}}"#,
+        ),
+        (
+            r#"{"currentContext":"m","CurrentContext":null,"auths":7}"#,
+            r#""endpointſ":{"docker":{"HoſT":"HERE"}}"#,
+        ),
+    ] {
+        let f = fixture();
+        let engine = FakeEngine::start(&socket(&f), |_, _, stream| send(stream, found()));
+        let meta = format!("{{\"Name\":\"m\",{}}}", host.replace("HERE", &engine.endpoint()));
+        let other = r#"{"Name":"n","Endpoints":{"docker":{"Host":"unix:///nowhere"}}}"#;
+        configuration(&f, config, &[("m", &meta), ("n", other)]);
+        let run = ask_configured(&f, &[]).run();
+        run.assert_code(0).assert_stderr("present");
+        assert_eq!(engine.requests().len(), 1, "{config} {meta}\n{run}");
+        assert_eq!(builds(&f), 0, "{run}");
+    }
+}
+
+#[test]
+fn context_that_does_not_exist_is_an_error_before_anything_is_built() {
+    let here = r#"{"Name":"here","Endpoints":{"docker":{"Host":"unix:///nowhere"}}}"#;
+    for options in [&[][..], &["--force"]] {
+        for (config, variable, named_by) in [
+            (r#"{"currentContext":"gone"}"#, None, "config.json"),
+            (r#"{"currentContext":"here","CurrentContext":"gone"}"#, None, "config.json"),
+            (r#"{"currentContext":"here"}"#, Some("gone"), "DOCKER_CONTEXT"),
+        ] {
+            let f = fixture();
+            configuration(&f, config, &[("here", here)]);
+            let ask = ask_configured(&f, options);
+            let run = match variable {
+                Some(name) => ask.env("DOCKER_CONTEXT", name).run(),
+                None => ask.run(),
+            };
+            run.assert_code(125).assert_stderr("'gone'").assert_stderr(named_by);
+            assert_eq!(builds(&f), 0, "{run}");
+        }
+        let f = fixture();
+        configuration(&f, "{}", &[("here", here)]);
+        let build = ["--", "docker", "--context", "gone", "build", "-t", TAG, "."];
+        let run = f.buildlock(options).args(build).env("DOCKER_CONFIG", f.path("config")).run();
+        run.assert_code(125).assert_stderr("'gone'").assert_stderr("--context");
+        run.assert_no_stderr("building");
+    }
+}
+
+#[test]
+fn context_that_does_not_exist_is_no_matter_where_a_command_tells() {
+    let f = fixture();
+    configuration(&f, r#"{"currentContext":"gone"}"#, &[]);
+    ask_configured(&f, &["--check", "true"]).run().assert_code(0).assert_stderr("present");
 }
 
 #[test]
@@ -247,6 +337,61 @@ fn another_platform_than_the_commands_is_missing() {
     assert_ne!(other.status.code(), Some(0), "{other}");
 }
 
+/// What an engine with the containerd image store says of an image whose list has these manifests:
+/// a platform, and whether all of that image is there.
+fn list_of_images(manifests: &[(&str, bool)]) -> String {
+    let manifests = manifests.iter().map(|(platform, available)| {
+        let (os, architecture) = platform.split_once('/').unwrap();
+        serde_json::json!({
+            "Available": available,
+            "Kind": if os == "unknown" { "attestation" } else { "image" },
+            "ImageData": {"Platform": {"os": os, "architecture": architecture}},
+        })
+    });
+    let manifests = serde_json::Value::from_iter(manifests);
+    let body =
+        image("linux/amd64").replace("\"Size\"", &format!("\"Manifests\":{manifests},\"Size\""));
+    response("200 OK", "application/json", &body)
+}
+
+#[test]
+fn image_for_several_platforms_has_to_be_there_for_each_of_them() {
+    let both = "linux/amd64,linux/arm64";
+    for (wanted, there, is_present) in [
+        (both, &[("linux/amd64", true), ("linux/arm64", true)][..], true),
+        (both, &[("linux/arm64", true), ("unknown/unknown", true), ("linux/amd64", true)], true),
+        (both, &[("linux/amd64", true)], false),
+        (both, &[("linux/amd64", true), ("linux/arm64", false)], false),
+        (both, &[("linux/amd64", true), ("unknown/unknown", true)], false),
+        // What the engine shows first is the one that fits it best.
+        ("linux/arm64", &[("linux/amd64", true), ("linux/arm64", true)], true),
+        ("linux/arm64", &[("linux/amd64", true), ("linux/arm64", false)], false),
+    ] {
+        let f = fixture();
+        let answer = list_of_images(there);
+        let engine =
+            FakeEngine::start(&socket(&f), move |_, _, stream| send(stream, answer.as_str()));
+        let words = ["--", "docker", "build", "--platform", wanted, "-t", TAG, "."];
+        let done = f.buildlock(words).env("DOCKER_HOST", engine.endpoint()).run();
+        if is_present {
+            done.assert_code(0).assert_stderr("present").assert_no_stderr("building");
+        } else {
+            done.assert_stderr("building").assert_no_stderr("does not say");
+        }
+        assert!(engine.requests()[0].contains("/images/env:abc/json?manifests=1"));
+    }
+}
+
+#[test]
+fn engine_that_shows_one_platform_of_several_is_not_believed_to_have_all() {
+    let f = fixture();
+    let engine = FakeEngine::start(&socket(&f), |_, _, stream| send(stream, found()));
+    let words = ["--", "docker", "build", "--platform", "linux/amd64,linux/arm64", "-t", TAG, "."];
+    let done = f.buildlock(words).env("DOCKER_HOST", engine.endpoint()).run();
+    done.assert_stderr("building").assert_stderr("linux/amd64, linux/arm64");
+    done.assert_stderr("does not say whether it is for all of").assert_stderr("--check registry");
+}
+
 #[test]
 fn not_found_in_other_words_is_an_error() {
     let json = "application/json";
@@ -256,6 +401,16 @@ fn not_found_in_other_words_is_an_error() {
         response(not_found, "text/plain", "404 page not found\n"),
         response(not_found, json, "{\"message\":\"page not found\"}\n"),
         response(not_found, json, "{\"message\":\"No such container: env\"}\n"),
+        // Of another image.
+        missing("other:1"),
+        missing("env:abcd"),
+        missing("r.example/env:abc"),
+        response(
+            not_found,
+            json,
+            "{\"message\":\"no such image: env:abc: No such image: other:1\"}\n",
+        ),
+        response(not_found, json, "{\"message\":\"no such image: env:abc: database is locked\"}\n"),
         response(not_found, json, "{}"),
         response(not_found, json, "[]"),
         response(not_found, json, ""),
@@ -517,7 +672,21 @@ fn registry_is_asked_by_way_of_the_engine_with_the_users_credentials() {
         ("r.example/a/env:1", "r.example/a/env:1", config("r.example/v1/"), sent("example")),
         ("r.example/a/env:1", "r.example/a/env:1", config("r.example").replace("YTpi", ""), None),
         ("r.example/a/env:1", "r.example/a/env:1", token.to_owned(), sent("token")),
+        (
+            "r.example/a/env:1",
+            "r.example/a/env:1",
+            config("r.example").replace("auth", "Auth"),
+            sent("example"),
+        ),
+        (
+            "r.example/a/env:1",
+            "r.example/a/env:1",
+            config("r.example").replace("{\"auths\"", "{\"AUTHS\":null,\"Auths\""),
+            sent("example"),
+        ),
+        ("r.example/a/env:1", "r.example/a/env:1", config("R.example"), None),
         ("r.example/a/env:1", "r.example/a/env:1", "{}".to_owned(), None),
+        ("r.example/a/env:1", "r.example/a/env:1", String::new(), None),
         ("r.example:5000/env", "r.example:5000/env:latest", config("r.example"), None),
     ] {
         let f = fixture();
@@ -532,6 +701,27 @@ fn registry_is_asked_by_way_of_the_engine_with_the_users_credentials() {
         let field = heads[0].lines().find_map(|line| line.strip_prefix("X-Registry-Auth: "));
         assert_eq!(field, auth, "{tag} {config}");
         assert!(heads[0].ends_with("\r\n\r\n") && heads[0].matches("\r\n\r\n").count() == 1);
+    }
+}
+
+#[test]
+fn credential_helper_is_named_and_answers_in_any_case() {
+    for (config, answer) in [
+        (r#"{"credsStore":"ours"}"#, r#"{"Username":"a","Secret":"b"}"#),
+        (r#"{"CredsStore":"ours"}"#, r#"{"username":"a","secret":"b"}"#),
+        (
+            r#"{"credſStore":"none","CREDHELPERS":{"r.example":"ours"}}"#,
+            r#"{"USERNAME":"a","Secret":"b"}"#,
+        ),
+    ] {
+        let f = fixture();
+        f.install_script("docker-credential-ours", &format!("#!/bin/sh\necho '{answer}'\n"));
+        let engine =
+            FakeEngine::start(&socket(&f), |_, _, stream| send(stream, in_registry("null")));
+        let run = ask_registry(&f, &engine.endpoint(), "r.example/a/env:1", config);
+        run.assert_code(0).assert_stderr("present");
+        // {"username":"a", of which everybody has the start.
+        assert!(engine.heads()[0].contains("X-Registry-Auth: eyJ"), "{config}\n{run}");
     }
 }
 

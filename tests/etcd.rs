@@ -1,25 +1,32 @@
 //! `--store etcd://…`: what many hosts may rely on, on a cluster of real members.
 //!
 //! Where etcd is not installed, each test says so in one line and is skipped; with
-//! `BUILDLOCK_REQUIRE_ENGINE=1` it fails instead. Images are the stand-in's: two hosts see the same.
+//! `BUILDLOCK_REQUIRE_ENGINE=1` it fails instead. Images are the stand-in's: two hosts see the
+//! same.
 
 #[path = "etcd/cluster.rs"]
 mod cluster;
 mod common;
+#[path = "etcd/limits.rs"]
+mod limits;
+#[path = "etcd/member.rs"]
+mod member;
+#[path = "etcd/nonsense.rs"]
+mod nonsense;
 #[path = "common/outside.rs"]
 mod outside;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use cluster::{Cluster, Network, Plan};
 use common::{Finished, Fixture, Invocation, Running, is_alive, send_signal, sha256};
-use outside::{buildlock_path, state};
+use outside::{Gate, buildlock_path, state};
 
 /// The shortest lease that is allowed.
 const TTL: Duration = Duration::from_secs(5);
@@ -118,8 +125,8 @@ impl Site {
         own.filter_map(|(_, when)| when.parse().ok()).collect()
     }
 
-    /// Fails unless everything that `first` did was over before `then` began, and both did something.
-    /// Returns how long nobody did anything.
+    /// Fails unless everything that `first` did was over before `then` began, and both did
+    /// something. Returns how long nobody did anything.
     fn assert_apart(&self, first: &str, then: &str) -> Duration {
         let (first, then) = (self.ticks(first), self.ticks(then));
         let (last, next) = (*first.last().unwrap(), then[0]);
@@ -390,7 +397,7 @@ fn who_has_no_time_is_told_who_holds_the_lock_and_where() {
     site.f.wait_for_builds(1);
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let holder = format!("@{host}, pid {}", first.pid());
-    for (timeout, status) in [("0s", "124"), ("200ms", "124"), ("0s", "9")] {
+    for (timeout, status) in [("0s", "124"), ("1s", "124"), ("0s", "9")] {
         let words = ["-w", timeout, "-E", status, "-t", "env:abc", "--", "true"];
         let done = site.on_second_host(site.buildlock(&words)).run();
         done.assert_code(status.parse().unwrap()).assert_stderr(&holder);
@@ -411,7 +418,8 @@ fn who_is_ended_while_he_waits_leaves_nothing_and_is_not_waited_for() {
         let waiter = site.buildlock(&["--force", "-t", "env:abc", "--", "true"]).start();
         site.f.wait_for("a waiter in line", || site.keys_of("env:abc").len() == 2);
         let sent = Instant::now();
-        waiter.signal(signal);
+        // Whoever is in a hurry sends more than one.
+        (0..3).for_each(|_| waiter.signal(signal));
         waiter.wait().assert_signal(outside::number(signal));
         site.f.wait_for("its key to be gone", || site.keys_of("env:abc").len() == 1);
         assert!(sent.elapsed() < SOON, "{:?}", sent.elapsed());
@@ -430,7 +438,7 @@ fn who_is_ended_while_he_builds_gives_the_lock_back_at_once() {
         let waiter = site.on_second_host(site.ticking(&b, "3")).start();
         waiter.wait_for_stderr("waiting for");
         let sent = now();
-        first.signal(signal);
+        (0..3).for_each(|_| first.signal(signal));
         first.wait().assert_signal(outside::number(signal));
         waiter.wait().assert_code(0);
         site.assert_apart(&a, &b);
@@ -475,6 +483,44 @@ fn failure_is_shared_with_those_who_waited_for_it() {
     // It is nothing to who comes later.
     site.docker_build("env:abc").env("BUILDLOCK_ON_FAILURE", "share").run().assert_code(7);
     assert_eq!(site.f.build_count("env:abc"), 2);
+}
+
+/// Of two builds that are waited for, the second makes the image.
+#[test]
+fn image_of_another_command_is_warned_of_by_the_build_that_was_waited_for_last() {
+    let ours = ["docker", "build", "-t", "env:abc", "."];
+    let other = ["docker", "build", "-f", "Dockerfile.other", "-t", "env:abc", "."];
+    for (first, last) in [(&ours[..], &other[..]), (&other, &ours)] {
+        let Some(site) = site() else { return };
+        let f = &site.f;
+        let build = |args: &[&str], words: &[&str]| site.buildlock(args).args(words);
+        f.steer("STANDIN_BUILD_STATUS=3 STANDIN_FAIL_TIMES=1");
+        f.hold_builds();
+        let failing = build(&["--"], first).start();
+        f.wait_for_builds(1);
+        let waiter = build(&["--"], &ours).start();
+        waiter.wait_for_stderr(&format!("pid {}", failing.pid()));
+        // While its next look is held up, another build begins.
+        let look = Gate::new(f, "look.gate");
+        f.let_builds_go(1);
+        failing.wait().assert_code(3);
+        f.wait_for_file("held.log");
+        let second = build(&["--force", "--"], last).start();
+        f.wait_for_builds(2);
+        // And all that come later.
+        (0..10).for_each(|_| look.open());
+        waiter.wait_for_stderr(&format!("pid {}", second.pid()));
+        f.release_builds();
+        second.wait().assert_code(0);
+        let waiter = waiter.wait();
+        waiter.assert_code(0);
+        match last == ours {
+            true => waiter.assert_no_stderr("may not be the one wanted"),
+            false => waiter.assert_stderr(&format!("ran {} (in ", last.join(" "))),
+        };
+        assert_eq!(f.build_count("env:abc"), 2);
+        site.assert_nothing_left();
+    }
 }
 
 // Nested calls.
@@ -796,7 +842,7 @@ fn build_whose_keeper_was_killed_ends_before_its_lease_all_the_same() {
     let pid = build.pid();
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     send_signal(children.trim().parse().unwrap(), "KILL");
-    build.wait_for_stderr("buildlock-keep");
+    build.wait_for_stderr("lock-keeper");
     // It takes no TERM, and its lease is renewed.
     let so_far = site.ticks("a").len();
     site.f.wait_for("a build that goes on", || site.ticks("a").len() > so_far + 300);
@@ -807,48 +853,16 @@ fn build_whose_keeper_was_killed_ends_before_its_lease_all_the_same() {
     assert!(lasted < TTL.as_nanos(), "{lasted} ns");
 }
 
-/// The only member of a cluster that gives everybody his lock, and where leases are renewed by one who
-/// led in this term, while the term is 2. It dies after so many requests. Its port.
+/// The only member of a cluster that gives everybody his lock, and where leases are renewed by one
+/// who led in this term, while the term is 2. It dies after so many requests. Its port.
 fn only_member(cluster: &'static str, term: u8, requests: usize) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let answer = move |path: &str| match path {
-        "/v3/lease/grant" => {
-            json!({ "header": { "cluster_id": cluster, "raft_term": "2" }, "ID": "7", "TTL": "5" })
+    member::answering(requests, move |path| {
+        let mut answer = member::generous(cluster, path);
+        if path == "/v3/lease/keepalive" {
+            answer["result"]["header"]["raft_term"] = term.to_string().into();
         }
-        "/v3/lease/keepalive" => json!({ "result": {
-            "header": { "cluster_id": cluster, "raft_term": term.to_string() }, "ID": "7", "TTL": "5",
-        }}),
-        "/v3/kv/txn" => json!({
-            "header": { "cluster_id": cluster, "raft_term": "2", "revision": "5" },
-            "succeeded": true,
-            "responses": [{ "response_range": { "kvs": [{ "create_revision": "5" }] } }],
-        }),
-        _ => json!({ "header": { "cluster_id": cluster } }),
-    };
-    std::thread::spawn(move || {
-        for stream in listener.incoming().take(requests) {
-            let Ok(stream) = stream else { return };
-            let mut reader = BufReader::new(stream);
-            let mut head = Vec::new();
-            while head.last().is_none_or(|line: &String| !line.trim().is_empty()) {
-                head.push(String::new());
-                if reader.read_line(head.last_mut().unwrap()).unwrap_or_default() == 0 {
-                    break;
-                }
-            }
-            let path = head[0].split(' ').nth(1).unwrap_or_default();
-            let length = head.iter().find_map(|line| {
-                line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok()
-            });
-            _ = reader.read_exact(&mut vec![0; length.unwrap_or_default()]);
-            let body = answer(path).to_string();
-            let (length, close) = (body.len(), "Connection: close");
-            let head = format!("HTTP/1.1 200 OK\r\n{close}\r\nContent-Length: {length}\r\n\r\n");
-            _ = reader.get_mut().write_all((head + &body).as_bytes());
-        }
-    });
-    port
+        answer
+    })
 }
 
 #[test]
@@ -1259,7 +1273,7 @@ fn calls_that_have_ended_leave_no_lease_and_no_key() {
     site.ticking("a", ENDLESS).run().assert_code(0);
     let first = site.buildlock(&["-t", "env:d", "--", "ticking", "a", ENDLESS, "env:d"]).start();
     site.wait_for_tick("a");
-    let late = site.buildlock(&["-w200ms", "-t", "env:d", "--", "true"]).run();
+    let late = site.buildlock(&["-w1s", "-t", "env:d", "--", "true"]).run();
     late.assert_code(124);
     let waiter = site.buildlock(&["-t", "env:d", "--", "true"]).start();
     waiter.wait_for_stderr("waiting for");

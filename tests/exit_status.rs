@@ -1,6 +1,8 @@
 //! What buildlock ends with, line by line of its table.
 
 mod common;
+#[path = "common/outside.rs"]
+mod outside;
 
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
@@ -252,6 +254,21 @@ fn command_that_is_not_found_ends_with_127() {
     assert_eq!(f.looks(), [] as [&str; 0], "looked before it checked COMMAND");
 }
 
+/// As env(1) tells them apart: only what is not there was not found.
+#[test]
+fn command_whose_path_leads_nowhere_ends_with_126() {
+    let f = Fixture::new();
+    std::fs::write(f.work_dir().join("file"), "").unwrap();
+    std::os::unix::fs::symlink("loop", f.work_dir().join("loop")).unwrap();
+    let long = "x".repeat(300);
+    for command in ["./file/script", "./loop", &format!("./{long}"), &long] {
+        f.buildlock(["-t", "env:abc", "--", command]).run().assert_code(126).assert_stderr(command);
+        let env = f.program("env").arg(command).run();
+        env.assert_code(126);
+    }
+    assert_eq!(f.looks(), [] as [&str; 0], "looked before it checked COMMAND");
+}
+
 #[test]
 fn script_whose_interpreter_is_missing_does_not_end_with_its_own_status() {
     let f = Fixture::new();
@@ -284,6 +301,24 @@ fn death_of_command_by_a_signal_is_passed_on() {
         let finished = f.buildlock(["-t", "env:abc", "--", "sh", "-c", &script]).run();
 
         finished.assert_signal(number);
+    }
+}
+
+#[test]
+fn death_by_a_signal_that_the_c_library_keeps_for_itself_is_passed_on() {
+    let Some(python) = outside::python() else { return };
+    // posix_spawn(3), by which tests are started, has those signals ignored.
+    let script = "
+import ctypes, os, platform, sys, time
+number = int(sys.argv[1])
+action = {'x86_64': 13, 'aarch64': 134}[platform.machine()]
+ctypes.CDLL(None).syscall(action, number, bytes(64), None, 8)
+os.kill(os.getpid(), number)
+time.sleep(5)";
+    for number in [32, 33, 34, 64] {
+        let f = Fixture::new();
+        let words = ["-t", "env:abc", "--", python, "-c", script, &number.to_string()];
+        f.buildlock(words).run().assert_signal(number);
     }
 }
 
@@ -351,4 +386,90 @@ fn too_few_descriptors_are_a_failure_of_buildlock_itself() {
         let finished = call.args(["-t", "env:abc", "--", "true"]).run();
         finished.assert_code(125).assert_no_stderr("remove it");
     }
+}
+
+/// A script for each way in which its interpreter may not work, with what env(1) ends with.
+fn broken_scripts(f: &Fixture) -> Vec<(std::path::PathBuf, i32, String)> {
+    let missing = f.write_executable("missing", "#!/nowhere/sh -e\ntrue\n");
+    let plain = f.path("plain");
+    std::fs::write(&plain, "").unwrap();
+    let says = |what: &str| what.to_owned();
+    let crlf = "names the interpreter /bin/sh, ends with a carriage return (CRLF)";
+    let nested = format!("#!{}\n", missing.display());
+    let denied = |path: &str| format!("its interpreter {path} cannot be executed: Permission");
+    vec![
+        (missing, 127, says("its interpreter /nowhere/sh is missing")),
+        (f.write_executable("crlf", "#!/bin/sh\r\ntrue\r\n"), 127, says(crlf)),
+        (
+            f.write_executable("nested", &nested),
+            127,
+            says("its interpreter /nowhere/sh is missing"),
+        ),
+        (f.write_executable("folder", "#! /usr\n"), 126, denied("/usr")),
+        (
+            f.write_executable("mode", &format!("#!{}", plain.display())),
+            126,
+            denied(plain.to_str().unwrap()),
+        ),
+        (
+            f.write_executable("below", &format!("#!{}/sh\n", plain.display())),
+            126,
+            format!("its interpreter {}/sh cannot be executed: Not a directory", plain.display()),
+        ),
+    ]
+}
+
+#[test]
+fn interpreter_that_does_not_work_is_named_before_anything_is_waited_for() {
+    let f = Fixture::new();
+    let scripts = broken_scripts(&f);
+    let held = f.hold_lock(&f.lock_file("env:abc"));
+    for (script, status, said) in &scripts {
+        f.program("env").arg(script).run().assert_code(*status);
+        let done = f.buildlock(["-t", "env:abc", "--"]).arg(script).run();
+        done.assert_code(*status).assert_stderr(said).assert_no_stderr("waiting");
+        done.assert_no_stderr("No such file");
+    }
+    drop(held);
+    // What is not needed is not looked at.
+    f.make_image("env:abc");
+    for (script, ..) in &scripts {
+        f.buildlock(["-t", "env:abc", "--"]).arg(script).run().assert_code(0);
+    }
+}
+
+#[test]
+fn interpreter_of_a_script_in_path_is_named_when_no_other_one_is_found() {
+    let f = Fixture::new();
+    let call = || f.buildlock(["-t", "env:abc", "--", "tool"]);
+    f.install_script("tool", "#!/nowhere/sh\n");
+    call().run().assert_code(127).assert_stderr("its interpreter /nowhere/sh is missing");
+    std::fs::create_dir(f.path("more")).unwrap();
+    f.write_executable("more/tool", "#!/bin/sh\nexec docker build -t env:abc .\n");
+    let mut path = f.search_path();
+    path.push(":");
+    path.push(f.path("more"));
+    call().env("PATH", path).run().assert_code(0).assert_stderr("built");
+}
+
+#[test]
+fn loader_of_a_binary_that_is_missing_is_named() {
+    let f = Fixture::new();
+    let mut binary = std::fs::read("/bin/true").unwrap();
+    let Some(name) = binary.windows(4).position(|it| it == b"/ld-") else {
+        return common::skip("needs a /bin/true that is linked dynamically");
+    };
+    let start = name - binary[..name].iter().rev().take_while(|c| c.is_ascii_graphic()).count();
+    let end = name + binary[name..].iter().position(|&c| c == 0).unwrap();
+    binary[start + 1..start + 4].copy_from_slice(b"nop");
+    let loader = String::from_utf8(binary[start..end].to_vec()).unwrap();
+    // By another process, as in write_executable().
+    let (source, path) = (f.path("binary.source"), f.path("binary"));
+    std::fs::write(&source, binary).unwrap();
+    let install =
+        std::process::Command::new("install").arg("-m755").args([&source, &path]).status();
+    assert!(install.unwrap().success());
+    f.program("env").arg(&path).run().assert_code(127);
+    let done = f.buildlock(["-t", "env:abc", "--"]).arg(&path).run();
+    done.assert_code(127).assert_stderr(&format!("its interpreter {loader} is missing"));
 }

@@ -170,7 +170,7 @@ fn install_puts_everything_in_place_and_uninstall_takes_it_away() {
     }
 }
 
-/// The folders that the installed tmpfiles.d lines make, with what they say of them.
+/// What the installed tmpfiles.d lines make, with what they say of it.
 fn tmpfiles_lines() -> Vec<Vec<String>> {
     let f = Fixture::new();
     let destination = f.path("destination");
@@ -182,8 +182,10 @@ fn tmpfiles_lines() -> Vec<Vec<String>> {
 }
 
 #[test]
-fn tmpfiles_lines_make_the_folders_that_buildlock_uses() {
-    let lines = tmpfiles_lines();
+fn tmpfiles_lines_make_the_folders_and_the_guard_that_buildlock_uses() {
+    let mut lines = tmpfiles_lines();
+    let guard = lines.pop().unwrap();
+    assert_eq!(guard, ["f", "/tmp/buildlock/guard", "0666", "root", "root", "-"]);
     let folders: Vec<PathBuf> = lines.iter().map(|line| PathBuf::from(&line[1])).collect();
     let wanted = ["", "image-locks", "named-locks", "cache-locks"];
     assert_eq!(folders, wanted.map(|name| Path::new("/tmp/buildlock").join(name)));
@@ -204,6 +206,8 @@ fn tmpfiles_lines_make_the_folders_that_buildlock_uses() {
         let mode = fs::metadata(f.lock_dir().join(name)).unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode, 0o1777, "{name:?}");
     }
+    let mode = fs::metadata(f.guard()).unwrap().permissions().mode() & 0o7777;
+    assert_eq!(mode, 0o666);
 }
 
 #[test]
@@ -229,14 +233,18 @@ fn help_of_make_names_every_target() {
 
 #[test]
 fn every_test_that_the_documentation_names_exists() {
-    let text = fs::read_to_string(repository().join("docs/reliability.md")).unwrap();
+    let page = |name| fs::read_to_string(repository().join("docs/dev").join(name)).unwrap();
+    let text = page("promises.md") + &page("comparison.md");
     let named = regex::Regex::new("`([a-z_]+)::([a-z0-9_]+)`").unwrap();
     let mut found = 0;
     for name in named.captures_iter(&text) {
         let file = repository().join(format!("tests/{}.rs", &name[1]));
-        let tests = fs::read_to_string(&file).unwrap_or_default();
+        // What it has in files of its own.
+        let below = fs::read_dir(file.with_extension("")).into_iter().flatten().flatten();
+        let mut files = below.map(|entry| entry.path()).chain([file.clone()]);
         let test = format!("#[test]\nfn {}() {{", &name[2]);
-        assert!(tests.contains(&test), "{} names no test", &name[0]);
+        let has_it = |path| fs::read_to_string(path).is_ok_and(|text| text.contains(&test));
+        assert!(files.any(has_it), "{} names no test", &name[0]);
         found += 1;
     }
     assert!(found > 80, "only {found} tests are named");

@@ -119,6 +119,65 @@ fn what_cannot_be_looked_at_is_not_left_out_of_a_folder() {
     f.buildlock(["lint"]).arg(&closed).run().assert_code(1);
 }
 
+/// Writes a file below the work folder, with the folders above it.
+fn write_below(f: &Fixture, name: &str, text: &str) {
+    fs::create_dir_all(f.work_dir().join(name).parent().unwrap()).unwrap();
+    write(f, name, text);
+}
+
+#[test]
+fn folders_are_searched_to_the_bottom_as_ripgrep_does() {
+    use std::os::unix::fs::symlink;
+    let f = Fixture::new();
+    let seen = [
+        "a/Dockerfile-dev",
+        "a/b/Dockerfile_x",
+        "a/b/c/Dockerfile",
+        "a/b/c/Dockerfile.dev",
+        "a.Containerfile",
+    ];
+    for name in seen {
+        write_below(&f, name, RACE);
+    }
+    for name in [".hidden/Dockerfile", "ignored/Dockerfile", "a/ignored.Dockerfile", "a/notes"] {
+        write_below(&f, name, RACE);
+    }
+    fs::create_dir(f.work_dir().join(".git")).unwrap();
+    write(&f, ".gitignore", "/ignored\n/a/ignored.*\n");
+    symlink(".", f.work_dir().join("a/round")).unwrap();
+    let run = f.buildlock(["lint"]).run();
+    let found = text(run.assert_code(1).assert_stderr("looked at 5 files: 5 errors, 0 notes"));
+    let files: Vec<_> = found.lines().map(|line| line.split(':').next().unwrap()).collect();
+    assert_eq!(files, seen);
+    // A folder that is named is searched, whatever its name; its files have its name before theirs.
+    let run = f.buildlock(["lint", ".hidden", "a/b/c/Dockerfile"]).run();
+    let found = text(run.assert_code(1).assert_stderr("looked at 2 files"));
+    assert!(found.starts_with(".hidden/Dockerfile:2:5: error: "), "{found}");
+    // Where the answer is for machines, stdout has nothing else.
+    let run = f.buildlock(["lint", "--format", "json"]).run();
+    assert_eq!(serde_json::from_slice::<Vec<Value>>(&run.stdout).unwrap().len(), 5);
+    run.assert_stderr("looked at 5 files");
+    let run = f.buildlock(["lint", "-q", "a/b/c/Dockerfile"]).run();
+    assert_eq!(run.assert_code(1).stderr, "");
+}
+
+#[test]
+fn file_that_is_not_what_its_name_says_is_a_warning_unless_it_was_named() {
+    let f = Fixture::new();
+    write_below(&f, "a/Dockerfile.template", "{{ if }}\n");
+    write_below(&f, "a/compose.prod.yaml", "services: [");
+    write_below(&f, "b/Dockerfile", RACE);
+    let run = f.buildlock(["lint"]).run();
+    run.assert_code(1)
+        .assert_stderr("warning: a/Dockerfile.template:1:1: not a Dockerfile")
+        .assert_stderr("warning: a/compose.prod.yaml: not YAML")
+        .assert_stderr("looked at 1 file: 1 error, 0 notes");
+    assert_eq!(text(&run).lines().count(), 1, "{}", text(&run));
+    f.buildlock(["lint", "a"]).run().assert_code(0).assert_stdout("");
+    let run = f.buildlock(["lint", "a/Dockerfile.template"]).run();
+    run.assert_code(125).assert_stderr("error: a/Dockerfile.template:1:1: not a Dockerfile");
+}
+
 const UNKNOWN: &str = "FROM a\nRUN --mount=type=cache,target=/strange x\n";
 const RACE: &str = "FROM a\nRUN --mount=type=cache,target=/root/.m2 mvn\n";
 const TWO_OF_ONE: &str = "\
@@ -212,7 +271,7 @@ fn services_that_build_one_image_are_found_without_a_client_that_knows_compose()
     write(&f, "compose.yaml", &merged);
     f.buildlock(["lint"]).run().assert_code(1);
     write(&f, "compose.yaml", "services: [");
-    f.buildlock(["lint"]).run().assert_code(125).assert_stderr("compose.yaml");
+    f.buildlock(["lint", "compose.yaml"]).run().assert_code(125).assert_stderr("compose.yaml");
 }
 
 #[test]
@@ -241,7 +300,8 @@ fn compose_file_counts_with_the_one_that_overrides_it() {
     write(&f, "compose.override.yml", "services: {b: {build: !reset null}}\n");
     f.buildlock(["lint"]).run().assert_code(0).assert_stdout("");
     write(&f, "compose.override.yml", "services: [");
-    f.buildlock(["lint"]).run().assert_code(125).assert_stderr("compose.override.yml: not YAML");
+    let run = f.buildlock(["lint", "compose.yaml"]).run();
+    run.assert_code(125).assert_stderr("compose.override.yml: not YAML");
 }
 
 #[test]
@@ -263,6 +323,406 @@ fn client_that_knows_compose_says_what_becomes_of_the_file() {
     assert_two_of_one(&f, 5);
     let words = fs::read_to_string(&asked).unwrap();
     assert!(words.contains("-f compose.yaml -f compose.override.yaml config"), "{words}");
+}
+
+/// What lint says of a compose file with these services.
+fn said_of(f: &Fixture, compose: &str) -> String {
+    write(f, "compose.yaml", compose);
+    text(&f.buildlock(["lint", "compose.yaml"]).run())
+}
+
+#[test]
+fn services_of_different_profiles_are_an_error_only_if_one_call_builds_both() {
+    let f = Fixture::new();
+    let with = |a: &str, b: &str| {
+        let service = |name: &str, profiles: &str| {
+            format!("  {name}: {{build: ., image: x, profiles: [{profiles}]}}\n")
+        };
+        format!("services:\n{}{}", service("a", a), service("b", b))
+    };
+    let note = "compose.yaml:3:24: note: the services a and b both build x, if their profiles are";
+    assert!(said_of(&f, &with("one", "two")).starts_with(note), "{}", said_of(&f, &with("1", "2")));
+    f.buildlock(["lint", "compose.yaml"]).run().assert_code(0);
+    f.buildlock(["lint", "--strict", "compose.yaml"]).run().assert_code(1);
+    for (a, b) in [("one", "one, two"), ("", "two"), ("one", "")] {
+        let said = said_of(&f, &with(a, b));
+        assert!(said.contains(": error: the services a and b both build x;"), "{said}");
+    }
+    // Of three, those count that one call builds.
+    let third = format!("{}  c: {{build: ., image: x, profiles: [two]}}\n", with("one", "two"));
+    let said = said_of(&f, &third);
+    assert!(said.contains(": error: the services b and c both build x;"), "{said}");
+    assert_eq!(said.lines().count(), 2, "{said}");
+}
+
+#[test]
+fn image_without_a_name_has_the_one_that_compose_gives_it() {
+    let f = Fixture::new();
+    let services = "services:\n  a: {build: .}\n  b: {build: ., image: n-a}\n";
+    let error =
+        "compose.yaml:4:24: error: the services a and b both build n-a: a has no image:, so";
+    let said = said_of(&f, &format!("name: n\n{services}"));
+    assert!(said.starts_with(error), "{said}");
+    // Another project's.
+    assert_eq!(said_of(&f, services), "");
+    assert_eq!(said_of(&f, &format!("name: m\n{services}")), "");
+    // The folder's name is the project's, and .env has the last word.
+    let of_folder = services.replace("n-a", "work-a");
+    assert!(said_of(&f, &of_folder).contains("both build work-a"), "{}", said_of(&f, &of_folder));
+    write(&f, ".env", "COMPOSE_PROJECT_NAME=n\n");
+    assert_eq!(said_of(&f, &of_folder), "");
+    assert!(said_of(&f, &format!("name: m\n{services}")).starts_with(error));
+    // Only the old docker-compose calls it that.
+    let old = said_of(&f, &services.replace("n-a", "n_a"));
+    assert!(
+        old.contains(": note: with docker-compose 1 or --compatibility, the services"),
+        "{old}"
+    );
+}
+
+#[test]
+fn compose_file_is_read_as_compose_reads_it() {
+    let f = Fixture::new();
+    // Brackets that close at the column of their key, a line that goes on there, tabs in brackets.
+    let accepted = "services:\n  a:\n    command: [\n      x\n    ]\n    build: .\n    image: x\n  \
+                    b:\n    build: {\n\t\tcontext: .\n    }\n    command: \"a\n  b\"\n    image: x\n";
+    let said = said_of(&f, accepted);
+    assert!(said.starts_with("compose.yaml:14:12: error: the services a and b both"), "{said}");
+}
+
+#[test]
+fn what_a_service_takes_from_elsewhere_is_reported_at_the_service() {
+    let f = Fixture::new();
+    let anchors = "x-it: &it {build: ., image: x}\nservices:\n  a: {<<: *it}\n  b:\n    <<: *it\n  \
+                   c: *it\n";
+    let said = said_of(&f, anchors);
+    let places: Vec<_> = said.lines().map(|line| line.split(" error").next().unwrap()).collect();
+    assert_eq!(places, ["compose.yaml:4:3:", "compose.yaml:6:3:"], "{said}");
+}
+
+#[test]
+fn client_is_asked_for_compose_once_and_only_if_a_file_leaves_something_open() {
+    let f = Fixture::new();
+    let asked = f.path("asked");
+    fs::remove_file(f.path("bin/docker")).unwrap();
+    let script = format!("#!/bin/sh\necho \"$@\" >>'{}'\nexit 1\n", asked.display());
+    f.install_script("docker", &script);
+    for n in 0..5 {
+        write_below(&f, &format!("{n}/compose.yaml"), TWO_OF_ONE);
+    }
+    let run = f.buildlock(["lint"]).run();
+    run.assert_code(1).assert_stderr("looked at 5 files: 5 errors");
+    assert!(!asked.exists(), "{}", fs::read_to_string(&asked).unwrap());
+    for n in 0..5 {
+        let open = TWO_OF_ONE.replace("x:1", "x:$TAG");
+        write_below(&f, &format!("{n}/compose.yaml"), &open);
+    }
+    let run = f.buildlock(["lint"]).run();
+    run.assert_code(1).assert_stderr("looked at 5 files: 5 errors");
+    assert_eq!(fs::read_to_string(&asked).unwrap(), "compose version\n");
+}
+
+#[test]
+fn dockerfiles_that_a_compose_file_builds_from_are_looked_at() {
+    let f = Fixture::new();
+    for name in ["built/build.docker", "above/Dockerfile", "project/.own/Dockerfile"] {
+        write_below(&f, name, RACE);
+    }
+    let compose = "services:\n  a: {build: {context: ../built, dockerfile: build.docker}}\n  \
+                   b: {build: ../above}\n  c: {build: ./.own}\n  d: {build: .own/}\n  \
+                   e: {build: \"https://example.com/x.git\"}\n  f: {build: missing}\n";
+    write_below(&f, "project/compose.yaml", compose);
+    let run = f.buildlock(["lint", "project"]).run();
+    let found = text(run.assert_code(1).assert_stderr("looked at 4 files: 3 errors"));
+    let files: Vec<_> = found.lines().map(|line| line.split(':').next().unwrap()).collect();
+    assert_eq!(files, ["built/build.docker", "above/Dockerfile", "project/.own/Dockerfile"]);
+    // None is looked at twice.
+    let run = f.buildlock(["lint", "project", "above"]).run();
+    run.assert_code(1).assert_stderr("looked at 4 files: 3 errors");
+}
+
+#[test]
+fn dockerfile_within_a_compose_file_is_looked_at() {
+    let f = Fixture::new();
+    let compose = "services:\n  a:\n    build:\n      dockerfile_inline: |\n        FROM a\n\n        \
+                   RUN --mount=type=cache,target=/root/.m2 mvn\n";
+    let said = said_of(&f, compose);
+    assert!(said.starts_with("compose.yaml:7:13: error: cache mount /root/.m2 races"), "{said}");
+    let fix = f.buildlock(["lint", "--fix", "compose.yaml"]).run();
+    fix.assert_code(1);
+    assert_eq!(fs::read_to_string(f.work_dir().join("compose.yaml")).unwrap(), compose);
+    let quoted = r#"services: {a: {build: {dockerfile_inline: "FROM a\nRUN --mount=type=cache,target=/root/.m2 x"}}}"#;
+    let said = said_of(&f, quoted);
+    assert!(said.starts_with("compose.yaml:1:43: error: cache mount"), "{said}");
+}
+
+#[test]
+fn quiet_lint_prints_no_notes() {
+    let f = Fixture::new();
+    write(&f, "a.Dockerfile", UNKNOWN);
+    f.buildlock(["lint", "-q"]).run().assert_code(0).assert_stdout("");
+    f.buildlock(["lint", "-q", "--format", "json"]).run().assert_stdout("[]\n");
+    write(&f, "b.Dockerfile", RACE);
+    let run = f.buildlock(["lint", "-q"]).run();
+    assert_eq!(text(run.assert_code(1)).lines().count(), 1, "{}", text(&run));
+    f.buildlock(["lint", "-q", "--strict", "a.Dockerfile"]).run().assert_code(1);
+}
+
+/// The levels and rules of what lint finds in a RUN with this mount.
+fn verdict(f: &Fixture, before: &str, target: &str, run: &str) -> String {
+    let text = format!("FROM a\n{before}\nRUN --mount=type=cache,target={target} {run}\n");
+    let lint = f.buildlock(["lint", "--format", "json", "-"]).stdin(text).run();
+    let found: Vec<Value> = serde_json::from_slice(&lint.stdout).unwrap();
+    match found.as_slice() {
+        [] => "clean".to_owned(),
+        [one] => one["level"].as_str().unwrap().to_owned(),
+        more => panic!("{more:?}"),
+    }
+}
+
+/// Every line: what stands before the RUN, the target, what is run, the verdict.
+fn assert_verdicts(table: &[(&str, &str, &str, &str)]) {
+    let f = Fixture::new();
+    let wrong: Vec<_> = table
+        .iter()
+        .map(|line| (line, verdict(&f, line.0, line.1, line.2)))
+        .filter(|(line, verdict)| verdict != line.3)
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn tool_that_has_learnt_to_share_is_clean_where_its_version_is_to_be_seen() {
+    assert_verdicts(&[
+        ("", "/root/.cache/pip", "pip install x", "error"),
+        ("", "/root/.cache/pip", "pip install pip==25.3 && pip install x", "clean"),
+        ("RUN pip install 'pip>=25.3'", "/root/.cache/pip", "pip install x", "clean"),
+        ("RUN pip install pip==25.2", "/root/.cache/pip", "pip install x", "error"),
+        ("RUN pip install pip==26", "/root/.cache/pip", "pip install x", "clean"),
+        ("RUN npm install -g npm@11.6.1", "/root/.npm", "npx x", "clean"),
+        ("RUN npm install -g npm@11.6.0", "/root/.npm", "npx x", "error"),
+        (
+            "RUN corepack prepare yarn@4.5.0 --activate",
+            "/root/.cache/yarn",
+            "yarn install",
+            "clean",
+        ),
+        ("RUN corepack prepare yarn@1.22.22", "/root/.cache/yarn", "yarn install", "error"),
+    ]);
+    let f = Fixture::new();
+    write(
+        &f,
+        "Dockerfile",
+        "FROM a\nRUN --mount=type=cache,target=/root/.cache/pip pip install x\n",
+    );
+    let said = text(&f.buildlock(["lint"]).run());
+    assert!(said.contains("races: pip before 25.3 copies"), "{said}");
+}
+
+#[test]
+fn folder_above_caches_is_judged_by_the_tools_that_the_run_starts() {
+    assert_verdicts(&[
+        ("", "/root/.cache", "pip install x", "error"),
+        ("", "/root/.cache", "go build ./...", "clean"),
+        ("", "/root/.cache", "uv sync", "clean"),
+        ("", "/root/.cache", "go build ./... && pip install x", "error"),
+        ("", "/root/.cache", "./build.sh", "note"),
+        ("", "/home/me/.cache", "python3 -m pip install x", "error"),
+        ("", "/root", "cargo build", "clean"),
+        ("", "/root", "mvn package", "error"),
+        ("", "/var/cache", "apt-get install -y x", "error"),
+        ("", "/var/cache", "apk add x", "note"),
+        ("", "/var/lib", "apt-get update", "error"),
+        ("ENV PIP_CACHE_DIR=/c/pip GOCACHE=/c/go", "/c", "go build", "clean"),
+        ("ENV PIP_CACHE_DIR=/c/pip GOCACHE=/c/go", "/c", "pip install x", "error"),
+        ("ENV PIP_CACHE_DIR=/c GOCACHE=/c", "/c", "go build && pip install x", "error"),
+        ("ENV PIP_CACHE_DIR=/c GOCACHE=/c", "/c", "go build", "clean"),
+        ("", "/root", "yarn install", "error"),
+        ("RUN corepack prepare yarn@4.5.0", "/root", "corepack yarn install", "clean"),
+        ("", "/root/.yarn/berry/cache", "yarn install", "clean"),
+        ("", "/root/.cache", "golangci-lint run", "error"),
+        ("ENV GOLANGCI_LINT_CACHE=/c", "/c", "golangci-lint run", "error"),
+        ("", "/var/cache/yum", "microdnf install -y x", "error"),
+        ("", "/var/cache/yum", "yum install -y x", "note"),
+        // Its lock is in it, whatever else is.
+        ("", "/src/target", "cargo build", "clean"),
+    ]);
+}
+
+#[test]
+fn cache_that_the_run_empties_races() {
+    assert_verdicts(&[
+        ("", "/root/.npm", "npm ci && npm cache clean --force", "error"),
+        ("", "/go/pkg/mod", "go build && go clean -modcache", "error"),
+        ("", "/root/.cache/go-build", "go build && go clean -modcache", "clean"),
+        ("", "/root/.cache", "go build && go clean -cache", "error"),
+        ("", "/src/target", "cargo clean && cargo build", "error"),
+        ("", "/root/.cache/uv", "uv sync && rm -rf /root/.cache/uv", "error"),
+        ("", "/root/.cache/uv", "uv sync && rm -rf /root/.cache/uv/*", "error"),
+        ("", "/root/.cache/uv", "uv sync && rm -rf /root/.cache/other", "clean"),
+    ]);
+}
+
+#[test]
+fn cache_that_the_run_itself_moves_is_found() {
+    assert_verdicts(&[
+        ("", "/c", "pip install --cache-dir /c x", "error"),
+        ("", "/c", "pip install --cache-dir=/c/pip x", "error"),
+        ("", "/c", "YARN_CACHE_FOLDER=/c yarn install", "error"),
+        ("", "/c", "yarn install --cache-folder /c", "error"),
+        ("", "/c", "mvn -Dmaven.repo.local=/c package", "error"),
+        ("", "/c", "./gradlew --gradle-user-home /c build", "error"),
+        ("", "/c", "GOCACHE=/c go build", "clean"),
+        ("", "/c", "export GOCACHE=/c && go build", "clean"),
+        ("", "/c", "npm ci --cache /c", "clean"),
+        ("", "/c", "sh -c 'GOCACHE=/c go build'", "clean"),
+        ("ENV CARGO_TARGET_DIR=/c", "/c", "cargo build", "clean"),
+        ("ENV CARGO_TARGET_DIR=/c", "/c/release/deps", "cargo build", "error"),
+        ("", "/c", "cargo build --target-dir /c", "clean"),
+    ]);
+}
+
+#[test]
+fn npx_is_judged_by_the_words_of_the_command() {
+    assert_verdicts(&[
+        ("", "/root/.npm", "npx x", "error"),
+        ("", "/root/.npm", "npm exec x", "error"),
+        ("", "/root/.npm", "npm create vite", "error"),
+        ("", "/root/.npm", "npm init vite@latest", "error"),
+        ("", "/root/.npm", "npm init -y", "clean"),
+        ("", "/root/.npm", "npm ci && npx tsc", "clean"),
+        ("RUN npm ci", "/root/.npm", "npx tsc", "clean"),
+        ("RUN npm install -g x", "/root/.npm", "npx tsc", "error"),
+        ("RUN npm ci", "/root/.npm", "npx tsc@5", "error"),
+        ("RUN npm ci", "/root/.npm", "npx --yes tsc", "error"),
+        ("", "/root/.npm", "npx --no-install tsc", "clean"),
+        ("", "/root/.npm", "npm ci # not npx", "clean"),
+        ("", "/root/.npm", "npm ci \\\n  # npx is not needed\n  --omit=dev", "clean"),
+        ("", "/root/.npm", "npm run npx", "clean"),
+    ]);
+}
+
+#[test]
+fn what_writes_nowhere_or_elsewhere_is_no_error() {
+    assert_verdicts(&[
+        ("", "/root/.cache/pip", "uv pip install x", "clean"),
+        ("", "/root/.cache/pip", "uv pip install x && ./more.sh", "error"),
+        ("", "/root/.cache/pip", "pip install --no-cache-dir x", "clean"),
+        ("ENV PIP_NO_CACHE_DIR=1", "/root/.cache/pip", "pip install x", "clean"),
+        ("ENV PIP_NO_CACHE_DIR=0", "/root/.cache/pip", "pip install x", "error"),
+        ("", "/root/.cache/pip", "pip install --no-cache-dir x && pip install y", "error"),
+        ("", "~/.cache/pip", "pip install x", "note"),
+        ("", "/root/../root/.cache/uv", "uv sync", "clean"),
+        ("WORKDIR /a", "../root/.m2", "mvn package", "error"),
+    ]);
+    let f = Fixture::new();
+    write(&f, "Dockerfile", "FROM a\nRUN --mount=type=cache,target=~/.m2 mvn\n");
+    let said = text(&f.buildlock(["lint"]).run());
+    assert!(said.contains("cache mount ~/.m2 is a folder named ~ and not in the home"), "{said}");
+}
+
+#[test]
+fn cache_that_is_locked_in_one_place_and_shared_in_another_is_an_error_that_fix_mends() {
+    let f = Fixture::new();
+    let dockerfile = "FROM a\nRUN --mount=type=cache,target=/root/.m2,id=m mvn a\nRUN \
+                --mount=type=cache,target=/x,id=m mvn b\nRUN \
+                --mount=type=cache,target=/root/.npm,sharing=locked npm ci\nRUN \
+                --mount=type=cache,target=/root//.npm/ npm ci\nRUN \
+                --mount=type=cache,target=/root/.npm,id=other npm ci\nRUN \
+                --mount=type=cache,target=/root/.npm,sharing=private npm ci\n";
+    write(&f, "Dockerfile", dockerfile);
+    let run = f.buildlock(["lint"]).run();
+    let found = text(&run);
+    let lines: Vec<_> = found.lines().collect();
+    assert_eq!(lines.len(), 3, "{found}");
+    assert!(lines[0].starts_with("Dockerfile:2:5: error: cache mount /root/.m2 races"), "{found}");
+    let second = "Dockerfile:3:5: error: cache mount /x has the cache (m) that races in line 2;";
+    assert!(lines[1].starts_with(second), "{found}");
+    let third = "Dockerfile:5:5: error: cache mount /root//.npm/ is shared, and the same cache \
+                 (/root/.npm) is locked in line 4";
+    assert!(lines[2].starts_with(third), "{found}");
+    f.buildlock(["lint", "--fix"]).run().assert_code(0);
+    let fixed = dockerfile
+        .replace(".m2,id=m", ".m2,id=m,sharing=locked")
+        .replace("/x,id=m", "/x,id=m,sharing=locked")
+        .replace("/.npm/ ", "/.npm/,sharing=locked ");
+    assert_eq!(fs::read_to_string(f.work_dir().join("Dockerfile")).unwrap(), fixed);
+    f.buildlock(["lint"]).run().assert_code(0).assert_stdout("");
+    // What somebody wrote is not changed, and not called clean.
+    write(&f, "Dockerfile", &fixed.replace("/.npm/,sharing=locked", "/.npm/,sharing=shared"));
+    let run = f.buildlock(["lint", "--fix"]).run();
+    assert!(text(run.assert_code(1)).contains("say sharing=locked instead of shared"));
+}
+
+#[test]
+fn finding_is_accepted_by_a_comment_with_a_reason_or_where_somebody_wrote_shared() {
+    let f = Fixture::new();
+    let with = |comment: &str| RACE.replace("RUN", &format!("{comment}\nRUN"));
+    let lint = |text: &str| f.buildlock(["lint", "--strict", "-"]).stdin(text).run();
+    lint(&with("# buildlock ignore=cache-mount-race: one builder"))
+        .assert_code(0)
+        .assert_stdout("");
+    let without = lint(&with("# buildlock ignore=cache-mount-race"));
+    let said = text(without.assert_code(1));
+    assert!(said.contains("(the comment that ignores it gives no reason)"), "{said}");
+    lint(&with("# buildlock ignore=cache-mount-unknown: no")).assert_code(1);
+    lint(&format!("{}RUN x", with("# buildlock ignore=cache-mount-race: one"))).assert_code(0);
+    // One comment is for one instruction.
+    let second = RACE.replace("FROM a\n", "");
+    lint(&format!("{}{second}", with("# buildlock ignore=cache-mount-race: a"))).assert_code(1);
+
+    lint(UNKNOWN).assert_code(1);
+    lint(&UNKNOWN.replace("/strange", "/strange,sharing=shared")).assert_code(0).assert_stdout("");
+    lint(&RACE.replace(".m2", ".m2,sharing=shared")).assert_code(1);
+}
+
+#[test]
+fn dockerfile_is_taken_and_refused_as_buildkit_does_it() {
+    let f = Fixture::new();
+    let lint = |text: &str| f.buildlock(["lint", "-"]).stdin(text).run();
+    for taken in [
+        "FROM a \\\n",
+        "FROM a \\",
+        "FROM a\nRUN x \\\n# the end\n\n",
+        "FROM a\nONBUILD WHATEVER x\n",
+        "FROM a\nENV A=\nENV B c\n",
+    ] {
+        let run = lint(taken);
+        run.assert_stderr("looked at 1 file");
+        run.assert_code(0);
+    }
+    let refused = [
+        ("FROM a\nENV A\n", "<stdin>:2:1: not a Dockerfile: ENV needs a name and a value"),
+        (
+            "FROM a\nRUN --mount=type=cache,target=/root/.m2,shared=no x\n",
+            "BuildKit knows no 'shared' in",
+        ),
+    ];
+    for (text, why) in refused {
+        lint(text).assert_code(125).assert_stderr(why);
+    }
+    write(&f, "Dockerfile", refused[1].0);
+    f.buildlock(["lint", "--fix", "Dockerfile"]).run().assert_code(125);
+    assert_eq!(fs::read_to_string(f.work_dir().join("Dockerfile")).unwrap(), refused[1].0);
+}
+
+#[test]
+fn row_of_stages_takes_no_more_memory_than_its_text() {
+    let f = Fixture::new();
+    let stage = |n: usize| {
+        let value = "v".repeat(200);
+        format!("FROM s{n} AS s{}\nENV NAME_{n}={value}\n", n + 1)
+    };
+    let stages: String = (0..5000).map(stage).collect();
+    let last = "RUN --mount=type=cache,target=/$NAME_0 x\n";
+    write(&f, "Dockerfile", &format!("{stages}{last}"));
+    let path = f.work_dir().join("Dockerfile");
+    // Its copies would be 2.5 GB.
+    let script = "ulimit -v 400000 && exec \"$0\" lint \"$1\"";
+    let run =
+        f.program("sh").args(["-c", script, env!("CARGO_BIN_EXE_buildlock")]).arg(&path).run();
+    let said = text(run.assert_code(0));
+    assert!(said.contains(":10001:5: note: cache mount /$NAME_0 is shared"), "{said}");
 }
 
 #[test]

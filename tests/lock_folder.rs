@@ -124,6 +124,75 @@ fn relative_lock_folder_gives_the_same_lock_as_the_full_path() {
 }
 
 #[test]
+fn relative_lock_folder_from_the_environment_is_refused() {
+    let f = Fixture::new();
+    for (variable, value) in [("BUILDLOCK_DIR", "locks"), ("BUILDLOCK_STORE", "file:locks")] {
+        for args in [&["-t", TAG, "--", "docker", "build", "-t", TAG, "."][..], &["path", TAG]] {
+            let refused = f.buildlock(args).env(variable, value).run();
+            refused.assert_stderr(variable).assert_stderr("absolute");
+            assert_ne!(refused.status.code(), Some(0));
+        }
+    }
+    assert_eq!(f.build_count(TAG), 0);
+    assert!(!f.work_dir().join("locks").exists());
+}
+
+#[test]
+fn root_folder_is_no_lock_folder() {
+    let f = Fixture::new();
+    for folder in ["/", "//", "/tmp/.."] {
+        let refused = f.buildlock(["path", TAG, "--lock-dir", folder]).run();
+        refused.assert_code(125).assert_stderr(folder);
+    }
+    assert!(!Path::new("/image-locks").exists());
+}
+
+#[test]
+fn prune_on_a_read_only_file_system_is_an_error() {
+    let private = ["-m", "sh", "-c"];
+    let may = Command::new("unshare").args(private).arg("mount -t tmpfs none /mnt").output();
+    if !may.is_ok_and(|output| output.status.success()) {
+        return common::skip("needs a mount namespace");
+    }
+    let f = Fixture::new();
+    f.buildlock(["path", TAG]).run().assert_code(0);
+    let script = "mount --bind \"$BUILDLOCK_DIR\" \"$BUILDLOCK_DIR\" && \
+                  mount -o remount,ro,bind \"$BUILDLOCK_DIR\" && exec \"$@\"";
+    let program = f.program("unshare").args(private).args([script, "sh"]);
+    let refused = program.arg(buildlock_path()).arg("prune").run();
+    assert_names(&refused, &f.lock_file(TAG));
+    refused.assert_stderr_matches("(?i)read-only");
+}
+
+/// A lease (fcntl(2), F_SETLEASE) lets nobody open the file until its holder gives it back.
+#[test]
+fn lease_on_a_lock_file_is_waited_for() {
+    let Some(python) = outside::python() else { return };
+    let f = Fixture::new();
+    f.buildlock(["path", TAG]).run().assert_code(0);
+    let script = "
+import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+lock = os.open(sys.argv[1], os.O_RDWR)
+fcntl.fcntl(lock, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print('leased', flush=True)
+open(sys.argv[2]).readline()";
+    let gate = outside::Gate::new(&f, "give back");
+    let lease =
+        f.program(python).args(["-c", script]).arg(f.lock_file(TAG)).arg(&gate.path).start();
+    f.wait_for("the lease", || lease.stdout() == "leased\n");
+    let words = ["-t", TAG, "--", "docker", "build", "-t", TAG, "."];
+    for limit in ["0s", "1s"] {
+        f.buildlock(["-w", limit]).args(words).run().assert_code(124);
+    }
+    let waiting = f.buildlock(words).start();
+    waiting.wait_for_stderr("waiting");
+    gate.open();
+    waiting.wait().assert_code(0);
+    assert_eq!(f.build_count(TAG), 1);
+}
+
+#[test]
 fn lock_folder_that_may_not_be_written_is_said() {
     let f = Fixture::new();
     fs::create_dir(f.lock_dir()).unwrap();
@@ -238,6 +307,10 @@ fn nothing_temporary_is_left_in_the_folder() {
     f.docker_build(TAG).run().assert_code(0);
     let mut names = Vec::new();
     for folder in fs::read_dir(f.lock_dir()).unwrap().flatten() {
+        if folder.path() == f.guard() {
+            assert_eq!(fs::metadata(f.guard()).unwrap().len(), 0);
+            continue;
+        }
         let name = folder.file_name().into_string().unwrap();
         assert!(["image-locks", "named-locks", "cache-locks"].contains(&&*name), "{name}");
         names.extend(fs::read_dir(folder.path()).unwrap().flatten().map(|e| e.path()));

@@ -249,6 +249,101 @@ fn lock_of_an_outer_call_that_has_ended_is_not_held_by_its_daemon() {
     another.wait().assert_code(0);
 }
 
+/// `with_number N COMMAND` runs a command below a shell that has this number; 71 if it cannot be
+/// had. Others start processes as well, so it is tried again.
+const WITH_NUMBER: &str = r#"#!/bin/sh
+number=$1; shift
+try=0
+while [ $try -lt 100 ]; do
+    try=$((try + 1))
+    echo $((number - 1)) >/proc/sys/kernel/ns_last_pid || exit 70
+    sh -c '[ $$ -eq "$0" ] || exit 71; echo got >>"$STANDIN/numbers"; "$@"; exit $?' "$number" "$@"
+    status=$?
+    [ $status -eq 71 ] || exit $status
+done
+exit 71
+"#;
+
+/// A call that does not wait, and that builds if it believes that an ancestor holds the lock.
+const CALL: &str = "buildlock -w 0s -E 75 --force -t env:a -- docker build -t env:a .";
+
+/// Runs a script that calls buildlock below a process with the number of one that took the lock,
+/// and has ended. The kernel notes that number as it is outside of all PID namespaces.
+fn assert_number_proves_nothing(f: &Fixture, script: &str) {
+    if let Some(call) = with_number_reused(f, script) {
+        call.assert_code(75);
+    }
+}
+
+/// Runs the script until it has got its number; nothing but root can.
+fn with_number_reused(f: &Fixture, script: &str) -> Option<Finished> {
+    if !is_root() {
+        return None;
+    }
+    f.install_script("with_number", WITH_NUMBER);
+    for attempt in 0.. {
+        let call = f.program("sh").args(["-c", script]).run();
+        // A process that lives on has got the number.
+        if call.status.code() != Some(71) || attempt == 10 {
+            assert_eq!(f.lines("numbers"), ["got"]);
+            assert_eq!(f.build_count("env:a"), 0);
+            return Some(call);
+        }
+        for file in ["stubborn.pid", "taker", "taken"] {
+            _ = fs::remove_file(f.path(file));
+        }
+        for pid in f.processes() {
+            send_signal(pid, "KILL");
+        }
+    }
+    unreachable!("there is a last attempt")
+}
+
+#[test]
+fn number_of_a_killed_holder_does_not_make_another_process_the_holder() {
+    let f = fixture();
+    let _gate = outside::install_stubborn(&f);
+    let script = format!(
+        "buildlock -t env:a -- stubborn & holder=$!\n\
+         until [ -e \"$STANDIN/stubborn.pid\" ]; do sleep 0.02; done\n\
+         kill -9 $holder; wait $holder\n\
+         with_number $holder {CALL}"
+    );
+    assert_number_proves_nothing(&f, &script);
+}
+
+#[test]
+fn number_of_a_program_that_took_a_lock_for_a_shell_does_not_make_another_process_the_holder() {
+    let f = fixture();
+    f.buildlock(["path", "env:a"]).run().assert_code(0);
+    // flock(1) ends, and the lock stays with the shell.
+    let script = format!(
+        "lock=$(buildlock path env:a)\n\
+         sh -c 'exec 9<\"$0\"; flock 9 & echo $! >\"$STANDIN/taker\"; wait; echo >\"$STANDIN/taken\"; \
+         sleep 600' \"$lock\" &\n\
+         until [ -e \"$STANDIN/taken\" ]; do sleep 0.02; done\n\
+         with_number \"$(cat \"$STANDIN/taker\")\" {CALL}"
+    );
+    assert_number_proves_nothing(&f, &script);
+}
+
+#[test]
+fn process_with_the_number_of_one_that_took_a_lock_is_not_shown_as_the_holder() {
+    let f = fixture();
+    f.buildlock(["path", "env:a"]).run().assert_code(0);
+    let script = "lock=$(buildlock path env:a)\n\
+         sh -c 'exec 9<\"$0\"; flock 9 & echo $! >\"$STANDIN/taker\"; wait; echo >\"$STANDIN/taken\"; \
+         sleep 600' \"$lock\" &\n\
+         until [ -e \"$STANDIN/taken\" ]; do sleep 0.02; done\n\
+         with_number \"$(cat \"$STANDIN/taker\")\" buildlock status";
+    let Some(status) = with_number_reused(&f, script) else { return };
+    status.assert_code(0);
+    let table = String::from_utf8(status.stdout.clone()).unwrap();
+    let taker = f.wait_for_file("taker");
+    let line = table.lines().find(|line| line.contains(taker.trim()));
+    assert!(line.is_some_and(|line| !line.contains("root")), "{table}");
+}
+
 #[test]
 fn environment_and_record_of_a_holder_do_not_make_a_stranger_its_child() {
     let f = fixture();
@@ -512,4 +607,35 @@ fn call_in_a_script_that_took_the_lock_itself_does_not_wait_for_the_script() {
                   buildlock -w 5s -t env:a -- docker build -t env:a .";
     f.program("sh").args(["-c", script]).run().assert_code(0);
     assert_eq!(f.build_count("env:a"), 1);
+}
+
+#[test]
+fn wrapper_that_calls_buildlock_again_is_told_which_program_to_name() {
+    let f = Fixture::new();
+    // In front of the stand-in, under the same name.
+    fs::create_dir(f.path("wrappers")).unwrap();
+    let buildlock = assert_cmd::cargo::cargo_bin!("buildlock").display();
+    let wrapper = format!(
+        "#!/bin/sh\n[ \"$1\" = build ] || exec {docker} \"$@\"\necho called >>\"$STANDIN/called\"\n\
+         exec {buildlock} -- docker \"$@\"\n",
+        docker = f.path("bin/docker").display()
+    );
+    f.write_executable("wrappers/docker", &wrapper);
+    let path = format!("{}:{}", f.path("wrappers").display(), f.search_path().display());
+    let call = f.program(f.path("wrappers/docker")).args(["build", "-t", "env:abc", "."]);
+    let done = call.env("PATH", &path).run();
+    done.assert_code(125).assert_stderr("a wrapper that calls buildlock again");
+    // Another docker in PATH, and no script if there is one.
+    done.assert_stderr_matches("as in: buildlock -- /[^ ]*/docker \\.\\.\\.");
+    done.assert_no_stderr("wrappers/docker ...");
+    assert_eq!(f.lines("called").len(), 2, "{done}");
+    assert_eq!(f.build_count("env:abc"), 0);
+
+    // Other words, or another folder, are another call.
+    let inner = format!("{buildlock} -t env:abc -- sh build.sh");
+    f.write_executable("work/build.sh", "docker build -t env:abc .");
+    f.write_executable("images/build.sh", "docker build -t env:abc .");
+    let outer = format!("cd {} && {inner}", f.path("images").display());
+    let outer = f.buildlock(["-t", "env:abc", "--", "sh", "-c", &outer]).run();
+    outer.assert_code(0).assert_no_stderr("a wrapper");
 }

@@ -536,3 +536,57 @@ fn failure_of_another_image_under_the_same_named_lock_is_not_shared() {
     other.wait().assert_code(0);
     assert_eq!(f.build_count("env:b"), 1);
 }
+
+#[test]
+fn image_of_another_command_or_folder_is_warned_of() {
+    let other = ["docker", "build", "-f", "Dockerfile.other", "-t", "env:abc", "."];
+    let same = ["docker", "build", "-t", "env:abc", "."];
+    for (words, folder, warns) in
+        [(&other[..], "work", true), (&same, "images", true), (&same, "work", false)]
+    {
+        for quiet in [false, true] {
+            let f = Fixture::new();
+            f.hold_builds();
+            let first = f.buildlock(["--"]).args(same).start();
+            f.wait_for_builds(1);
+            let args = if quiet { &["-q", "--"][..] } else { &["--"] };
+            let second = f.buildlock(args).args(words).current_dir(f.path(folder)).start();
+            f.wait_for_waiters(&f.lock_file("env:abc"), 1);
+            f.release_builds();
+            first.wait().assert_code(0).assert_no_stderr("may not be the one wanted");
+            let second = second.wait();
+            second.assert_code(0);
+            if !warns {
+                second.assert_no_stderr("may not be the one wanted");
+                continue;
+            }
+            let theirs = format!("{} (in {}", same.join(" "), f.work_dir().display());
+            let ours = format!("{} (in {}", words.join(" "), f.path(folder).display());
+            second.assert_stderr("warning").assert_stderr(&theirs).assert_stderr(&ours);
+        }
+    }
+}
+
+#[test]
+fn failure_of_another_command_that_is_shared_is_warned_of() {
+    let other = ["docker", "build", "-f", "Dockerfile.other", "-t", "env:abc", "."];
+    for (words, warns) in [(&other[..], true), (&["docker", "build", "-t", "env:abc", "."], false)]
+    {
+        let f = Fixture::new();
+        f.steer("STANDIN_BUILD_STATUS=3");
+        f.hold_builds();
+        let first = f.buildlock(["--"]).args(words).start();
+        f.wait_for_builds(1);
+        let waiter = f.docker_build("env:abc").env("BUILDLOCK_ON_FAILURE", "share").start();
+        f.wait_for_waiters(&f.lock_file("env:abc"), 1);
+        f.release_builds();
+        first.wait().assert_code(3);
+        let waiter = waiter.wait();
+        waiter.assert_code(3);
+        assert_eq!(f.build_count("env:abc"), 1, "{}", f.scene());
+        match warns {
+            true => waiter.assert_stderr("the failure may not be the one wanted here"),
+            false => waiter.assert_no_stderr("may not be the one wanted"),
+        };
+    }
+}

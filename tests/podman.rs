@@ -7,14 +7,14 @@ mod engine;
 #[path = "engine/registry.rs"]
 mod registry;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use common::{Finished, Fixture, Invocation, Running};
-use engine::{all_output, count, root_archive, skip, static_busybox};
+use engine::{all_output, count, debian13, root_archive, skip, static_busybox};
 use registry::{AUTH, Registry};
 
 const BASE: &str = "localhost/buildlock-test-base:1";
@@ -22,41 +22,62 @@ const BASE: &str = "localhost/buildlock-test-base:1";
 /// Podman with storage of its own.
 struct Podman {
     f: Fixture,
+    place: Place,
 }
 
-/// Where podman runs here, a test with it; a line to say so where it does not.
-fn with_podman(test: impl FnOnce(&Podman)) {
-    static USABLE: OnceLock<Result<(), String>> = OnceLock::new();
-    let usable = USABLE.get_or_init(|| {
-        let quiet = |words: &[&str]| {
-            let mut podman = Command::new("podman");
-            podman.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-            podman.status().is_ok_and(|status| status.success())
-        };
-        if !quiet(&["--version"]) {
-            return Err("podman is not installed".to_owned());
+/// Which podman.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// The one in PATH.
+    Machine,
+    Debian13,
+}
+
+/// A test with each podman that runs here; a line to say so where one does not.
+fn with_podman(test: impl Fn(&Podman)) {
+    static USABLE: [OnceLock<Result<(), String>>; 2] = [OnceLock::new(), OnceLock::new()];
+    for place in [Place::Machine, Place::Debian13] {
+        match USABLE[place as usize].get_or_init(|| is_usable(place)) {
+            Ok(()) => test(&Podman::new(place).unwrap()),
+            // Only a podman that answers has to be good for something.
+            Err(reason) if reason.contains("cannot build") => skip(reason),
+            Err(reason) => common::skip(reason),
         }
-        if !quiet(&["info"]) {
-            return Err("podman cannot run here".to_owned());
-        }
-        if static_busybox().is_none() {
-            return Err("no static busybox to make a base image from".to_owned());
-        }
-        let built = Podman::new().and_then(|podman| podman.try_build());
-        built.map_err(|error| format!("podman cannot build here: {}", error.replace('\n', " ")))
-    });
-    match usable {
-        Ok(()) => test(&Podman::new().unwrap()),
-        // Only a podman that answers has to be good for something.
-        Err(reason) if reason.starts_with("podman cannot build") => skip(reason),
-        Err(reason) => common::skip(reason),
     }
 }
 
+fn is_usable(place: Place) -> Result<(), String> {
+    if let Place::Debian13 = place {
+        debian13::words_in_front(Path::new("/"))?;
+    }
+    if static_busybox().is_none() {
+        return Err("no static busybox to make a base image from".to_owned());
+    }
+    let podman = Podman::empty(place);
+    for (words, reason) in [("--version", "is not installed"), ("info", "cannot run here")] {
+        if !podman.ask([words]).status.success() {
+            return Err(format!("podman {reason} ({place:?})"));
+        }
+    }
+    let built = Podman::new(place).and_then(|podman| podman.try_build());
+    built.map_err(|error| format!("podman ({place:?}) cannot build: {}", error.replace('\n', " ")))
+}
+
 impl Podman {
-    /// An empty storage with the base image.
-    fn new() -> Result<Self, String> {
-        let podman = Self { f: Fixture::new() };
+    /// An empty storage.
+    fn empty(place: Place) -> Self {
+        let podman = Self { f: Fixture::new(), place };
+        // The defaults ask for more open files and processes, and another kind of control groups,
+        // than every machine for tests allows.
+        let limits = r#"default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]"#;
+        let containers = format!("[containers]\n{limits}\n[engine]\nruntime = \"runc\"\n");
+        fs::write(podman.f.path("containers.conf"), containers).unwrap();
+        podman
+    }
+
+    /// A storage with the base image.
+    fn new(place: Place) -> Result<Self, String> {
+        let podman = Self::empty(place);
         let archive = podman.f.path("root.tar");
         fs::write(&archive, root_archive()).unwrap();
         let output = podman.ask(["import", archive.to_str().unwrap(), BASE]);
@@ -82,10 +103,28 @@ impl Podman {
         words
     }
 
+    fn words_in_front(&self) -> Vec<OsString> {
+        match self.place {
+            Place::Machine => Vec::new(),
+            Place::Debian13 => debian13::words_in_front(&self.f.work_dir()).unwrap(),
+        }
+    }
+
+    fn variables(&self) -> Vec<(&'static str, OsString)> {
+        match self.place {
+            Place::Machine => Vec::new(),
+            Place::Debian13 => vec![
+                ("CONTAINERS_CONF", self.f.path("containers.conf").into()),
+                ("PODMAN_IGNORE_CGROUPSV1_WARNING", "1".into()),
+            ],
+        }
+    }
+
     /// What the test itself asks of podman.
     fn ask<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Output {
         let mut podman = Command::new("timeout");
-        podman.args(["--kill-after", "5", "60"]).args(self.flags()).args(args);
+        podman.args(["--kill-after", "5", "60"]).args(self.words_in_front());
+        podman.args(self.flags()).args(args).envs(self.variables());
         podman.stdin(Stdio::null()).output().unwrap()
     }
 
@@ -114,10 +153,44 @@ impl Podman {
         words
     }
 
+    /// A program where podman is.
+    fn program(&self, program: impl AsRef<OsStr>) -> Invocation<'_> {
+        let mut words = self.words_in_front();
+        words.push(program.as_ref().to_owned());
+        let invocation = self.f.program(&words[0]).args(&words[1..]);
+        self.variables().into_iter().fold(invocation, |it, (name, value)| it.env(name, value))
+    }
+
     /// `buildlock ARGS` with the real programs in PATH, logging JSON.
     fn buildlock<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Invocation<'_> {
         let path = std::env::var_os("PATH").unwrap_or_default();
-        self.f.buildlock(["--log-format", "json"]).args(args).env("PATH", path)
+        let buildlock = self.program(assert_cmd::cargo::cargo_bin!("buildlock"));
+        buildlock.args(["--log-format", "json"]).args(args).env("PATH", path)
+    }
+
+    /// `buildah ... build -t TAG CONTEXT`, with podman's storage.
+    fn buildah_words(&self, tag: &str, context: &Path) -> Vec<String> {
+        self.buildah_words_with("root", tag, context)
+    }
+
+    /// The same with a storage of this name.
+    fn buildah_words_with(&self, root: &str, tag: &str, context: &Path) -> Vec<String> {
+        let at = |name: &str| self.f.path("storage").join(name).to_str().unwrap().to_owned();
+        let (root, run) = (at(root), at("run"));
+        let context = context.to_str().unwrap();
+        let storage = ["--root", &root, "--runroot", &run, "--storage-driver", "vfs"];
+        // Needs no runtime for containers, and takes the host's network only.
+        let how = ["--isolation", "chroot", "--no-cache"];
+        let words = [&["buildah"], &storage[..], &["build"], &how, &["-t", tag, context]].concat();
+        words.into_iter().map(str::to_owned).collect()
+    }
+
+    /// A folder with a Dockerfile whose last step goes on when [`engine::end_steps`] is called with
+    /// the text that is returned too.
+    fn held_recipe(&self) -> (PathBuf, String) {
+        // A number of seconds that no other process on this machine sleeps.
+        let marker = format!("600.00{}", fastrand::u32(100_000_000..));
+        (self.recipe(&format!("sleep {marker}; true")), marker)
     }
 
     fn build(&self, tag: &str, context: &Path) -> Invocation<'_> {
@@ -167,6 +240,23 @@ fn eight_processes_on_one_missing_tag_build_it_once() {
 }
 
 #[test]
+fn skip_gives_the_id_that_podmans_build_has_given() {
+    with_podman(|podman| {
+        let id_file = podman.f.path("work/id");
+        let mut words = podman.build_words("env:abc", &podman.recipe("true"));
+        let at = words.iter().position(|word| word == "build").unwrap() + 1;
+        let options = ["-q", "--iidfile", id_file.to_str().unwrap()];
+        words.splice(at..at, options.map(str::to_owned));
+        let built = podman.buildlock(["--"]).args(&words).run();
+        built.assert_code(0).assert_stderr("\"built\"");
+        let written = fs::read_to_string(&id_file).unwrap();
+        let skipped = podman.buildlock(["--"]).args(&words).run();
+        skipped.assert_code(0).assert_stderr("\"present\"").assert_stdout(&built.stdout);
+        assert_eq!(fs::read_to_string(&id_file).unwrap(), written, "{skipped}");
+    });
+}
+
+#[test]
 fn failing_build_ends_with_podmans_status() {
     with_podman(|podman| {
         let context = podman.recipe("exit 7");
@@ -192,6 +282,30 @@ fn image_of_the_same_name_in_another_domain_does_not_count() {
         assert!(tagged.status.success(), "{tagged:?}");
         let run = podman.build("env:abc", &podman.recipe("exit 9")).run();
         run.assert_code(0).assert_stderr("\"present\"").assert_no_stderr("\"building\"");
+    });
+}
+
+#[test]
+fn manifest_list_is_present_for_the_platforms_that_it_has() {
+    with_podman(|podman| {
+        let context = podman.recipe("true");
+        fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
+        let build = |platform: &str| {
+            let mut words = podman.flags();
+            // What is cached has the platform it was built for first.
+            words.extend(["build", "--no-cache", "--platform", platform].map(str::to_owned));
+            words.extend(["--manifest", "list:1"].map(str::to_owned));
+            words.push(context.to_str().unwrap().to_owned());
+            podman.buildlock(["--"]).args(words).run()
+        };
+        // `podman image exists` says no of a list that has no image for this machine.
+        for platform in ["linux/s390x", "linux/ppc64le"] {
+            let first = build(platform);
+            first.assert_code(0).assert_stderr("\"built\"");
+            let again = build(platform);
+            again.assert_code(0).assert_stderr("\"present\"").assert_no_stderr("\"building\"");
+        }
+        build("linux/s390x").assert_code(0).assert_stderr("\"present\"");
     });
 }
 
@@ -243,7 +357,8 @@ fn podman_under_the_name_of_docker_builds_once() {
         let context = podman.recipe("sleep 2");
         let start = || {
             let words = ["--log-format", "json", "--", "docker", "build", "--network", "none"];
-            podman.f.buildlock(words).args(["--no-cache", "-t", "env:abc"]).arg(&context).start()
+            let buildlock = podman.program(assert_cmd::cargo::cargo_bin!("buildlock")).args(words);
+            buildlock.args(["--no-cache", "-t", "env:abc"]).arg(&context).start()
         };
         let running: Vec<_> = (0..4).map(|_| start()).collect();
         let ended: Vec<Finished> = running.into_iter().map(Running::wait).collect();
@@ -256,21 +371,117 @@ fn podman_under_the_name_of_docker_builds_once() {
     });
 }
 
+/// A test with each podman, if buildah is beside it.
+fn with_buildah(test: impl Fn(&Podman)) {
+    with_podman(|podman| {
+        let version = podman.program("buildah").arg("--version").run();
+        match version.status.success() {
+            true => test(podman),
+            false => skip(&format!("buildah is not installed ({:?})", podman.place)),
+        }
+    });
+}
+
+#[test]
+fn buildah_builds_once_and_skips_afterwards() {
+    with_buildah(|podman| {
+        let (context, marker) = podman.held_recipe();
+        let words = podman.buildah_words("env:abc", &context);
+        let start = || podman.buildlock(["--"]).args(&words).start();
+        let mut running = vec![start()];
+        podman.f.wait_for("the build step", || engine::runs_step(&marker));
+        running.extend((0..2).map(|_| start()));
+        podman.f.wait_for_waiters(&podman.f.lock_file("localhost/env:abc"), 2);
+        engine::end_steps(&marker);
+        let ended: Vec<Finished> = running.into_iter().map(Running::wait).collect();
+        for run in &ended {
+            run.assert_code(0);
+        }
+        assert_eq!(count(&ended, "building"), 1, "{}", all_output(&ended));
+        assert_eq!(count(&ended, "present"), 2, "{}", all_output(&ended));
+        assert!(podman.has("localhost/env:abc"));
+        assert_eq!(podman.image_count(), 1, "{}", all_output(&ended));
+        start().wait().assert_code(0).assert_stderr("\"present\"").assert_no_stderr("\"building\"");
+    });
+}
+
+#[test]
+fn podman_and_buildah_have_one_lock_for_one_image() {
+    with_buildah(|podman| {
+        let (context, marker) = podman.held_recipe();
+        let first = podman.build("env:abc", &context).start();
+        podman.f.wait_for("the build step", || engine::runs_step(&marker));
+        let words = podman.buildah_words("localhost/env:abc", &context);
+        let second = podman.buildlock(["--"]).args(words).start();
+        podman.f.wait_for_waiters(&podman.f.lock_file("localhost/env:abc"), 1);
+        engine::end_steps(&marker);
+        first.wait().assert_code(0).assert_stderr("\"built\"");
+        let second = second.wait();
+        second.assert_code(0).assert_stderr("\"present\"").assert_no_stderr("\"building\"");
+    });
+}
+
+#[test]
+fn image_is_looked_up_in_the_storage_that_buildah_names() {
+    with_buildah(|podman| {
+        let context = podman.recipe("true");
+        fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
+        let build = |root: &str| {
+            let words = podman.buildah_words_with(root, "env:abc", &context);
+            podman.buildlock(["--"]).args(words).run()
+        };
+        build("root").assert_code(0).assert_stderr("\"built\"");
+        build("other").assert_code(0).assert_stderr("\"built\"");
+        for root in ["root", "other"] {
+            let run = build(root);
+            run.assert_code(0).assert_stderr("\"present\"").assert_no_stderr("\"building\"");
+        }
+    });
+}
+
+#[test]
+fn skip_gives_the_id_that_buildahs_build_has_given() {
+    with_buildah(|podman| {
+        let id_file = podman.f.path("work/id");
+        let context = podman.recipe("true");
+        let with_file = ["--iidfile", id_file.to_str().unwrap()];
+        for (n, options) in [&["-q"][..], &with_file].into_iter().enumerate() {
+            let mut words = podman.buildah_words(&format!("env:{n}"), &context);
+            let at = words.iter().position(|word| word == "build").unwrap() + 1;
+            words.splice(at..at, options.iter().map(|&option| option.to_owned()));
+            let run = || {
+                let run = podman.buildlock(["--"]).args(&words).run();
+                run.assert_code(0);
+                let id = if n == 0 { run.stdout.clone() } else { fs::read(&id_file).unwrap() };
+                (run, id)
+            };
+            let (built, id) = run();
+            built.assert_stderr("\"built\"");
+            assert!(!id.is_empty(), "{built}");
+            let (skipped, same) = run();
+            skipped.assert_stderr("\"present\"").assert_no_stderr("\"building\"");
+            assert_eq!(same, id, "{skipped}");
+        }
+    });
+}
+
 /// A test with podman and a registry, if skopeo is there to ask it.
-fn with_registry(start: impl Fn() -> Option<Registry>, test: impl FnOnce(&Podman, Registry)) {
+fn with_registry(start: impl Fn() -> Option<Registry>, test: impl Fn(&Podman, Registry)) {
     let has_skopeo = Command::new("skopeo").arg("--version").output().is_ok();
-    match start() {
-        _ if !has_skopeo => common::skip("skopeo is not installed"),
+    if !has_skopeo {
+        return common::skip("skopeo is not installed");
+    }
+    with_podman(|podman| match start() {
         None => common::skip("docker-registry is not installed"),
-        Some(registry) => with_podman(|podman| {
+        Some(registry) => {
             let folder = podman.f.path("home/.config/containers");
             fs::create_dir_all(&folder).unwrap();
             let address = registry.address();
             let text = format!("[[registry]]\nlocation = \"{address}\"\ninsecure = true\n");
             fs::write(folder.join("registries.conf"), text).unwrap();
             test(podman, registry);
-        }),
-    }
+        }
+    });
 }
 
 impl Podman {
@@ -289,7 +500,7 @@ impl Podman {
 
     fn push(&self, tag: &str) {
         let words = self.flags();
-        let push = self.with_home(self.f.program(&words[0]).args(&words[1..]));
+        let push = self.with_home(self.program(&words[0]).args(&words[1..]));
         push.args(["push", "-q", tag]).run().assert_code(0);
     }
 
@@ -335,7 +546,8 @@ fn what_podman_has_itself_does_not_count_where_the_registry_is_asked() {
         }
 
         let run = podman.look(&image, &podman.recipe("true"));
-        run.assert_code(125).assert_stderr_matches("in the registry.*COMMAND does not push");
+        run.assert_code(125)
+            .assert_stderr_matches("in the registry.*the build command does not push");
 
         let words = podman.flags().join(" ");
         let context = podman.recipe("true");

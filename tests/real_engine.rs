@@ -6,12 +6,15 @@
 mod common;
 #[path = "engine/mod.rs"]
 mod engine;
+#[path = "engine/fake.rs"]
+mod fake;
 #[path = "engine/relay.rs"]
 mod relay;
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
@@ -20,6 +23,7 @@ use engine::{
     Recipe, Site, all_output, count, descendants, events, for_each_builder, for_each_client, pause,
     program_name, skip, with_a_client,
 };
+use fake::{FakeEngine, found, response, send};
 use relay::Relay;
 
 /// Starts that many processes for one missing tag, and checks that one of them built.
@@ -62,13 +66,19 @@ fn eight_tags_are_built_in_parallel() {
     for_each_builder(|site| {
         let tags: Vec<_> = (0..8).map(|n| site.tag(&format!("parallel-{n}"))).collect();
         // A recipe each: BuildKit makes one image of builds that are the same.
-        let start = |tag: &String| site.docker_build(tag, &site.slow_recipe(2, "true")).start();
-        let running: Vec<_> = tags.iter().map(start).collect();
+        let recipes: Vec<_> = tags.iter().map(|_| site.slow_recipe(600, "true")).collect();
+        let start = |(tag, recipe): (&String, _)| site.docker_build(tag, recipe).start();
+        let mut running: Vec<_> = tags.iter().zip(&recipes).map(start).collect();
         for run in &running {
             run.wait_for_stderr("\"building\"");
         }
         let done = running.iter().filter(|run| run.stderr().contains("\"built\"")).count();
         assert_eq!(done, 0, "a build had ended before the last began\n{}", site.f.scene());
+        site.f.wait_for("the end of all builds", || {
+            pause();
+            recipes.iter().for_each(|recipe| site.end_step(recipe));
+            running.iter_mut().all(Running::has_ended)
+        });
 
         let ended: Vec<_> = running.into_iter().map(Running::wait).collect();
         for (run, tag) in ended.iter().zip(&tags) {
@@ -84,13 +94,14 @@ fn eight_tags_are_built_in_parallel() {
 fn waiter_skips_build_once_image_exists() {
     for_each_builder(|site| {
         let tag = site.tag("skip");
-        let (recipe, broken) = (site.slow_recipe(2, "true"), site.recipe("exit 9"));
+        let (recipe, broken) = (site.slow_recipe(600, "true"), site.recipe("exit 9"));
         let first = site.docker_build(&tag, &recipe).start();
         site.wait_for_step(&recipe);
         let waiter = site.docker_build(&tag, &broken).start();
         waiter.wait_for_stderr("\"waiting\"");
         assert!(site.engine_runs(&recipe), "the build was over too early\n{}", site.f.scene());
 
+        site.end_step(&recipe);
         let first = first.wait();
         first.assert_code(0);
         let waiter = waiter.wait();
@@ -117,8 +128,27 @@ fn stdout_is_the_clients_alone() {
         words.insert(2, "--quiet".to_owned());
         let run = site.buildlock(["--"]).args(&words).run();
         run.assert_code(0).assert_stdout(format!("{}\n", site.image_id(&tag).unwrap()));
+        words.retain(|word| word != "--quiet");
         let skipped = site.buildlock(["--"]).args(&words).run();
         skipped.assert_code(0).assert_stdout("").assert_stderr("\"present\"");
+    });
+}
+
+#[test]
+fn skip_gives_the_id_that_the_build_has_given() {
+    for_each_builder(|site| {
+        let tag = site.tag("id");
+        let id_file = site.f.path("work/id");
+        let mut words = site.build_words(&tag, &site.quick_recipe());
+        let options = ["--quiet", "--iidfile", id_file.to_str().unwrap()];
+        words.splice(2..2, options.map(str::to_owned));
+        let built = site.buildlock(["--"]).args(&words).run();
+        built.assert_code(0).assert_stderr("\"built\"");
+        let written = fs::read_to_string(&id_file).unwrap();
+        let skipped = site.buildlock(["--"]).args(&words).run();
+        skipped.assert_code(0).assert_stderr("\"present\"").assert_stdout(&built.stdout);
+        // With --quiet, the old builder ends the line.
+        assert_eq!(fs::read_to_string(&id_file).unwrap(), written.trim_end(), "{skipped}");
     });
 }
 
@@ -126,12 +156,13 @@ fn stdout_is_the_clients_alone() {
 /// the two.
 fn first_fails_while_second_waits(site: &Site, options: &[&str]) -> (Finished, Finished, String) {
     let tag = site.tag("fails");
-    let (broken, whole) = (site.slow_recipe(2, "exit 7"), site.quick_recipe());
+    let (broken, whole) = (site.slow_recipe(600, "exit 7"), site.quick_recipe());
     let first = site.buildlock(options).arg("--").args(site.build_words(&tag, &broken)).start();
     site.wait_for_step(&broken);
     let second = site.buildlock(options).arg("--").args(site.build_words(&tag, &whole)).start();
     second.wait_for_stderr("\"waiting\"");
     assert!(site.engine_runs(&broken), "the build was over too early\n{}", site.f.scene());
+    site.end_step(&broken);
     (first.wait(), second.wait(), tag)
 }
 
@@ -173,7 +204,7 @@ fn forced_builds_of_an_existing_image_run_one_at_a_time() {
         site.docker_build(&tag, &site.recipe("true")).run().assert_code(0);
         let before = site.image_id(&tag).unwrap();
 
-        let recipes = [site.slow_recipe(1, "true"), site.slow_recipe(1, "true")];
+        let recipes = [site.slow_recipe(600, "true"), site.slow_recipe(600, "true")];
         let mut running = recipes.each_ref().map(|recipe| {
             site.buildlock(["--force", "--"]).args(site.build_words(&tag, recipe)).start()
         });
@@ -183,7 +214,12 @@ fn forced_builds_of_an_existing_image_run_one_at_a_time() {
             pause();
             assert_ne!(now, [true, true], "both at once\n{}", site.f.scene());
             seen = [seen[0] || now[0], seen[1] || now[1]];
-            running.iter_mut().all(|run| run.has_ended())
+            // The first one goes on once the second waits for it.
+            if running.iter().any(|run| run.stderr().contains("\"waiting\"")) {
+                let seen_now = recipes.iter().zip(now).filter(|&(_, is_running)| is_running);
+                seen_now.for_each(|(recipe, _)| site.end_step(recipe));
+            }
+            running.iter_mut().all(Running::has_ended)
         });
         let ended = running.map(Running::wait);
         for run in &ended {
@@ -192,7 +228,8 @@ fn forced_builds_of_an_existing_image_run_one_at_a_time() {
         assert_eq!(seen, [true, true], "{}", all_output(&ended));
         assert!(count(&ended, "waiting") > 0, "nobody waited\n{}", all_output(&ended));
         assert_ne!(site.image_id(&tag).unwrap(), before);
-        assert_eq!(site.image_count(), 3, "{}", all_output(&ended));
+        let images = if site.client.keeps_images_that_lose_their_tag() { 3 } else { 1 };
+        assert_eq!(site.image_count(), images, "{}", all_output(&ended));
     });
 }
 
@@ -249,7 +286,7 @@ fn next_build_waits_for_the_end_of_one_that_gets(site: &Site, signal: &str, word
     assert!(!clients.is_empty(), "{}", site.f.scene());
 
     // Looks for the first client before anything else. A zombie has no exe any more.
-    let next = site.slow_recipe(1, "true");
+    let next = site.slow_recipe(600, "true");
     let pids: String = clients.iter().map(|pid| format!(" {pid}")).collect();
     let script = format!(
         "for pid in{pids}; do [ ! -e /proc/$pid/exe ] || echo overlap >overlap; done\n\
@@ -266,19 +303,17 @@ fn next_build_waits_for_the_end_of_one_that_gets(site: &Site, signal: &str, word
     first.signal(signal);
     let first = first.wait();
     assert!(!first.status.success() || words.may_succeed, "{first}");
-    let mut seen = false;
-    let mut second = second;
-    site.f.wait_for("the end of the second build", || {
-        if site.engine_runs(&next) {
-            seen = true;
-            assert!(!site.engine_runs(&recipe), "the engine ran both\n{}", site.f.scene());
-        }
+    let (mut second, mut is_seen) = (second, false);
+    site.f.wait_for("the second build's step", || {
         pause();
-        second.has_ended()
+        is_seen = site.engine_runs(&next);
+        is_seen || second.has_ended()
     });
+    assert!(!is_seen || !site.engine_runs(&recipe), "the engine runs both\n{}", site.f.scene());
+    site.end_step(&next);
     let second = second.wait();
     second.assert_code(0);
-    assert!(seen || words.may_succeed, "the second build's step was not seen\n{first}\n{second}");
+    assert!(is_seen || words.may_succeed, "the second build did not run\n{first}\n{second}");
     let overlap = site.f.work_dir().join("overlap");
     assert!(!overlap.exists(), "began beside the first client\n{first}\n{second}");
     assert!(site.image_id(&tag).is_some(), "{second}");
@@ -380,7 +415,7 @@ fn looks_up_through(site: &Site, relay: &Relay, environment: &[(&str, &str)], fl
     let mut words = site.build_words(&tag, &site.quick_recipe());
     words.splice(1..1, flags.iter().map(|&flag| flag.to_owned()));
     let start = || {
-        let mut run = site.buildlock(["--"]).args(&words);
+        let mut run = site.buildlock(["--"]).args(&words).env_remove("DOCKER_HOST");
         for (name, value) in environment {
             run = run.env(name, value);
         }
@@ -473,6 +508,90 @@ fn engine_is_found_through_the_configurations_current_context() {
     });
 }
 
+/// An engine that has every image.
+fn engine_with_everything(socket: &Path) -> FakeEngine {
+    FakeEngine::start(socket, |_, head, stream| {
+        let ping = response("200 OK", "text/plain", "");
+        send(stream, if head.contains("_ping") { ping } else { found() });
+    })
+}
+
+#[test]
+fn dockers_client_and_buildlock_take_the_same_engine_from_odd_files() {
+    /// `config.json`, `meta.json` of the context m. A and B are engines of their own.
+    const FILES: [(&str, &str); 24] = [
+        (r#"{"CurrentContext":"m"}"#, r#"{"endpoints":{"docker":{"host":"A"}}}"#),
+        (
+            r#"{"currentContext":"n","CURRENTCONTEXT":"m"}"#,
+            r#"{"endpointſ":{"docker":{"HoſT":"A"}}}"#,
+        ),
+        (r#"{"CURRENTCONTEXT":"m","currentContext":"n"}"#, "{}"),
+        (r#"{"currentContext":"n","CurrentContext":""}"#, "{}"),
+        (r#"{"currentContext":"n","CurrentContext":null}"#, "{}"),
+        (r#"{"currentContext":"n","currentContext":7,"auths":[]}"#, "{}"),
+        (r#"{"currentContext":7}"#, "{}"),
+        (r#"{"currentContext":"n"} {"currentContext":"m"} x"#, "{}"),
+        (r#"{"currentContext":"n",}"#, "{}"),
+        (r#"{"currentContext":"gone"}"#, "{}"),
+        ("", "{}"),
+        ("[]", "{}"),
+        ("M", r#"{"Endpoints":{"Docker":{"Host":"A"}}}"#),
+        ("M", r#"{"Endpoints":{"docker":{"Host":"B","HOST":"A"}}}"#),
+        ("M", r#"{"Endpoints":{"docker":{"HOST":"B","Host":"A"},"docKer":{"Host":"B"}}}"#),
+        ("M", r#"{"Endpoints":{"docker":{"Host":"A","HOST":null}}}"#),
+        ("M", r#"{"Endpoints":{"docker":{"Host":"A"}},"ENDPOINTS":{"docker":{}}}"#),
+        ("M", r#"{"Endpoints":{"docker":{"Host":"A"}},"ENDPOINTS":{"x":{}}}"#),
+        ("M", r#"{"Endpoints":{"docker":{"Host":"A"}},"ENDPOINTS":null}"#),
+        ("M", r#"{"Endpoints":{"docker":{"Host":"A"},"docker":null}}"#),
+        ("M", r#"{"Endpoints":{"docker":{"Host":"A"}},"Metadata":7}"#),
+        ("M", r#"{"Endpoints":{"docker":{"Host":"A"}},"Name":"other"}"#),
+        ("M", r#"{"Endpoints":{"docker":{"Host":"A"}}} x"#),
+        ("M", "nonsense"),
+    ];
+    for_each_client(|site| {
+        let folder = site.f.path("config");
+        for name in ["m", "n"] {
+            fs::create_dir_all(folder.join("contexts/meta").join(sha256(name))).unwrap();
+        }
+        let write = |name: &str, text: &str| {
+            let meta = folder.join("contexts/meta").join(sha256(name)).join("meta.json");
+            fs::write(meta, text).unwrap();
+        };
+        let [a, b] = ["a", "b"].map(|name| engine_with_everything(&site.f.path(name)));
+        write("n", &format!(r#"{{"Endpoints":{{"docker":{{"Host":"{}"}}}}}}"#, b.endpoint()));
+        // Which engine has been asked since, or whether the one of this machine has, or none.
+        let asked = |since: (usize, usize), is_local: bool| {
+            let by = (a.heads().len() > since.0, b.heads().len() > since.1);
+            match by {
+                (true, false) => "a",
+                (false, true) => "b",
+                (false, false) if is_local => "this machine's",
+                (false, false) => "none",
+                (true, true) => "both",
+            }
+        };
+        let tag = site.tag("nowhere");
+        for (config, meta) in FILES {
+            let config = config.replace('M', r#"{"currentContext":"m"}"#);
+            fs::write(folder.join("config.json"), &config).unwrap();
+            let meta = meta.replace("\"A\"", &format!("{:?}", a.endpoint()));
+            write("m", &meta.replace("\"B\"", &format!("{:?}", b.endpoint())));
+
+            let before = (a.heads().len(), b.heads().len());
+            let words = ["image", "inspect", tag.as_str()];
+            let output = site.client.command(words).env("DOCKER_CONFIG", &folder).output().unwrap();
+            let complaint = String::from_utf8_lossy(&output.stderr).to_lowercase();
+            let dockers = asked(before, complaint.contains("no such image"));
+
+            let before = (a.heads().len(), b.heads().len());
+            let words = ["-t", &tag, "--", "sh", "-c", "exit 7"];
+            let run = site.buildlock(words).env("DOCKER_CONFIG", &folder).run();
+            let ours = asked(before, run.status.code() == Some(7));
+            assert_eq!(ours, dockers, "{config} {meta}\n{complaint}\n{run}");
+        }
+    });
+}
+
 #[test]
 fn engine_that_is_not_there_is_an_error_and_nothing_is_built() {
     for_each_client(|site| {
@@ -553,5 +672,119 @@ fn image_of_another_platform_does_not_count() {
         assert_eq!(platform(), "linux/amd64", "{other}");
         let again = site.buildlock(["--"]).args(words("linux/amd64")).run();
         again.assert_code(0).assert_stderr("\"present\"").assert_no_stderr("\"building\"");
+    });
+}
+
+#[test]
+fn image_for_one_platform_is_not_taken_for_one_for_several() {
+    let tried = AtomicUsize::new(0);
+    for_each_builder(|site| {
+        if !site.client.builds_for_several_platforms() {
+            return;
+        }
+        tried.fetch_add(1, Ordering::Relaxed);
+        let tag = site.tag("platforms");
+        let context = site.quick_recipe().context;
+        let build = |platforms: &str| {
+            let words = ["--", "docker", "build", "--platform", platforms, "-t", &tag];
+            site.buildlock(words).arg(&context).run()
+        };
+        build("linux/amd64").assert_code(0).assert_stderr("\"built\"");
+        build("linux/amd64").assert_code(0).assert_stderr("\"present\"");
+        // Docker 26 shows one platform, whatever there is.
+        for _ in 0..2 {
+            let both = build("linux/amd64,linux/arm64");
+            both.assert_code(0).assert_stderr("\"built\"").assert_stderr("does not say whether");
+        }
+    });
+    if tried.into_inner() == 0 {
+        skip("no engine here makes images for several platforms");
+    }
+}
+
+/// A call in a container that has the engine's socket.
+struct InContainer<'s> {
+    site: &'s Site,
+    socket: PathBuf,
+    tag: String,
+    recipe: Recipe,
+}
+
+impl<'s> InContainer<'s> {
+    fn new(site: &'s Site, name: &str) -> Option<Self> {
+        let Some(socket) = site.client.socket() else {
+            skip("the engine does not listen on a socket of this machine");
+            return None;
+        };
+        Some(Self { site, socket, tag: site.tag(name), recipe: site.quick_recipe() })
+    }
+
+    /// Builds the tag with this lock folder and these folders of the machine, in a container without
+    /// docker's mark.
+    fn build(&self, lock_dir: &str, mounts: &[&str], options: &str) -> Output {
+        let context = self.recipe.context.display().to_string();
+        let buildlock = assert_cmd::cargo::cargo_bin!("buildlock").display().to_string();
+        let mut words: Vec<String> = ["run", "--rm", "--network", "none"].map(str::to_owned).into();
+        let mut mount = |from: &str, to: &str, how: &str| {
+            words.extend(["-v".to_owned(), format!("{from}:{to}:{how}")]);
+        };
+        mount(&self.socket.display().to_string(), "/var/run/docker.sock", "rw");
+        mount(&buildlock, "/bin/buildlock", "ro");
+        mount(&self.site.client.file().display().to_string(), "/bin/docker", "ro");
+        mount(&context, &context, "ro");
+        // The programs' libraries, and what loads them.
+        let libraries = ["/lib", "/lib64"].into_iter().filter(|folder| Path::new(folder).exists());
+        libraries.for_each(|folder| mount(folder, folder, "ro"));
+        mounts.iter().for_each(|folder| mount(folder, folder, "rw"));
+        let script = format!(
+            "busybox rm -f /.dockerenv
+             export BUILDLOCK_DIR={lock_dir} DOCKER_BUILDKIT=0
+             exec buildlock {options} -- {}",
+            self.site.build_words(&self.tag, &self.recipe).join(" ")
+        );
+        words.extend([self.site.base(), "sh", "-c", &script].map(str::to_owned));
+        self.site.client.docker(words)
+    }
+}
+
+fn output_of(done: &Output) -> String {
+    let [stdout, stderr] = [&done.stdout, &done.stderr].map(|it| String::from_utf8_lossy(it));
+    format!("{stdout}{stderr}")
+}
+
+#[test]
+fn lock_folder_that_only_a_container_has_is_warned_of_without_the_mark_of_one() {
+    for_each_client(|site| {
+        for (n, lock_dir) in ["/tmp/buildlock", "/own/locks"].into_iter().enumerate() {
+            let Some(container) = InContainer::new(site, &format!("own-{n}")) else { return };
+            let done = container.build(lock_dir, &[], "");
+            let output = output_of(&done);
+            let warning = format!("does not see the lock folder {lock_dir}, which is this");
+            assert!(output.contains(&warning), "{output}");
+            assert!(done.status.success(), "{output}");
+            assert!(site.image_id(&container.tag).is_some(), "{output}");
+        }
+    });
+}
+
+#[test]
+fn lock_folder_of_the_machine_excludes_containers_and_is_not_warned_of() {
+    for_each_client(|site| {
+        let Some(container) = InContainer::new(site, "shared") else { return };
+        let folder = site.f.lock_dir().display().to_string();
+        let held = site.f.hold_lock(&site.f.lock_file(&container.tag));
+        let build = |options| {
+            let done = container.build(&folder, &[&folder], options);
+            let output = output_of(&done);
+            assert!(!output.contains("lock folder"), "{output}");
+            (done.status.code(), output)
+        };
+        let (status, output) = build("--timeout 0s");
+        assert_eq!(status, Some(124), "{output}");
+        assert_eq!(site.image_id(&container.tag), None, "{output}");
+        drop(held);
+        let (status, output) = build("");
+        assert_eq!(status, Some(0), "{output}");
+        assert!(site.image_id(&container.tag).is_some(), "{output}");
     });
 }

@@ -7,6 +7,8 @@ mod common;
 mod engine;
 #[path = "engine/fake.rs"]
 mod fake;
+#[path = "common/hang.rs"]
+mod hang;
 #[path = "engine/registry.rs"]
 mod registry;
 
@@ -15,6 +17,7 @@ use std::time::{Duration, Instant};
 use common::Fixture;
 use engine::for_one_client;
 use fake::{FakeEngine, fixture, found, send, socket, stay_silent};
+use hang::Hang;
 use registry::{OddRegistry, Says};
 
 const TAG: &str = "env:abc";
@@ -102,4 +105,16 @@ fn registry_that_never_answers_is_an_error() {
         assert!(!site.f.work_dir().join("built").exists(), "{run}");
         assert!(odd.asked() > 0, "{run}");
     });
+}
+
+#[ignore = "takes half a minute: make test-scale"]
+#[test]
+fn client_that_hangs_while_it_is_executed_is_an_error() {
+    let f = Fixture::new();
+    // Of its own, for all tests share the stand-in.
+    std::fs::remove_file(f.path("bin/docker")).unwrap();
+    let stand_in = std::fs::read_to_string(common::stand_in()).unwrap();
+    let Some(_hang) = Hang::of_execution(&f.install_script("docker", &stand_in)) else { return };
+    let done = f.buildlock(["-t", TAG, "--", "false"]).start().wait_within(SILENCE);
+    done.assert_code(125).assert_stderr("did not answer within 30s");
 }

@@ -159,6 +159,32 @@ fn status_does_not_take_a_foreign_holder_for_the_one_in_the_record() {
 }
 
 #[test]
+fn folder_in_a_record_is_a_claim_unless_the_holder_runs_there() {
+    let f = Fixture::new();
+    f.hold_builds();
+    let build = f.docker_build(TAG).start();
+    f.wait_for_builds(1);
+    let holder = || json(&f)[0]["holder"].clone();
+    let true_one = holder();
+    assert_eq!(true_one["directory"], f.work_dir().to_str().unwrap(), "{true_one}");
+    assert_ne!(true_one["claimed"], true, "{true_one}");
+
+    let lock = f.lock_file(TAG);
+    let mut record: Value = serde_json::from_str(&fs::read_to_string(&lock).unwrap()).unwrap();
+    record["directory"] = "/elsewhere".into();
+    fs::write(&lock, format!("{record}\n")).unwrap();
+    assert_eq!(holder()["claimed"], true, "{}", holder());
+
+    let waiter = f.docker_build(TAG).start();
+    f.wait_for_waiters(&lock, 1);
+    f.release_builds();
+    build.wait().assert_code(0);
+    let waiter = waiter.wait();
+    waiter.assert_code(0).assert_stderr("ran, by its own account, docker build");
+    waiter.assert_stderr("(in /elsewhere)");
+}
+
+#[test]
 fn status_leaves_out_stale_records_of_locks_that_nobody_holds() {
     let f = Fixture::new();
     let lock = f.lock_file(TAG);

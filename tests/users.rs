@@ -262,3 +262,47 @@ fn user_who_may_not_write_the_folder_can_use_the_files_in_it() {
     as_other_user(&f, &program).args(words).run().assert_code(0);
     assert_eq!(f.build_count(TAG), 1);
 }
+
+/// An ordinary user may not look at root's descriptors, so the holder's name has to be asked for.
+#[test]
+fn build_of_root_by_another_command_is_warned_of_where_only_warnings_are_wanted() {
+    if !is_root() || !has("setpriv") {
+        return;
+    }
+    let f = Fixture::new();
+    let program = open_to_everybody(&f);
+    f.hold_builds();
+    let words = ["--", "docker", "build", "-f", "Dockerfile.other", "-t", TAG, "."];
+    let build = f.buildlock(words).start();
+    f.wait_for_builds(1);
+    let waiter =
+        as_other_user(&f, &program).args(["-t", TAG, "--", "docker", "build", "-t", TAG, "."]);
+    // As -q does, but for what tells that the name is known.
+    let waiter = waiter.env("BUILDLOCK_LOG", "warn,buildlock::log=info").start();
+    waiter.wait_for_stderr(&format!("pid {}", build.pid()));
+    f.release_builds();
+    build.wait().assert_code(0);
+    let waiter = waiter.wait();
+    waiter
+        .assert_code(0)
+        .assert_stderr("ran, by its own account, docker build -f Dockerfile.other");
+}
+
+#[test]
+fn id_file_that_a_build_of_root_has_left_is_replaced() {
+    if !is_root() || !has("setpriv") {
+        return;
+    }
+    let (f, program) = fixture();
+    set_mode(&f.work_dir(), 0o777);
+    fs::write(f.path("work/id"), "sha256:0000").unwrap();
+    let build = ["docker", "build", "--iidfile", "id", "-t", TAG, "."];
+    let done = as_other_user(&f, &program).arg("--").args(build).run();
+    done.assert_code(0).assert_stderr("present");
+    assert!(fs::read_to_string(f.path("work/id")).unwrap().ends_with("00000"), "{done}");
+
+    set_mode(&f.work_dir(), 0o755);
+    let done = as_other_user(&f, &program).args(["--", "env", "-u", "NO"]).args(build).run();
+    done.assert_code(125).assert_stderr("cannot write the image's id to id: Permission denied");
+    done.assert_stderr("put sudo in front of buildlock");
+}

@@ -1,27 +1,28 @@
 //! COMMAND's descendants: find them, signal them, take their statuses.
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
+use nix::libc;
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
-use crate::proc::{PARENT, is_zombie, stat_field};
+use crate::proc::{self, is_zombie};
 
 fn pid_of(pid: u32) -> Pid {
     // The kernel's process ids fit: the largest is 2^22 (proc_sys_kernel(5)).
     Pid::from_raw(pid.cast_signed())
 }
 
-/// Sends a signal to one of our descendants.
+/// Sends a signal, by its number, to one of our descendants; 0 only asks whether that may be done.
 ///
 /// # Errors
 /// As kill(2): ESRCH, and EPERM for a setuid program.
-pub(super) fn send(pid: u32, signal: impl Into<Option<Signal>>) -> Result<(), Errno> {
-    kill(pid_of(pid), signal)
+pub(super) fn send(pid: u32, signal: libc::c_int) -> Result<(), Errno> {
+    // SAFETY: a system call without pointers. nix has no names for real-time signals.
+    Errno::result(unsafe { libc::kill(pid.cast_signed(), signal) }).map(drop)
 }
 
 /// Is there such a process?
 pub(super) fn exists(pid: u32) -> bool {
-    send(pid, None) != Err(Errno::ESRCH)
+    send(pid, 0) != Err(Errno::ESRCH)
 }
 
 /// Does what a terminal sends to our process group reach this process too?
@@ -39,39 +40,59 @@ pub(super) fn children() -> Vec<u32> {
     children_of(std::process::id())
 }
 
-/// All living descendants of this process but `keeper` itself and those by way of `spared`.
-pub(super) fn descendants(keeper: Option<u32>, spared: &[u32]) -> Vec<u32> {
-    let adopted = || {
-        let by_keeper = keeper.map(children_of).unwrap_or_default();
-        [children(), by_keeper].concat()
-    };
-    let mut found = Vec::new();
-    let mut seen: Vec<u32> = keeper.into_iter().chain(spared.iter().copied()).collect();
-    let mut ask = adopted();
-    while let Some(pid) = ask.pop() {
-        if seen.contains(&pid) {
-            continue;
-        }
-        seen.push(pid);
-        if is_zombie(pid) {
-            continue;
-        }
-        ask.extend(children_of(pid));
-        found.push(pid);
-    }
-    if found.is_empty() {
-        // Who has forked and ended since we saw it hides its child, which is the keeper's now; or
-        // ours, if that has ended. Nothing is left only if there is nobody new.
-        found = adopted();
-        found.retain(|pid| !seen.contains(pid));
-    }
-    found
+/// Where the build command's processes are found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Family {
+    /// The keeper, which adopts those that have lost their parent; none once it has ended.
+    pub(super) keeper: Option<u32>,
+    /// The build command itself, while it certainly runs.
+    pub(super) command: Option<u32>,
+    /// Whether all other children of ours are the build command's, too: we adopt them once there is
+    /// no keeper. What we were before execve(2) may have had children of its own.
+    pub(super) are_children: bool,
 }
 
-/// The children of all threads of a process (`/proc/PID/task/TID/children`, proc_pid_tid_children(5)).
+impl Family {
+    /// All of it that lives, but for the keeper. None of it can be seen without `/proc`, but for
+    /// the build command.
+    pub(super) fn members(&self) -> Vec<u32> {
+        let roots = || {
+            let mut roots = self.keeper.map(children_of).unwrap_or_default();
+            if self.are_children {
+                roots.extend(children());
+            }
+            roots.extend(self.command);
+            roots
+        };
+        let mut found = Vec::new();
+        let mut seen: Vec<u32> = self.keeper.into_iter().collect();
+        let mut ask = roots();
+        while let Some(pid) = ask.pop() {
+            if seen.contains(&pid) {
+                continue;
+            }
+            seen.push(pid);
+            if is_zombie(pid) {
+                continue;
+            }
+            ask.extend(children_of(pid));
+            found.push(pid);
+        }
+        if found.is_empty() {
+            // What has forked and ended since we saw it hides its child, which is the keeper's now;
+            // or ours, if that has ended. Nothing is left only if there is nobody new.
+            found = roots();
+            found.retain(|pid| !seen.contains(pid));
+        }
+        found
+    }
+}
+
+/// The children of all threads of a process (`/proc/PID/task/TID/children`,
+/// proc_pid_tid_children(5)).
 fn children_of(pid: u32) -> Vec<u32> {
     let mut children = Vec::new();
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return children };
+    let Some(Ok(threads)) = proc::path(pid, "task").map(std::fs::read_dir) else { return children };
     for thread in threads.flatten() {
         match std::fs::read_to_string(thread.path().join("children")) {
             Ok(text) => {
@@ -87,6 +108,5 @@ fn children_of(pid: u32) -> Vec<u32> {
 fn children_by_search(parent: u32) -> Vec<u32> {
     let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|&pid| stat_field(pid, PARENT).and_then(|field| field.parse().ok()) == Some(parent))
-        .collect()
+    pids.filter(|&pid| proc::parent(pid) == Some(parent)).collect()
 }

@@ -7,12 +7,15 @@ use std::fs::File;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock, mpsc};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{ANSWER_WITHIN, Answer, Platform, Unanswered, excerpt, says_no_such_image};
+use super::registry::platforms_in;
+use super::{
+    ANSWER_WITHIN, Answer, Identity, Platform, Unanswered, complains_of_no_such_image, excerpt,
+};
 use crate::command::{Client, Engine};
 use crate::reference::Tag;
 
@@ -30,11 +33,11 @@ const OUTPUT_MAX: u64 = 16 << 20;
 /// It said neither that the image is there nor that it is not.
 pub(super) fn inspect(client: &Client, name: &str) -> Result<Answer, Unanswered> {
     let said = run(client, &["image", "inspect", name])?;
-    inspected(client.engine, &said).ok_or_else(|| said.unanswered(client))
+    inspected(client.engine, name, &said).ok_or_else(|| said.unanswered(client))
 }
 
-/// What a client's answer to `image inspect` says, if anything is certain.
-pub fn inspected(engine: Engine, said: &Said) -> Option<Answer> {
+/// What a client's answer to `image inspect NAME` says, if anything is certain.
+pub fn inspected(engine: Engine, name: &str, said: &Said) -> Option<Answer> {
     let images = serde_json::from_slice::<Value>(&said.stdout).ok();
     let first = images.as_ref().and_then(|images| images.get(0));
     match said.status {
@@ -46,14 +49,30 @@ pub fn inspected(engine: Engine, said: &Said) -> Option<Answer> {
         Some(0) if engine == Engine::Docker && said.stdout.is_empty() => {
             Some(Answer::Present(Vec::new()))
         }
-        Some(_) if says_no_such_image(&String::from_utf8_lossy(&said.stderr)) => {
+        Some(_) if complains_of_no_such_image(&String::from_utf8_lossy(&said.stderr), name) => {
             Some(Answer::Missing)
         }
         _ => None,
     }
 }
 
-/// `podman image exists NAME`: 0 there, 1 not there, anything else an error (podman-image-exists(1)).
+/// The image's id, as `image inspect NAME` shows it.
+///
+/// # Errors
+/// It said neither that the image is there nor that it is not.
+pub(super) fn identity(client: &Client, name: &str) -> Result<Identity, Unanswered> {
+    let said = run(client, &["image", "inspect", name])?;
+    let answer = inspected(client.engine, name, &said).ok_or_else(|| said.unanswered(client))?;
+    let images = serde_json::from_slice::<Value>(&said.stdout).unwrap_or_default();
+    Ok(match (answer, images[0]["Id"].as_str()) {
+        (Answer::Missing, _) => Identity::Missing,
+        (_, Some(id)) => Identity::Known(id.to_owned()),
+        (_, None) => Identity::Unknown,
+    })
+}
+
+/// `podman image exists NAME`: 0 there, 1 not there, anything else an error
+/// (podman-image-exists(1)).
 ///
 /// # Errors
 /// It said neither.
@@ -66,6 +85,65 @@ pub(super) fn podman(
     match existed(&said) {
         Some(Answer::Present(_)) if with_platform => inspect(client, name),
         answer => answer.ok_or_else(|| said.unanswered(client)),
+    }
+}
+
+/// The manifest list NAME with the platforms that it has images for, through podman or buildah.
+///
+/// `image exists` says no of a list without an image for this machine's platform, and `manifest
+/// inspect` asks a registry for a list that is not here (podman-manifest(1)).
+///
+/// # Errors
+/// It said neither that the list is there nor that it is not; or it is an image, and no list.
+pub(super) fn manifest(client: &Client, name: &str) -> Result<Answer, Unanswered> {
+    let said = run(client, &["manifest", "exists", name])?;
+    if existed(&said).ok_or_else(|| said.unanswered(client))? == Answer::Missing {
+        return Ok(Answer::Missing);
+    }
+    let said = run(client, &["manifest", "inspect", name])?;
+    match serde_json::from_slice::<Value>(&said.stdout) {
+        Ok(list) if said.status == Some(0) && list["manifests"].is_array() => {
+            Ok(Answer::Present(platforms_in(&list)))
+        }
+        _ => Err(said.unanswered(client)),
+    }
+}
+
+/// `buildah inspect --type image NAME`: its JSON, or its word that there is none.
+///
+/// # Errors
+/// It said neither.
+pub(super) fn buildah(client: &Client, name: &str) -> Result<Answer, Unanswered> {
+    let Some(image) = buildah_image(client, name)? else { return Ok(Answer::Missing) };
+    let text = |name: &str| image["OCIv1"][name].as_str().unwrap_or_default().to_owned();
+    let platform = Platform::new(text("os"), text("architecture"), text("variant"));
+    Ok(Answer::Present(platform.known().into_iter().collect()))
+}
+
+/// The image's id, as buildah shows it.
+///
+/// # Errors
+/// As [`buildah`].
+pub(super) fn buildah_identity(client: &Client, name: &str) -> Result<Identity, Unanswered> {
+    Ok(match buildah_image(client, name)? {
+        None => Identity::Missing,
+        Some(image) => {
+            let id = image["FromImageID"].as_str();
+            id.map_or(Identity::Unknown, |id| Identity::Known(id.to_owned()))
+        }
+    })
+}
+
+fn buildah_image(client: &Client, name: &str) -> Result<Option<Value>, Unanswered> {
+    let said = run(client, &["inspect", "--type", "image", name])?;
+    match (said.status, serde_json::from_slice::<Value>(&said.stdout)) {
+        (Some(0), Ok(image)) if image["FromImageID"].is_string() => Ok(Some(image)),
+        (Some(1..), _)
+            if complains_of_no_such_image(&String::from_utf8_lossy(&said.stderr), name) =>
+        {
+            Ok(None)
+        }
+        _ => Err(said.unanswered(client)),
     }
 }
 
@@ -123,6 +201,14 @@ pub(super) fn check(command: &str, tag: &Tag) -> Result<Answer, Unanswered> {
 /// in time.
 pub fn compose_config<'a>(files: impl IntoIterator<Item = &'a Path>) -> Option<Value> {
     const WITHIN: Duration = Duration::from_secs(10);
+    // A client without compose takes its time to say so for each file.
+    static KNOWS_COMPOSE: LazyLock<bool> = LazyLock::new(|| {
+        let said = run_within(&Client::plain(Engine::Docker), &["compose", "version"], WITHIN);
+        said.is_ok_and(|said| said.status == Some(0))
+    });
+    if !*KNOWS_COMPOSE {
+        return None;
+    }
     let mut words = vec!["compose", "--profile", "*"];
     for file in files {
         words.extend(["-f", file.to_str()?]);
@@ -197,14 +283,12 @@ pub(super) fn run_expression(
     let (mut stdout, mut stderr) =
         (nameless_file().map_err(failed)?, nameless_file().map_err(failed)?);
     // A client of a sick engine would stay for ever where we are ended before our time for it is.
-    let handle = crate::child::ended_with_us(expression)
+    let expression = crate::child::ended_with_us(expression)
         .stdin_null()
         .stdout_file(stdout.try_clone().map_err(failed)?)
         .stderr_file(stderr.try_clone().map_err(failed)?)
-        .unchecked()
-        .start()
-        .map_err(failed)?;
-    match wait(handle, limit).map_err(failed)? {
+        .unchecked();
+    match run_on_a_thread(expression, limit).map_err(failed)? {
         Some(status) => Ok(Said {
             status: status.code(),
             stdout: contents(&mut stdout).map_err(failed)?,
@@ -217,22 +301,31 @@ pub(super) fn run_expression(
     }
 }
 
-/// Waits for a client, and ends one that takes longer than `limit`: None.
+/// Starts a client and waits for it; ends one that takes longer than `limit`: None.
 ///
-/// duct's own wait with a limit listens for SIGCHLD, which goes elsewhere while COMMAND runs.
-fn wait(handle: duct::Handle, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
-    let handle = Arc::new(handle);
-    let (sender, receiver) = mpsc::sync_channel(1);
-    let waited_for = Arc::clone(&handle);
-    let waiter = std::thread::Builder::new().name("client".into()).spawn(move || {
-        // Nobody may be there any more to take the result.
-        _ = sender.send(waited_for.wait().map(|output| output.status));
-    });
-    if let Err(error) = waiter {
-        _ = handle.kill();
-        return Err(error);
-    }
-    match receiver.recv_timeout(limit) {
+/// Starting it may take as long, where its file system does not answer. And duct's own wait with a
+/// limit listens for SIGCHLD, which goes elsewhere while the build command runs.
+fn run_on_a_thread(
+    expression: duct::Expression,
+    limit: Duration,
+) -> std::io::Result<Option<ExitStatus>> {
+    let until = Instant::now() + limit;
+    let (started, handles) = mpsc::sync_channel(1);
+    let (ended, statuses) = mpsc::sync_channel(1);
+    // Nobody may be there any more to take what it sends.
+    std::thread::Builder::new().name("client".into()).spawn(move || {
+        let handle = expression.start().map(Arc::new);
+        let waited_for = handle.as_ref().ok().cloned();
+        _ = started.send(handle);
+        if let Some(handle) = waited_for {
+            _ = ended.send(handle.wait().map(|output| output.status));
+        }
+    })?;
+    // One that cannot even be started ends with us.
+    let left = || until.saturating_duration_since(Instant::now());
+    let Ok(handle) = handles.recv_timeout(left()) else { return Ok(None) };
+    let handle = handle?;
+    match statuses.recv_timeout(left()) {
         Ok(status) => status.map(Some),
         Err(_) => {
             // It may be beyond our reach (sudo); then it ends when it ends.
@@ -262,6 +355,7 @@ impl Client {
             globals: Vec::new(),
             in_front: Vec::new(),
             behind_others: false,
+            may_run_elsewhere: false,
             environment: Vec::new(),
         }
     }

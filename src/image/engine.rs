@@ -5,6 +5,8 @@
 //! for it is refused (<https://docs.docker.com/reference/api/engine/>). The endpoint is found as
 //! docker's client finds it (<https://docs.docker.com/engine/manage-resources/contexts/>).
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -13,8 +15,14 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{ANSWER_WITHIN, Answer, CacheMount, Platform, Unanswered, excerpt, says_no_such_image};
+use super::buildx;
+use super::registry::Described;
+use super::{
+    ANSWER_WITHIN, Answer, CacheMount, EngineProcess, Identity, Platform, Unanswered, excerpt,
+    says_no_such_image,
+};
 use crate::command::Client;
+use crate::go_json;
 use crate::reference::sha256_hex;
 
 /// Where the engine listens unless somebody says otherwise.
@@ -26,123 +34,213 @@ const HEAD_MAX: usize = 64 << 10;
 /// Most header fields that are read.
 const HEADERS_MAX: usize = 100;
 
-/// The socket on which the engine that `client` would talk to listens, if that is one on this
-/// machine and nothing about it is unclear.
-pub fn local_socket(client: &Client) -> Option<PathBuf> {
+/// Why buildlock does not know which engine docker's client would talk to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unknown {
+    /// Only the client itself can tell.
+    AskClient,
+    /// The client would name a context that does not exist; a sentence for the user.
+    NoSuchContext(String),
+}
+
+/// Returns the socket on which the engine that `client` would talk to listens.
+///
+/// # Errors
+/// Returns why not: that engine is not on a socket of this machine, or something about it is
+/// unclear.
+pub(super) fn local_socket(client: &Client) -> Result<PathBuf, Unknown> {
+    socket_at(client, endpoint(client)?)
+}
+
+fn socket_at(client: &Client, endpoint: String) -> Result<PathBuf, Unknown> {
     // --tls and its like speak of TCP.
     if client.global_flags().iter().any(|(name, _)| name.starts_with("tls")) {
-        return None;
+        return Err(Unknown::AskClient);
     }
-    match endpoint(client)?.as_str() {
-        "" | "unix://" => Some(DEFAULT_SOCKET.into()),
-        host => host.strip_prefix("unix://").map(PathBuf::from),
+    match endpoint.as_str() {
+        "" | "unix://" => Ok(DEFAULT_SOCKET.into()),
+        host => host.strip_prefix("unix://").map(PathBuf::from).ok_or(Unknown::AskClient),
     }
 }
 
-/// The address of the engine that `client` would talk to, if nothing about it is unclear; empty
-/// where nobody names one.
-pub(super) fn endpoint(client: &Client) -> Option<String> {
-    let mut host = None;
+/// Returns the address of the engine that `client` would talk to; empty where nothing names one.
+///
+/// # Errors
+/// Returns why it is not known.
+pub(super) fn endpoint(client: &Client) -> Result<String, Unknown> {
+    endpoint_with(client, &|name| client.variable_as_set(name))
+}
+
+fn endpoint_with(
+    client: &Client,
+    variable: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<String, Unknown> {
+    match target_with(client, variable)? {
+        Target::Host(host) => Ok(host),
+        Target::Context { config, name, named_by } => context_host(&config, &name, &named_by),
+    }
+}
+
+/// What buildx calls the engine of `client` in its files: its context, or else its address.
+pub(super) fn builder_key(client: &Client) -> Option<String> {
+    match target_with(client, &|name| client.variable_as_set(name)).ok()? {
+        Target::Context { name, .. } => Some(name),
+        Target::Host(host) if host.is_empty() => Some(format!("unix://{DEFAULT_SOCKET}")),
+        Target::Host(host) => Some(host),
+    }
+}
+
+/// What names the engine.
+enum Target {
+    /// An address; empty where nothing names one.
+    Host(String),
+    /// A context in this folder of docker's configuration.
+    Context { config: PathBuf, name: String, named_by: String },
+}
+
+/// The order is that of docker's client, `resolveContextName`.
+fn target_with(
+    client: &Client,
+    variable: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Target, Unknown> {
+    /// The context that stands for flags and variables alone.
+    const DEFAULT: &str = "default";
+    let mut hosts = Vec::new();
     let mut context = None;
     for (name, value) in client.global_flags() {
         match name.as_str() {
-            "H" | "host" => host = Some(value),
+            "H" | "host" => hosts.push(value),
             "c" | "context" => context = Some(value),
             _ => {}
         }
     }
-    let config = client.configuration();
-    let text = |name| client.variable(name).map(|value| value.to_string_lossy().into_owned());
+    let by_flag = context.filter(|context| !context.is_empty());
+    if hosts.len() > 1 || by_flag.is_some() && !hosts.is_empty() {
+        // The client refuses both.
+        return Err(Unknown::AskClient);
+    }
+    let text = |name| variable(name).map(|value| value.to_string_lossy().into_owned());
+    let (docker_host, docker_context) = (text("DOCKER_HOST"), text("DOCKER_CONTEXT"));
+    let has_host = !hosts.is_empty() || docker_host.as_ref().is_some_and(|host| !host.is_empty());
+    let default_host =
+        || hosts.first().or(docker_host.as_ref()).map_or("", |host| host.trim()).to_owned();
 
-    // The order is that of docker's client.
-    let default_host = || host.clone().or_else(|| text("DOCKER_HOST"));
-    let context = match (context, &host) {
-        (Some(context), _) => Some(context),
-        (None, Some(_)) => None,
-        (None, None) if text("DOCKER_HOST").is_some() => None,
-        (None, None) => match text("DOCKER_CONTEXT") {
-            Some(context) => Some(context),
-            None => current_context(config.as_deref())?,
-        },
+    let config = client.configuration();
+    let (name, named_by) = match by_flag {
+        Some(context) => (context, "--context".to_owned()),
+        None if has_host => return Ok(Target::Host(default_host())),
+        None => {
+            let by_variable = docker_context.as_ref().filter(|context| !context.is_empty());
+            let named = match (by_variable, &config) {
+                (Some(context), _) => Some((context.clone(), "DOCKER_CONTEXT".to_owned())),
+                (None, Some(config)) => current_context(config)?,
+                (None, None) => None,
+            };
+            let Some(named) = named else { return Ok(Target::Host(default_host())) };
+            // A variable that is set to nothing is a choice of its own up to 20.10, and none later.
+            let is_empty = |variable: &Option<String>| variable.as_deref() == Some("");
+            if named.0 != DEFAULT && (is_empty(&docker_host) || is_empty(&docker_context)) {
+                return Err(Unknown::AskClient);
+            }
+            named
+        }
     };
-    let host = match context.as_deref() {
-        None | Some("default" | "") => default_host().unwrap_or_default(),
-        Some(context) => context_host(&config?, context)?,
-    };
-    Some(host.trim().to_owned())
+    if name == DEFAULT {
+        return Ok(Target::Host(default_host()));
+    }
+    Ok(Target::Context { config: config.ok_or(Unknown::AskClient)?, name, named_by })
 }
 
-/// The builder that buildx uses where neither COMMAND nor a variable names one (`docker buildx use`).
+/// The builder that buildx uses where neither COMMAND nor a variable names one (`docker buildx
+/// use`).
 ///
 /// It writes it down beside the engine for which it was chosen, and so does not use it for another;
 /// that is not looked at here.
 pub(super) fn chosen_builder(client: &Client) -> Option<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
+    #[derive(Default)]
     struct Current {
         name: String,
     }
-    let folder = client.variable("BUILDX_CONFIG").map(PathBuf::from);
-    let folder = folder.or_else(|| Some(client.configuration()?.join("buildx")))?;
-    let text = std::fs::read(folder.join("current")).ok()?;
-    let Current { name } = serde_json::from_slice(&text).ok()?;
+    go_json::fields!(Current { "Name" => name });
+    let text = std::fs::read(buildx::folder(client)?.join("current")).ok()?;
+    let Current { name } = go_json::read(&text).ok()?;
     Some(name).filter(|name| !name.is_empty())
 }
 
-/// The context that docker's configuration names: `Some(None)` where it names none, `None` where
-/// it cannot be understood.
-fn current_context(config: Option<&Path>) -> Option<Option<String>> {
-    let Some(config) = config else { return Some(None) };
-    match std::fs::read(config.join("config.json")) {
-        Ok(text) => context_in(&text).ok(),
+/// Returns the context that docker's configuration names, if any, and where it does.
+fn current_context(config: &Path) -> Result<Option<(String, String)>, Unknown> {
+    let file = config.join("config.json");
+    let text = match std::fs::read(&file) {
+        Ok(text) => text,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            Some(None)
+            return Ok(None);
         }
         // The client warns of a file that it may not read, and goes on without; let it.
-        Err(_) => None,
-    }
+        Err(_) => return Err(Unknown::AskClient),
+    };
+    // It does the same with a file that is not JSON.
+    let context = context_in(&text).map_err(|_| Unknown::AskClient)?;
+    Ok(context.map(|context| (context, format!("currentContext in {}", file.display()))))
 }
 
-/// The context that the text of docker's `config.json` names, if any.
+/// Returns the context that the text of docker's `config.json` names, if any.
 ///
 /// # Errors
-/// It is no such text.
+/// Returns what is not JSON.
 pub fn context_in(config: &[u8]) -> serde_json::Result<Option<String>> {
-    #[derive(Deserialize)]
+    #[derive(Default)]
     struct Config {
-        #[serde(rename = "currentContext", default)]
         current_context: String,
     }
-    let config: Config = serde_json::from_slice(config)?;
+    go_json::fields!(Config { "currentContext" => current_context });
+    let config: Config = go_json::read_config(config)?;
     Ok(Some(config.current_context).filter(|context| !context.is_empty()))
 }
 
-fn context_host(config: &Path, context: &str) -> Option<String> {
-    let folder = config.join("contexts/meta").join(sha256_hex(context));
-    host_in(&std::fs::read(folder.join("meta.json")).ok()?).ok()
+/// Returns the engine's address in a context's `meta.json`. Where the file cannot be understood,
+/// the client has its own words for that.
+fn context_host(config: &Path, context: &str, named_by: &str) -> Result<String, Unknown> {
+    let file = config.join("contexts/meta").join(sha256_hex(context)).join("meta.json");
+    let text = std::fs::read(&file).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => Unknown::NoSuchContext(format!(
+            "docker's context '{context}', which {named_by} names, does not exist: there is no \
+             {}; 'docker context ls' lists those that do",
+            file.display()
+        )),
+        _ => Unknown::AskClient,
+    })?;
+    let host = host_in(&text).map_err(|_| Unknown::AskClient)?;
+    // Here the client does not complete it.
+    if host == "unix://" { Err(Unknown::AskClient) } else { Ok(host) }
 }
 
-/// The engine's address in the text of a context's `meta.json`; empty if it does not say.
+/// Returns the engine's address in the text of a context's `meta.json`; empty if it does not say.
 ///
 /// # Errors
-/// It is no such text.
+/// Returns what docker's client refuses.
 pub fn host_in(meta: &[u8]) -> serde_json::Result<String> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
+    // Every field whose type the client checks.
+    #[derive(Default)]
     struct Meta {
-        endpoints: Endpoints,
+        name: String,
+        metadata: Metadata,
+        endpoints: BTreeMap<String, Option<Docker>>,
     }
-    #[derive(Deserialize)]
-    struct Endpoints {
-        docker: Docker,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
+    go_json::fields!(Meta { "Name" => name, "Metadata" => metadata, "Endpoints" => endpoints });
+    #[derive(Default)]
+    struct Metadata;
+    go_json::fields!(Metadata {});
+    #[derive(Default)]
     struct Docker {
-        #[serde(default)]
         host: String,
+        skip_tls_verify: bool,
     }
-    Ok(serde_json::from_slice::<Meta>(meta)?.endpoints.docker.host)
+    go_json::fields!(Docker { "Host" => host, "SkipTLSVerify" => skip_tls_verify });
+    let mut meta: Meta = go_json::read(meta)?;
+    match meta.endpoints.remove("docker").flatten() {
+        Some(docker) => Ok(docker.host),
+        None => Err(serde::de::Error::missing_field("docker")),
+    }
 }
 
 /// Asks the engine that listens on `socket` for the image `name`.
@@ -152,14 +250,90 @@ pub fn host_in(meta: &[u8]) -> serde_json::Result<String> {
 pub(super) fn ask(socket: &Path, name: &str) -> Result<Answer, Unanswered> {
     get(socket, &format!("/images/{name}/json"), "", ANSWER_WITHIN)
         .map_err(|error| explain(socket, &error))
-        .and_then(|response| read_answer(&response, socket))
+        .and_then(|response| read_answer(&response, socket, name))
 }
 
-/// What the response of the engine that listens on `socket` says of an image.
+/// The same with all platforms that the image is there for; with none of them, if there are
+/// `several` to tell and the engine cannot.
+///
+/// Engines tell since API 1.48 (Docker 28), and only where their store keeps images for several
+/// platforms, which is containerd's. Older ones do not mind the parameter.
 ///
 /// # Errors
-/// Anything but an image, or the engine's own word that there is none.
-pub fn read_answer(response: &Response, socket: &Path) -> Result<Answer, Unanswered> {
+/// As [`ask`].
+pub(super) fn ask_for_platforms(
+    socket: &Path,
+    name: &str,
+    several: bool,
+) -> Result<Answer, Unanswered> {
+    let response = get(socket, &format!("/images/{name}/json?manifests=1"), "", ANSWER_WITHIN)
+        .map_err(|error| explain(socket, &error))?;
+    Ok(match (read_answer(&response, socket, name)?, manifests_in(&response.body)) {
+        (Answer::Present(_), Some(all)) => Answer::Present(all),
+        (Answer::Present(_), None) if several => Answer::Present(Vec::new()),
+        (answer, _) => answer,
+    })
+}
+
+/// The platforms for which all of the image is there, if the engine says so.
+fn manifests_in(image: &[u8]) -> Option<Vec<Platform>> {
+    #[derive(Deserialize)]
+    struct Image {
+        #[serde(rename = "Manifests")]
+        manifests: Vec<Manifest>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Manifest {
+        available: bool,
+        image_data: Option<ImageData>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct ImageData {
+        platform: Described,
+    }
+    let Image { manifests } = serde_json::from_slice(image).ok()?;
+    let there = manifests.into_iter().filter(|manifest| manifest.available);
+    // Attestations are no images.
+    let platforms = there.filter_map(|manifest| manifest.image_data?.platform.known());
+    Some(platforms.collect()).filter(|all: &Vec<_>| !all.is_empty())
+}
+
+/// Asks the engine that listens on `socket` for the id of the image `name`.
+///
+/// # Errors
+/// As [`ask`].
+pub(super) fn identity(socket: &Path, name: &str) -> Result<Identity, Unanswered> {
+    let response = get(socket, &format!("/images/{name}/json"), "", ANSWER_WITHIN)
+        .map_err(|error| explain(socket, &error))?;
+    match read_answer(&response, socket, name)? {
+        Answer::Missing => Ok(Identity::Missing),
+        Answer::Present(_) => Ok(match serde_json::from_slice::<Image>(&response.body) {
+            Ok(image) => Identity::Known(image.id),
+            Err(_) => Identity::Unknown,
+        }),
+    }
+}
+
+/// Returns which process listens on `socket`. The kernel notes it with the socket (unix(7),
+/// SO_PEERCRED), and shows the number 0 in a PID namespace that does not have the process.
+pub(super) fn listener(socket: &Path) -> Option<EngineProcess> {
+    const WITHIN: Duration = Duration::from_secs(2);
+    let stream = connect(socket, WITHIN).ok()?;
+    // rustix has no type for the number 0.
+    let peer = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials);
+    match u32::try_from(peer.ok()?.pid()).ok()? {
+        0 => Some(EngineProcess::Elsewhere),
+        pid => Some(EngineProcess::Visible(pid)),
+    }
+}
+
+/// What the response of the engine that listens on `socket` says of the image `name`.
+///
+/// # Errors
+/// Anything but an image, or the engine's own word that there is none of that name.
+pub fn read_answer(response: &Response, socket: &Path, name: &str) -> Result<Answer, Unanswered> {
     let at = socket.display();
     match response.status {
         200 => match serde_json::from_slice::<Image>(&response.body) {
@@ -171,7 +345,9 @@ pub fn read_answer(response: &Response, socket: &Path) -> Result<Answer, Unanswe
                 excerpt(&response.body)
             ))),
         },
-        404 if error_message(&response.body).is_some_and(|said| says_no_such_image(&said)) => {
+        404 if error_message(&response.body)
+            .is_some_and(|said| says_no_such_image(&said, name)) =>
+        {
             Ok(Answer::Missing)
         }
         status => {
@@ -354,16 +530,34 @@ impl Read for Timely {
 /// It cannot be read, ends too early, has no end, or is no response.
 pub fn receive(source: &mut impl Read) -> std::io::Result<Response> {
     let mut received = Vec::new();
-    let mut chunk = [0; 16 << 10];
+    let mut head = None;
+    let mut chunks = Chunks::default();
+    let mut piece = [0; 16 << 10];
     loop {
-        let read = match source.read(&mut chunk) {
+        let read = match source.read(&mut piece) {
             Ok(read) => read,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        received.extend_from_slice(&chunk[..read]);
-        if let Some(response) = parse(&received, read == 0)? {
-            return Ok(response);
+        received.extend_from_slice(&piece[..read]);
+        if head.is_none() {
+            head = Head::parse(&received)?;
+        }
+        let body = match &head {
+            None => None,
+            Some(Head { start, framing, .. }) => {
+                let body = &received[*start..];
+                match *framing {
+                    Framing::Length(length) => body.get(..length).map(<[u8]>::to_vec),
+                    Framing::ToTheEnd => (read == 0).then(|| body.to_vec()),
+                    Framing::Chunked => {
+                        chunks.take(body)?.then(|| std::mem::take(&mut chunks.body))
+                    }
+                }
+            }
+        };
+        if let (Some(body), Some(Head { status, .. })) = (body, &head) {
+            return Ok(Response { status: *status, body });
         }
         if read == 0 {
             return Err(std::io::Error::new(ErrorKind::UnexpectedEof, "the answer ends too early"));
@@ -399,58 +593,85 @@ fn invalid(why: &str) -> std::io::Error {
     std::io::Error::new(ErrorKind::InvalidData, why)
 }
 
-/// The response in `received`, or none while something is still to come.
-fn parse(received: &[u8], at_end: bool) -> std::io::Result<Option<Response>> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut head = httparse::Response::new(&mut headers);
-    let start = match head.parse(received) {
-        Ok(httparse::Status::Complete(start)) => start,
-        Ok(httparse::Status::Partial) if received.len() > HEAD_MAX => {
-            return Err(invalid("its answer has no body"));
-        }
-        Ok(httparse::Status::Partial) => return Ok(None),
-        Err(error) => return Err(invalid(&format!("{error}: {}", excerpt(received)))),
-    };
-    let body = &received[start..];
-    let field = |name: &str| {
-        let found = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
-        std::str::from_utf8(found.value).ok().map(str::trim)
-    };
-    let chunked = field("transfer-encoding")
-        .is_some_and(|coding| coding.to_ascii_lowercase().contains("chunked"));
-    let body = if chunked {
-        unchunk(body)?
-    } else if let Some(length) = field("content-length") {
-        let length: usize = length.parse().map_err(|_| invalid("its answer has no length"))?;
-        body.get(..length).map(<[u8]>::to_vec)
-    } else {
-        at_end.then(|| body.to_vec())
-    };
-    Ok(body.map(|body| Response { status: head.code.unwrap_or_default(), body }))
+/// The head of a response.
+struct Head {
+    status: u16,
+    framing: Framing,
+    /// Where the body begins.
+    start: usize,
 }
 
-/// Puts a chunked body together (RFC 9112, 7.1), or says that some is still to come.
-fn unchunk(mut rest: &[u8]) -> std::io::Result<Option<Vec<u8>>> {
-    let mut body = Vec::new();
-    loop {
-        let (start, length) = match httparse::parse_chunk_size(rest) {
-            Ok(httparse::Status::Complete((start, length))) => (start, length),
+/// How long a body is.
+#[derive(Clone, Copy)]
+enum Framing {
+    Length(usize),
+    Chunked,
+    ToTheEnd,
+}
+
+impl Head {
+    /// Reads a head, or says that some of it is still to come.
+    fn parse(received: &[u8]) -> std::io::Result<Option<Self>> {
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut head = httparse::Response::new(&mut headers);
+        let start = match head.parse(received) {
+            Ok(httparse::Status::Complete(start)) => start,
+            Ok(httparse::Status::Partial) if received.len() > HEAD_MAX => {
+                return Err(invalid("its answer has no body"));
+            }
             Ok(httparse::Status::Partial) => return Ok(None),
-            Err(_) => return Err(invalid("its answer is not chunked as it says")),
+            Err(error) => return Err(invalid(&format!("{error}: {}", excerpt(received)))),
         };
-        if length == 0 {
-            return Ok(Some(body));
+        let field = |name: &str| {
+            let found =
+                head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+            std::str::from_utf8(found.value).ok().map(str::trim)
+        };
+        let chunked = field("transfer-encoding")
+            .is_some_and(|coding| coding.to_ascii_lowercase().contains("chunked"));
+        let framing = match field("content-length") {
+            _ if chunked => Framing::Chunked,
+            Some(length) => {
+                Framing::Length(length.parse().map_err(|_| invalid("its answer has no length"))?)
+            }
+            None => Framing::ToTheEnd,
+        };
+        Ok(Some(Head { status: head.code.unwrap_or_default(), framing, start }))
+    }
+}
+
+/// A chunked body (RFC 9112, 7.1), put together as it comes.
+#[derive(Default)]
+struct Chunks {
+    body: Vec<u8>,
+    /// How much of what was received is in it.
+    taken: usize,
+}
+
+impl Chunks {
+    /// Takes the chunks that have come since. Returns whether that was the last one.
+    fn take(&mut self, received: &[u8]) -> std::io::Result<bool> {
+        loop {
+            let rest = &received[self.taken..];
+            let (start, length) = match httparse::parse_chunk_size(rest) {
+                Ok(httparse::Status::Complete((start, length))) => (start, length),
+                Ok(httparse::Status::Partial) => return Ok(false),
+                Err(_) => return Err(invalid("its answer is not chunked as it says")),
+            };
+            if length == 0 {
+                return Ok(true);
+            }
+            let end = usize::try_from(length).ok().and_then(|length| start.checked_add(length));
+            let end = end
+                .filter(|&end| end <= RESPONSE_MAX)
+                .ok_or_else(|| invalid("its answer has no end"))?;
+            match (rest.get(start..end), rest.get(end..end + 2)) {
+                (Some(chunk), Some(b"\r\n")) => self.body.extend_from_slice(chunk),
+                (Some(_), Some(_)) => return Err(invalid("its answer is not chunked as it says")),
+                _ => return Ok(false),
+            }
+            self.taken += end + 2;
         }
-        let end = usize::try_from(length).ok().and_then(|length| start.checked_add(length));
-        let end = end
-            .filter(|&end| end <= RESPONSE_MAX)
-            .ok_or_else(|| invalid("its answer has no end"))?;
-        match (rest.get(start..end), rest.get(end..end + 2)) {
-            (Some(chunk), Some(b"\r\n")) => body.extend_from_slice(chunk),
-            (Some(_), Some(_)) => return Err(invalid("its answer is not chunked as it says")),
-            _ => return Ok(None),
-        }
-        rest = &rest[end + 2..];
     }
 }
 
@@ -464,8 +685,7 @@ mod tests {
         let mut client = Client::plain(crate::command::Engine::Docker);
         client.globals = globals.iter().map(OsString::from).collect();
         // What the tests' own environment says must not matter.
-        let unset = ["DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG"].map(|name| (name, ""));
-        client.environment = unset
+        client.environment = [("DOCKER_CONFIG", "")]
             .iter()
             .chain(environment)
             .map(|&(name, value)| (name.into(), value.into()))
@@ -490,8 +710,11 @@ mod tests {
         folder
     }
 
-    fn socket(globals: &[&str], environment: &[(&str, &str)]) -> Option<String> {
-        local_socket(&client(globals, environment)).map(|path| path.display().to_string())
+    fn socket(globals: &[&str], environment: &[(&str, &str)]) -> Result<String, Unknown> {
+        let client = client(globals, environment);
+        let set = |name: &str| environment.iter().rev().find(|(set, _)| *set == name);
+        let endpoint = endpoint_with(&client, &|name| Some(set(name)?.1.into()))?;
+        Ok(socket_at(&client, endpoint)?.display().to_string())
     }
 
     #[test]
@@ -506,28 +729,128 @@ mod tests {
             (&["-H", "unix:///flag"], &[config, host], Some("/flag")),
             (&["--host=unix:///flag"], &[config, host], Some("/flag")),
             (&["--context", "here"], &[config, host], Some("/ctx")),
+            (&["--context", ""], &[config], Some("/ctx")),
             (&["-c", "default"], &[config, host], Some("/env")),
+            (&["-c", "unknown", "-c", "here"], &[config], Some("/ctx")),
+            (&["-c", "here", "-H", "unix:///flag"], &[config], None),
+            (&["-H", "unix:///flag", "-H", "unix:///other"], &[config], None),
             (&[], &[config, ("DOCKER_CONTEXT", "default")], Some(DEFAULT_SOCKET)),
-            (&[], &[config, ("DOCKER_CONTEXT", "unknown")], None),
+            // Clients differ.
+            (&[], &[config, ("DOCKER_HOST", "")], None),
+            (&[], &[config, ("DOCKER_CONTEXT", "")], None),
+            (&["-c", "here"], &[config, ("DOCKER_HOST", "")], Some("/ctx")),
+            (&[], &[("HOME", "/nowhere"), ("DOCKER_HOST", "")], Some(DEFAULT_SOCKET)),
             (&[], &[("DOCKER_HOST", "tcp://h:2375")], None),
             (&[], &[("DOCKER_HOST", "ssh://h")], None),
             (&["--tlsverify", "-H", "unix:///s"], &[], None),
             (&[], &[("DOCKER_HOST", "unix://")], Some(DEFAULT_SOCKET)),
         ] {
             assert_eq!(
-                socket(globals, environment).as_deref(),
-                expected,
+                socket(globals, environment),
+                expected.map(str::to_owned).ok_or(Unknown::AskClient),
                 "{globals:?} {environment:?}"
             );
         }
         let by_flag = ["--config", folder.path().to_str().unwrap()];
-        assert_eq!(socket(&by_flag, &[]).as_deref(), Some("/ctx"));
+        assert_eq!(socket(&by_flag, &[]).as_deref(), Ok("/ctx"));
     }
 
     #[test]
     fn a_context_elsewhere_goes_through_the_client() {
         let folder = configuration("far", "far", "ssh://h");
-        assert_eq!(socket(&[], &[("DOCKER_CONFIG", folder.path().to_str().unwrap())]), None);
+        let config = ("DOCKER_CONFIG", folder.path().to_str().unwrap());
+        assert_eq!(socket(&[], &[config]), Err(Unknown::AskClient));
+    }
+
+    #[test]
+    fn a_context_that_does_not_exist_is_told_with_what_names_it() {
+        let folder = configuration("gone", "here", "unix:///ctx");
+        let config = ("DOCKER_CONFIG", folder.path().to_str().unwrap());
+        for (globals, environment, named_by) in [
+            (&[][..], &[config][..], "currentContext in "),
+            (&[], &[config, ("DOCKER_CONTEXT", "gone")], "DOCKER_CONTEXT"),
+            (&["-c", "gone"], &[config, ("DOCKER_HOST", "unix:///s")], "--context"),
+        ] {
+            match socket(globals, environment) {
+                Err(Unknown::NoSuchContext(why)) => {
+                    assert!(why.contains("'gone'") && why.contains(named_by), "{why}");
+                }
+                other => panic!("{globals:?} {environment:?}: {other:?}"),
+            }
+        }
+        assert_eq!(socket(&[], &[config, ("DOCKER_CONTEXT", "here")]).as_deref(), Ok("/ctx"));
+    }
+
+    // What is expected below is what docker's client does with these texts, 20.10 and 28.
+
+    #[test]
+    fn current_context_is_read_as_dockers_client_reads_it() {
+        for (config, expected) in [
+            (r#"{"currentContext":"m"}"#, Some("m")),
+            (r#"{"CurrentContext":"m"}"#, Some("m")),
+            (r#"{"CURRENTCONTEXT":"n","currentContext":"m"}"#, Some("m")),
+            (r#"{"currentContext":"m","CURRENTCONTEXT":"n"}"#, Some("n")),
+            (r#"{"currentContext":"m","currentContext":null}"#, Some("m")),
+            (r#"{"currentContext":"m","CurrentContext":""}"#, None),
+            (r#"{"currentContext":7}"#, None),
+            (r#"{"currentContext":7,"currentContext":"m"}"#, Some("m")),
+            (r#"{"currentContext":"m","currentContext":7}"#, Some("m")),
+            (r#"{"auths":[],"currentContext":"m"}"#, Some("m")),
+            (r#"{"currentContext":"m"}{"currentContext":"n"}"#, Some("m")),
+            (r#"{"current-context":"m"}"#, None),
+            ("[]", None),
+            ("null", None),
+            ("", None),
+        ] {
+            assert_eq!(context_in(config.as_bytes()).unwrap().as_deref(), expected, "{config}");
+        }
+        for config in ["nonsense", r#"{"currentContext":"m",}"#, "\u{feff}{}"] {
+            assert!(context_in(config.as_bytes()).is_err(), "{config}");
+        }
+    }
+
+    #[test]
+    fn host_of_a_context_is_read_as_dockers_client_reads_it() {
+        let a = r#"{"Host":"unix:///a"}"#;
+        for (endpoints, expected) in [
+            (format!(r#""Endpoints":{{"docker":{a}}}"#), Some("unix:///a")),
+            (format!(r#""endpoints":{{"docker":{a}}}"#), Some("unix:///a")),
+            (format!(r#""Endpoints":{{"Docker":{a}}}"#), None),
+            (format!(r#""Endpoints":{{"docker":{a},"docKer":{{}}}}"#), Some("unix:///a")),
+            (r#""Endpoints":{"docker":{"HoſT":"unix:///a"}}"#.into(), Some("unix:///a")),
+            (r#""Endpoints":{"docker":{"Host":"x","HOST":"unix:///a"}}"#.into(), Some("unix:///a")),
+            (r#""Endpoints":{"docker":{"HOST":"x","Host":"unix:///a"}}"#.into(), Some("unix:///a")),
+            (
+                r#""Endpoints":{"docker":{"Host":"unix:///a","HOST":null}}"#.into(),
+                Some("unix:///a"),
+            ),
+            (format!(r#""Endpoints":{{"docker":{a}}},"ENDPOINTS":{{"docker":{{}}}}"#), Some("")),
+            (
+                format!(r#""Endpoints":{{"docker":{a}}},"ENDPOINTS":{{"x":{{}}}}"#),
+                Some("unix:///a"),
+            ),
+            (format!(r#""Endpoints":{{"docker":{a}}},"ENDPOINTS":null"#), None),
+            (r#""Endpoints":{"docker":null}"#.into(), None),
+            (r#""Endpoints":{"docker":{"Host":null}}"#.into(), Some("")),
+            (r#""Endpoints":{"docker":{"Host":7}}"#.into(), None),
+            (r#""Endpoints":{"docker":{"Host":"x","SkipTLSVerify":"no"}}"#.into(), None),
+            (format!(r#""Endpoints":{{"docker":{a},"kubernetes":7}}"#), None),
+            (format!(r#""Name":7,"Endpoints":{{"docker":{a}}}"#), None),
+            (format!(r#""Metadata":7,"Endpoints":{{"docker":{a}}}"#), None),
+            (format!(r#""Metadata":null,"Endpoints":{{"docker":{a}}}"#), Some("unix:///a")),
+            (String::new(), None),
+        ] {
+            let meta = format!("{{{endpoints}}}");
+            assert_eq!(host_in(meta.as_bytes()).ok().as_deref(), expected, "{meta}");
+        }
+        assert!(host_in(format!("{{\"Endpoints\":{{\"docker\":{a}}}}} x").as_bytes()).is_err());
+        for (host, expected) in
+            [("", Ok(DEFAULT_SOCKET)), ("unix://", Err(())), (" unix:///a", Err(()))]
+        {
+            let folder = configuration("here", "here", host);
+            let config = ("DOCKER_CONFIG", folder.path().to_str().unwrap());
+            assert_eq!(socket(&[], &[config]).as_deref().map_err(drop), expected, "{host}");
+        }
     }
 
     #[test]
@@ -546,8 +869,40 @@ mod tests {
         }
     }
 
-    fn body(received: &[u8], at_end: bool) -> Option<Vec<u8>> {
-        parse(received, at_end).unwrap().map(|response| response.body)
+    /// What an engine sends; without an end it just says nothing more.
+    struct Sent<'a>(&'a [u8], bool);
+
+    impl Read for Sent<'_> {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            match self.0.read(into)? {
+                0 if !self.1 => Err(ErrorKind::TimedOut.into()),
+                read => Ok(read),
+            }
+        }
+    }
+
+    fn body(sent: &[u8], at_end: bool) -> Option<Vec<u8>> {
+        receive(&mut Sent(sent, at_end)).ok().map(|response| response.body)
+    }
+
+    #[test]
+    fn body_in_many_chunks_takes_no_longer_than_its_length() {
+        let took = |chunks: usize| {
+            let mut sent = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+            for _ in 0..chunks {
+                sent.extend_from_slice(b"40\r\n");
+                sent.extend_from_slice(&[b'x'; 64]);
+                sent.extend_from_slice(b"\r\n");
+            }
+            sent.extend_from_slice(b"0\r\n\r\n");
+            let start = Instant::now();
+            assert_eq!(body(&sent, true).unwrap().len(), 64 * chunks);
+            start.elapsed()
+        };
+        let least = |chunks| (0..5).map(|_| took(chunks)).min().unwrap();
+        // Sixteen times as much: a quadratic reader takes 256 times as long.
+        let (short, long) = (least(10_000), least(160_000));
+        assert!(long < short * 80, "{short:?}, {long:?}");
     }
 
     #[test]
@@ -567,7 +922,7 @@ mod tests {
     #[test]
     fn only_an_engines_own_404_means_missing() {
         let answer = |status, body: &str| {
-            read_answer(&Response { status, body: body.into() }, Path::new("/s")).ok()
+            read_answer(&Response { status, body: body.into() }, Path::new("/s"), "a:b").ok()
         };
         assert_eq!(answer(404, r#"{"message":"No such image: a:b"}"#), Some(Answer::Missing));
         for (status, body) in [
@@ -575,6 +930,7 @@ mod tests {
             (404, r#"{"message":["No such image: a:b"]}"#),
             (404, "No such image: a:b"),
             (404, r#"{"message":"page not found"}"#),
+            (404, r#"{"message":"No such image: other:1"}"#),
             (404, r#"{"message":"no such image: A/b: invalid reference format"}"#),
             (400, r#"{"message":"No such image: a:b"}"#),
             (200, r#"{"message":"No such image: a:b"}"#),
@@ -590,10 +946,10 @@ mod tests {
             bytes in proptest::collection::vec(any::<u8>(), 0..300),
             chunked in proptest::collection::vec(any::<u8>(), 0..60),
         ) {
-            let _ = parse(&bytes, true);
+            let _ = receive(&mut bytes.as_slice());
             let mut answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
             answer.extend(chunked);
-            let _ = parse(&answer, true);
+            let _ = receive(&mut answer.as_slice());
             let _ = mounts_in(&bytes);
             moment(&String::from_utf8_lossy(&bytes));
         }

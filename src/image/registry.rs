@@ -15,12 +15,13 @@ use std::path::Path;
 use base64::Engine as _;
 use docker_credential::{CredentialRetrievalError, DockerCredential, get_credential_from_reader};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::client::{self, Said};
 use super::engine::{self, Response, error_message};
 use super::{ANSWER_WITHIN, Answer, Platform, Unanswered, excerpt};
 use crate::command::{Client, Engine};
+use crate::go_json;
 use crate::reference::{DOCKER_HUB, Tag};
 
 /// The name of Docker Hub in docker's configuration.
@@ -47,7 +48,8 @@ pub(super) fn over_engine(client: &Client, socket: &Path, tag: &Tag) -> Result<A
     let given = in_variable(client, key).map(|given| ask(Some(given))).transpose()?;
     let response = match given {
         Some(response) if !is_refusal(&response) => response,
-        // Clients before 28.3 do not mind the variable, and push with what is in their configuration.
+        // Clients before 28.3 do not mind the variable, and push with what is in their
+        // configuration.
         refused => match (in_configuration(client, registry, key)?, refused) {
             (None, Some(refused)) => refused,
             (written, _) => ask(written)?,
@@ -153,7 +155,7 @@ struct Descriptor {
 
 /// A platform as OCI writes it.
 #[derive(Deserialize)]
-struct Described {
+pub(super) struct Described {
     #[serde(default)]
     os: String,
     #[serde(default)]
@@ -164,7 +166,7 @@ struct Described {
 
 impl Described {
     /// None for what is no image, such as an attestation (`unknown/unknown`).
-    fn known(self) -> Option<Platform> {
+    pub(super) fn known(self) -> Option<Platform> {
         let Described { os, architecture, variant } = self;
         let platform = Platform { os, architecture, variant }.known()?;
         (platform.os != "unknown").then_some(platform)
@@ -194,7 +196,7 @@ fn header_field(credential: DockerCredential, key: &str) -> String {
 /// some, too, these come first.
 fn in_variable(client: &Client, key: &str) -> Option<DockerCredential> {
     let text = client.variable("DOCKER_AUTH_CONFIG")?.into_encoded_bytes();
-    let given: Configuration = serde_json::from_slice(&text).ok()?;
+    let given: Configuration = go_json::read_config(&text).ok()?;
     given.written(key).ok()?
 }
 
@@ -223,7 +225,7 @@ fn in_configuration(
         }
         Err(error) => return Err(Unanswered::lasting(failed(error.to_string()))),
     };
-    let configuration: Configuration = serde_json::from_slice(&text)
+    let configuration: Configuration = go_json::read_config(&text)
         .map_err(|error| Unanswered::lasting(failed(error.to_string())))?;
     match configuration.helper(key) {
         Some(helper) => ask_helper(client, helper, key)
@@ -235,32 +237,56 @@ fn in_configuration(
 }
 
 /// What docker's configuration says of credentials.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default)]
 struct Configuration {
-    auths: Option<Map<String, Value>>,
-    creds_store: Option<String>,
-    cred_helpers: Option<BTreeMap<String, String>>,
+    auths: BTreeMap<String, Credential>,
+    creds_store: String,
+    cred_helpers: BTreeMap<String, String>,
 }
+go_json::fields!(Configuration {
+    "auths" => auths,
+    "credsStore" => creds_store,
+    "credHelpers" => cred_helpers,
+});
+
+/// What is written down for one registry.
+#[derive(Default)]
+struct Credential {
+    auth: String,
+    username: String,
+    password: String,
+    identity_token: String,
+}
+go_json::fields!(Credential {
+    "auth" => auth,
+    "username" => username,
+    "password" => password,
+    "identitytoken" => identity_token,
+});
 
 impl Configuration {
     /// The helper that has the credentials for a registry. What was written into the file before
     /// there was one does not count (docker/cli, `getConfiguredCredentialStore`).
     fn helper(&self, key: &str) -> Option<&str> {
-        let own = self.cred_helpers.as_ref().and_then(|helpers| helpers.get(key));
-        own.or(self.creds_store.as_ref()).map(String::as_str).filter(|name| !name.is_empty())
+        let helper = self.cred_helpers.get(key).unwrap_or(&self.creds_store);
+        Some(helper.as_str()).filter(|name| !name.is_empty())
     }
 
     /// What is written down for a registry, by its name or else by a URL of it. A field that is set
     /// to nothing is none.
     fn written(&self, key: &str) -> Result<Option<DockerCredential>, CredentialRetrievalError> {
-        let Some(auths) = &self.auths else { return Ok(None) };
-        let by_url = || auths.iter().find(|(url, _)| host_name(url) == key).map(|(_, entry)| entry);
-        let Some(mut entry) = auths.get(key).or_else(by_url).cloned() else { return Ok(None) };
-        if let Some(fields) = entry.as_object_mut() {
-            fields.retain(|_, value| value != "");
-        }
-        let config = json!({ "auths": { key: entry } }).to_string();
+        let by_url = || self.auths.iter().find(|(url, _)| host_name(url) == key);
+        let by_url = || by_url().map(|(_, entry)| entry);
+        let Some(entry) = self.auths.get(key).or_else(by_url) else { return Ok(None) };
+        let fields = [
+            ("auth", &entry.auth),
+            ("username", &entry.username),
+            ("password", &entry.password),
+            ("identitytoken", &entry.identity_token),
+        ];
+        let fields = fields.into_iter().filter(|(_, value)| !value.is_empty());
+        let fields: BTreeMap<_, _> = fields.collect();
+        let config = json!({ "auths": { key: fields } }).to_string();
         match get_credential_from_reader(config.as_bytes(), key) {
             Ok(credential) => Ok(Some(credential)),
             Err(CredentialRetrievalError::NoCredentialConfigured) => Ok(None),
@@ -282,12 +308,12 @@ fn ask_helper(
     helper: &str,
     key: &str,
 ) -> Result<Option<DockerCredential>, Unanswered> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
+    #[derive(Default)]
     struct Secret {
-        username: String,
-        secret: String,
+        username: Option<String>,
+        secret: Option<String>,
     }
+    go_json::fields!(Secret { "Username" => username, "Secret" => secret });
     /// `errCredentialsNotFoundMessage`
     const HAS_NONE: &[u8] = b"credentials not found in native keychain";
     /// What stands in the place of a user's name where the secret is a token.
@@ -297,15 +323,15 @@ fn ask_helper(
     let get = client.environment.iter().fold(get, |get, (name, value)| get.env(name, value));
     let said = client::run_expression(&name, get, ANSWER_WITHIN)?;
     match said.status {
-        Some(0) => match serde_json::from_slice(&said.stdout) {
-            Ok(Secret { username, secret }) if username == TOKEN => {
-                Ok(Some(DockerCredential::IdentityToken(secret)))
-            }
-            Ok(Secret { username, secret }) => {
-                Ok(Some(DockerCredential::UsernamePassword(username, secret)))
+        Some(0) => match go_json::read(&said.stdout) {
+            Ok(Secret { username: Some(username), secret: Some(secret) }) => {
+                Ok(Some(match username.as_str() {
+                    TOKEN => DockerCredential::IdentityToken(secret),
+                    _ => DockerCredential::UsernamePassword(username, secret),
+                }))
             }
             // Not what it said: it may be half of a secret.
-            Err(_) => Err(Unanswered::lasting(format!("{name} said something else"))),
+            _ => Err(Unanswered::lasting(format!("{name} said something else"))),
         },
         _ if said.stdout.trim_ascii() == HAS_NONE => Ok(None),
         // It asks others, who may be busy.
@@ -391,9 +417,7 @@ pub(super) fn skopeo(
 pub fn skopeo_said(said: &Said, tag: &Tag) -> Option<Answer> {
     if said.status? == 0 {
         let json: Value = serde_json::from_slice(&said.stdout).ok()?;
-        let manifests = json["manifests"].as_array().into_iter().flatten();
-        let platforms = manifests.map(|manifest| &manifest["platform"]).chain([&json]);
-        return Some(Answer::Present(platforms.filter_map(Described::read).collect()));
+        return Some(Answer::Present(platforms_in(&json)));
     }
     let name = full_name(tag);
     let (repository, tag_part) = split_tag(&name);
@@ -407,6 +431,13 @@ pub fn skopeo_said(said: &Said, tag: &Tag) -> Option<Answer> {
             says_unknown(reason) || is_harbors_not_found(reason, tag)
         })
         .then_some(Answer::Missing)
+}
+
+/// The platforms in a list of images, or in one image's configuration.
+pub(super) fn platforms_in(json: &Value) -> Vec<Platform> {
+    let manifests = json["manifests"].as_array().into_iter().flatten();
+    let platforms = manifests.map(|manifest| &manifest["platform"]).chain([json]);
+    platforms.filter_map(Described::read).collect()
 }
 
 fn full_name(tag: &Tag) -> String {
@@ -595,7 +626,7 @@ mod tests {
     #[test]
     fn entries_are_found_as_docker_finds_them() {
         let auth = |config: &str| {
-            let config: Configuration = serde_json::from_str(config).unwrap();
+            let config: Configuration = go_json::read_config(config.as_bytes()).unwrap();
             (config.helper("h:5").map(str::to_owned), config.written("h:5").ok().flatten())
         };
         let written = |key: &str| auth(&format!(r#"{{"auths":{{"{key}":{{"auth":"YTpi"}}}}}}"#));
@@ -627,6 +658,46 @@ mod tests {
         }
     }
 
+    #[test]
+    fn entries_are_read_by_the_rules_of_go() {
+        let read =
+            |config: &str| -> Configuration { go_json::read_config(config.as_bytes()).unwrap() };
+        let user = |config: &str| match read(config).written("h:5").unwrap() {
+            Some(DockerCredential::UsernamePassword(user, _)) => Some(user),
+            Some(DockerCredential::IdentityToken(token)) => Some(format!("token {token}")),
+            None => None,
+        };
+        // printf a:b | base64; printf x:y | base64
+        for (config, expected) in [
+            (r#"{"Auths":{"h:5":{"Auth":"YTpi"}}}"#, Some("a")),
+            (r#"{"auths":{"H:5":{"auth":"YTpi"}}}"#, None),
+            (r#"{"auths":{"h:5":{"auth":"eDp5"}},"AUTHS":{"h:5":{"auth":"YTpi"}}}"#, Some("a")),
+            (r#"{"AUTHS":{"h:5":{"auth":"YTpi"}},"auths":{"g":{"auth":"eDp5"}}}"#, Some("a")),
+            (r#"{"auths":{"h:5":{"auth":"YTpi"}},"Auths":null}"#, None),
+            (r#"{"auths":{"h:5":{"auth":"YTpi"},"h:5":{}}}"#, None),
+            (r#"{"auths":{"h:5":{"auth":"eDp5","AUTH":"YTpi"}}}"#, Some("a")),
+            (r#"{"auths":{"h:5":{"auth":"YTpi","Auth":null}}}"#, Some("a")),
+            (r#"{"auths":{"h:5":{"UserName":"a","paſſword":"b"}}}"#, Some("a")),
+            (r#"{"auths":{"h:5":{"IdentityToken":"t"}}}"#, Some("token t")),
+            (r#"{"auths":{"h:5":{"auth":"YTpi"},"g":7},"HttpHeaders":7}"#, Some("a")),
+            (r#"{"auths":{"h:5":7}}"#, None),
+            ("", None),
+        ] {
+            assert_eq!(user(config).as_deref(), expected, "{config}");
+        }
+        for (config, expected) in [
+            (r#"{"CredsStore":"s"}"#, Some("s")),
+            (r#"{"credsStore":"s","CREDSSTORE":"t"}"#, Some("t")),
+            (r#"{"credsStore":"s","CredsStore":null}"#, Some("s")),
+            (r#"{"CredHelpers":{"h:5":"c"}}"#, Some("c")),
+            (r#"{"credHelpers":{"H:5":"c"}}"#, None),
+            (r#"{"credsStore":"s","credHelpers":{"h:5":null}}"#, None),
+            (r#"{"credsStore":"s","credHelpers":{"h:5":"c"},"Credhelpers":null}"#, Some("s")),
+        ] {
+            assert_eq!(read(config).helper("h:5"), expected, "{config}");
+        }
+    }
+
     proptest! {
         #[test]
         fn nothing_that_anybody_says_makes_us_panic_or_means_missing_by_chance(
@@ -646,7 +717,7 @@ mod tests {
                 prop_assert!(!is_missing(imagetools_said(&said, &tag(NAME))));
                 prop_assert!(!is_missing(skopeo_said(&said, &tag(NAME))));
             }
-            let _ = serde_json::from_slice::<Configuration>(&bytes).map(|it| it.written("h").is_ok());
+            let _ = go_json::read_config::<Configuration>(&bytes).map(|it| it.written("h").is_ok());
         }
 
         #[test]

@@ -5,8 +5,11 @@ use std::ops::Range;
 
 use parse_dockerfile::{Command, Instruction, RunInstruction};
 
+use super::accepted::{Accepted, Answer};
 use super::heredoc::{self, Masked};
-use super::tools::{self, VARIABLES, Verdict};
+use super::mixed::{self, Shared};
+use super::shell::{self, Call};
+use super::tools::{self, MOVED, Place, Ran, VARIABLES, Verdict};
 use super::{Level, Rule};
 
 /// What is wrong with a mount.
@@ -38,14 +41,14 @@ pub const FIX: &str = ",sharing=locked";
 
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
-/// Finds the cache mounts that race, or may.
+/// Finds the cache mounts that race, or may. If it is `strict`, notes are errors.
 ///
 /// # Errors
 /// It is not a Dockerfile.
-pub fn check(bytes: &[u8]) -> Result<Vec<Found>, Unreadable> {
+pub fn check(bytes: &[u8], strict: bool) -> Result<Vec<Found>, Unreadable> {
     let offset = if bytes.starts_with(BOM) { BOM.len() } else { 0 };
     let text = same_length_text(&bytes[offset..]);
-    let mut found = check_text(&text).map_err(|mut unreadable| {
+    let mut found = check_text(&text, strict).map_err(|mut unreadable| {
         unreadable.at += offset;
         unreadable
     })?;
@@ -66,7 +69,7 @@ fn same_length_text(bytes: &[u8]) -> String {
     text
 }
 
-fn check_text(text: &str) -> Result<Vec<Found>, Unreadable> {
+fn check_text(text: &str, strict: bool) -> Result<Vec<Found>, Unreadable> {
     let escape = escape(text);
     let Masked { text: masked, bodies } = heredoc::mask(text, escape).map_err(|error| {
         Unreadable { at: error.0, why: "this here-document has no end".to_owned() }
@@ -77,15 +80,19 @@ fn check_text(text: &str) -> Result<Vec<Found>, Unreadable> {
         why: format!("{error:#}"),
     };
     let mut scopes = Scopes::default();
-    let mut found = Vec::new();
+    let (mut found, mut mounts) = (Vec::new(), Vec::new());
     for instruction in parse_dockerfile::parse_iter(&masked).map_err(failed)? {
         let instruction = instruction.map_err(failed)?;
         if let Some(run) = run_of(&instruction) {
             let source = Source { text, escape, bodies: &bodies };
-            found.extend(source.check_all(run, &scopes));
+            let mut calls = shell::calls(&source.command(run));
+            scopes.set_for(&mut calls);
+            scopes.stage.ran.note(&calls);
+            source.check_all(run, &calls, &scopes, &mut found, &mut mounts)?;
         }
-        scopes.pass(&instruction, escape);
+        scopes.pass(&instruction, escape)?;
     }
+    mixed::add(&mut found, &mounts, text, |rule| rule.level(strict) == Level::Error);
     Ok(found)
 }
 
@@ -120,9 +127,19 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn check_all(&self, run: &RunInstruction<'_>, scopes: &Scopes) -> Vec<Found> {
-        let mut found = Vec::new();
-        let command = self.command(run);
+    /// Adds what is wrong with the mounts of a RUN, and its cache mounts.
+    ///
+    /// # Errors
+    /// BuildKit would not take one of them.
+    fn check_all(
+        &self,
+        run: &RunInstruction<'_>,
+        calls: &[Call],
+        scopes: &Scopes,
+        found: &mut Vec<Found>,
+        mounts: &mut Vec<Shared>,
+    ) -> Result<(), Unreadable> {
+        let accepted = Accepted::above(self.text, run.run.span.start);
         for flag in &run.options {
             // Its name may be quoted as well, which the parser does not know.
             let word = self.flag_word(flag.name.span.start);
@@ -131,29 +148,46 @@ impl Source<'_> {
                 break;
             }
             if let Some(mount) = word.chars.strip_prefix(&MOUNT) {
-                found.extend(Self::check(flag.span().start, mount, word.end, &command, scopes));
+                let at = flag.span().start;
+                let mount = Mount::read(mount, scopes);
+                if let Some(key) = &mount.unknown {
+                    let why = format!("BuildKit knows no '{key}' in a --mount");
+                    return Err(Unreadable { at, why });
+                }
+                let mut wrong = Self::check(at, &mount, word.end, calls, scopes);
+                if let Some(it) = &mut wrong {
+                    match accepted.answer(it.rule.name()) {
+                        Answer::Accepted => wrong = None,
+                        Answer::WithoutReason => {
+                            it.message.push_str(" (the comment that ignores it gives no reason)");
+                        }
+                        Answer::Nothing => {}
+                    }
+                }
+                found.extend(wrong);
+                let is_accepted = accepted.answer(Rule::Mixed.name()) == Answer::Accepted;
+                mounts.extend(mount.shared(at, word.end, is_accepted));
             }
             if word.end.is_none() {
                 // The parser has not seen the blank, so what comes next may be the command.
                 break;
             }
         }
-        found
+        Ok(())
     }
 
     fn check(
         at: usize,
-        mount: &[char],
+        mount: &Mount,
         end: Option<usize>,
-        command: &str,
+        calls: &[Call],
         scopes: &Scopes,
     ) -> Option<Found> {
-        let mount = Mount::read(mount, scopes);
         if mount.kind.as_deref() != Some("cache") || mount.read_only {
             return None;
         }
         let fix = end.filter(|_| !mount.says_sharing);
-        let target = mount.target.shown?;
+        let target = mount.target.shown.as_deref()?;
         let note = |rule, why: String, advice, fix| {
             let message = format!("cache mount {target} {why}");
             let advice = if end.is_some() { advice } else { CUT_ADVICE };
@@ -172,15 +206,23 @@ impl Source<'_> {
             let why = "is at a place that only a build knows".to_owned();
             return note(Rule::Variable, why, UNKNOWN_ADVICE, fix);
         };
-        match tools::judge(&scopes.known_place(path), command) {
-            Verdict::Safe(_) => None,
-            Verdict::Races(tool) => {
+        if target.starts_with('~') {
+            let why =
+                "is a folder named ~ and not in the home folder, where tools write".to_owned();
+            return note(Rule::Unknown, why, "write the whole path", None);
+        }
+        let places = scopes.places(path, &tools::moves(calls));
+        match tools::judge(path, &places, calls, &scopes.stage.ran) {
+            Verdict::Safe => None,
+            Verdict::Races(why) => {
                 let advice = match fix {
                     Some(_) => "add sharing=locked",
                     None => "say sharing=locked instead of shared",
                 };
-                note(Rule::Race, format!("races: {}", tool.why), advice, fix)
+                note(Rule::Race, format!("races: {why}"), advice, fix)
             }
+            // Somebody has looked at it.
+            Verdict::Unknown if mount.says_sharing => None,
             Verdict::Unknown => {
                 let why = "is shared, and buildlock does not know what writes to it".to_owned();
                 note(Rule::Unknown, why, UNKNOWN_ADVICE, fix)
@@ -299,13 +341,20 @@ struct Mount {
     /// None: only a build knows.
     sharing: Option<String>,
     read_only: bool,
+    /// None: only a build knows, or it is the target.
+    id: Option<String>,
+    has_id: bool,
+    /// A key that BuildKit would refuse.
+    unknown: Option<String>,
 }
 
 #[derive(Debug, Default)]
 struct Target {
     /// As it is written.
     shown: Option<String>,
-    /// None: only a build knows.
+    /// With its variables. None: only a build knows.
+    written: Option<String>,
+    /// The same in the working folder.
     path: Option<String>,
 }
 
@@ -324,9 +373,11 @@ impl Mount {
             match key.as_str() {
                 "type" => mount.kind = scopes.expand(value).map(|kind| kind.to_lowercase()),
                 "target" | "dst" | "destination" => {
+                    let written = scopes.expand(value);
                     mount.target = Target {
                         shown: Some(value.iter().collect()),
-                        path: scopes.expand(value).map(|path| scopes.in_workdir(path)),
+                        path: written.clone().map(|path| scopes.in_workdir(path)),
+                        written,
                     };
                 }
                 "sharing" => {
@@ -335,11 +386,46 @@ impl Mount {
                 }
                 "ro" | "readonly" => mount.read_only = is_true(value),
                 "rw" | "readwrite" => mount.read_only = !is_true(value),
-                _ => {}
+                "id" => {
+                    mount.has_id = true;
+                    mount.id = scopes.expand(value);
+                }
+                known if KEYS.contains(&known) || known.contains('$') => {}
+                _ => mount.unknown = Some(key),
             }
         }
         mount
     }
+
+    /// This mount as one of those that share a cache. None: it is none, only reads, or only a build
+    /// knows which one.
+    fn shared(&self, at: usize, end: Option<usize>, is_accepted: bool) -> Option<Shared> {
+        let is_locked = match self.sharing.as_deref() {
+            Some("shared") => false,
+            Some("locked") => true,
+            _ => return None,
+        };
+        if self.kind.as_deref() != Some("cache") || self.read_only {
+            return None;
+        }
+        let target = self.target.shown.clone()?;
+        let id = match self.has_id {
+            true => self.id.clone()?,
+            false => self.target.written.as_deref().map(clean)?,
+        };
+        let fix = end.filter(|_| !self.says_sharing);
+        Some(Shared { id, at, target, is_locked, fix, is_accepted })
+    }
+}
+
+/// What else a mount may say (BuildKit's `parseMount`).
+const KEYS: [&str; 9] = ["from", "source", "src", "required", "size", "mode", "uid", "gid", "env"];
+
+/// A path without its end and doubled slashes, as Go's path.Clean leaves it.
+fn clean(path: &str) -> String {
+    let components: Vec<_> = path.split('/').filter(|it| !it.is_empty() && *it != ".").collect();
+    let start = if path.starts_with('/') { "/" } else { "" };
+    format!("{start}{}", components.join("/"))
 }
 
 /// Go's ParseBool; a word without a value is true.
@@ -374,18 +460,24 @@ fn fields(chars: &[char]) -> Vec<Vec<char>> {
 struct Scopes {
     /// ARG in front of the first FROM. None: it has no default.
     global: HashMap<String, Option<String>>,
-    stages: HashMap<String, Stage>,
+    /// Those that have ended.
+    stages: Vec<Stage>,
+    names: HashMap<String, usize>,
     name: Option<String>,
     stage: Stage,
     in_stage: bool,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct Stage {
+    /// The one that it is built from. What that one knows is looked up there, not copied: of a long
+    /// row of stages each would have a copy of all before it.
+    parent: Option<usize>,
     /// None: only a build knows.
     env: HashMap<String, Option<String>>,
     arg: HashMap<String, Option<String>>,
     workdir: Option<String>,
+    ran: Ran,
 }
 
 /// No path is as long, in bytes (PATH_MAX). Without a bound, variables that hold each other twice
@@ -401,12 +493,21 @@ enum Value {
 }
 
 impl Scopes {
-    fn pass(&mut self, instruction: &Instruction<'_>, escape: u8) {
+    /// Takes in what an instruction says.
+    ///
+    /// # Errors
+    /// BuildKit would not take it.
+    fn pass(&mut self, instruction: &Instruction<'_>, escape: u8) -> Result<(), Unreadable> {
         match instruction {
             Instruction::From(from) => {
                 self.end_stage();
                 let base = from.image.value.to_lowercase();
-                self.stage = self.stages.get(&base).cloned().unwrap_or_default();
+                let parent = self.names.get(&base).copied();
+                let (workdir, ran) = match parent.and_then(|parent| self.stages.get(parent)) {
+                    Some(parent) => (parent.workdir.clone(), parent.ran.clone()),
+                    None => Default::default(),
+                };
+                self.stage = Stage { parent, workdir, ran, ..Stage::default() };
                 self.name = from.as_.as_ref().map(|(_, name)| name.value.to_lowercase());
                 self.in_stage = true;
             }
@@ -423,6 +524,10 @@ impl Scopes {
                 let values: Vec<_> = match words.first() {
                     // ENV name the rest is the value
                     Some(first) if !first.iter().any(|(c, _)| *c == '=') => {
+                        if words.len() < 2 {
+                            let why = "ENV needs a name and a value".to_owned();
+                            return Err(Unreadable { at: env.env.span.start, why });
+                        }
                         let rest: Vec<_> = words[1..].join(&[(' ', false)][..]);
                         vec![(first.iter().map(|(c, _)| c).collect(), self.expand_marked(&rest))]
                     }
@@ -442,12 +547,28 @@ impl Scopes {
             }
             _ => {}
         }
+        Ok(())
     }
 
     fn end_stage(&mut self) {
         if let Some(name) = self.name.take() {
-            self.stages.insert(name, std::mem::take(&mut self.stage));
+            self.names.insert(name, self.stages.len());
+            self.stages.push(std::mem::take(&mut self.stage));
         }
+    }
+
+    /// This stage, the one that it is built from, and so on.
+    fn line_of_stages(&self) -> impl Iterator<Item = &Stage> {
+        let parent = |stage: &&Stage| stage.parent.and_then(|parent| self.stages.get(parent));
+        std::iter::successors(Some(&self.stage), parent)
+    }
+
+    fn env(&self, name: &str) -> Option<&Option<String>> {
+        self.line_of_stages().find_map(|stage| stage.env.get(name))
+    }
+
+    fn arg(&self, name: &str) -> Option<&Option<String>> {
+        self.line_of_stages().find_map(|stage| stage.arg.get(name))
     }
 
     fn declare(&mut self, name: String, value: Option<Option<String>>) {
@@ -458,15 +579,15 @@ impl Scopes {
         match value.or_else(|| self.global.get(&name).cloned().filter(Option::is_some)) {
             Some(value) => _ = self.stage.arg.insert(name, value),
             // What it has stays, from the parent stage say.
-            None => _ = self.stage.arg.entry(name).or_default(),
+            None if self.arg(&name).is_some() => {}
+            None => _ = self.stage.arg.insert(name, None),
         }
     }
 
     fn value(&self, name: &str) -> Value {
-        let Stage { env, arg, .. } = &self.stage;
-        let stage = env.get(name).map(|value| value.clone().map_or(Value::Unknown, Value::Known));
+        let stage = self.env(name).map(|value| value.clone().map_or(Value::Unknown, Value::Known));
         let or_unset = |value: &Option<String>| value.clone().map_or(Value::Unset, Value::Known);
-        if let Some(value) = stage.or_else(|| arg.get(name).map(or_unset)) {
+        if let Some(value) = stage.or_else(|| self.arg(name).map(or_unset)) {
             return value;
         }
         if !self.in_stage {
@@ -542,16 +663,57 @@ impl Scopes {
         }
     }
 
-    /// The usual place of a cache that a variable of this stage has moved to where `path` is.
-    fn known_place(&self, path: &str) -> String {
-        let moved = VARIABLES.iter().filter_map(|(name, usual)| {
-            let Value::Known(place) = self.value(name) else { return None };
-            let place = place.trim_end_matches('/');
-            let below = path.strip_prefix(place).filter(|_| !place.is_empty())?;
-            (below.is_empty() || below.starts_with('/')).then_some((place.len(), usual, below))
-        });
-        let closest = moved.max_by_key(|(length, ..)| *length);
-        closest.map_or_else(|| path.to_owned(), |(_, usual, below)| format!("{usual}{below}"))
+    /// Gives calls the variables that the Dockerfile sets and that say whether caches are used.
+    fn set_for(&self, calls: &mut [Call]) {
+        const NAME: &str = "PIP_NO_CACHE_DIR";
+        let set = self.env(NAME).or_else(|| self.arg(NAME)).cloned().flatten();
+        let Some(value) = set else { return };
+        for call in calls {
+            call.env.insert(0, (NAME.to_owned(), value.clone()));
+        }
+    }
+
+    /// Where the folder `path` would usually be: where the variables of this stage, and what the RUN
+    /// itself says (`moves`), have put caches. A cache below it is a part of it.
+    fn places(&self, path: &str, moves: &[(&'static str, String)]) -> Vec<Place> {
+        let path = path.trim_end_matches('/');
+        let mut places = Vec::new();
+        let mut closest = 0;
+        for (name, usual) in VARIABLES.iter().chain(MOVED) {
+            let moved = moves.iter().filter(|(it, _)| it == name).filter_map(|(_, value)| {
+                let value: Vec<char> = value.chars().collect();
+                self.expand(&value).map(|value| self.in_workdir(value))
+            });
+            let value = match self.value(name) {
+                Value::Known(value) => Some(value),
+                _ => None,
+            };
+            for place in moved.chain(value) {
+                let place = place.trim_end_matches('/');
+                if place.is_empty() {
+                    continue;
+                }
+                let below =
+                    path.strip_prefix(place).filter(|it| it.is_empty() || it.starts_with('/'));
+                if let Some(below) = below {
+                    closest = closest.max(place.len());
+                    places.push((
+                        place.len(),
+                        Place { path: format!("{usual}{below}"), is_part: false },
+                    ));
+                } else if place.strip_prefix(path).is_some_and(|it| it.starts_with('/')) {
+                    let part = Place { path: (*usual).to_owned(), is_part: true };
+                    places.push((usize::MAX, part));
+                }
+            }
+        }
+        // Of variables that lead there, the one nearest to it tells what it is.
+        places.retain(|(length, _)| *length >= closest);
+        let mut places: Vec<_> = places.into_iter().map(|(_, place)| place).collect();
+        if closest == 0 {
+            places.push(Place { path: path.to_owned(), is_part: false });
+        }
+        places
     }
 }
 
@@ -609,7 +771,7 @@ impl Rule {
     /// How bad it is.
     pub fn level(self, strict: bool) -> Level {
         match self {
-            Rule::Race | Rule::SameImage => Level::Error,
+            Rule::Race | Rule::Mixed | Rule::SameImage => Level::Error,
             Rule::Unknown | Rule::Variable if strict => Level::Error,
             Rule::Unknown | Rule::Variable => Level::Note,
         }

@@ -67,6 +67,10 @@ const UNNEEDED: &[&[u8]] = &[
     b"VOLUME",
 ];
 
+/// What may stand behind ONBUILD and is read, or refused by BuildKit.
+const ON_BUILD: &[&[u8]] =
+    &[b"ADD", b"ARG", b"COPY", b"ENV", b"FROM", b"MAINTAINER", b"ONBUILD", b"RUN", b"WORKDIR"];
+
 /// Where the line behind `at` begins, and where this one ends without its end of line.
 pub fn line(bytes: &[u8], at: usize) -> (Range<usize>, usize) {
     let newline = bytes[at..].iter().position(|&b| b == b'\n').map(|n| at + n);
@@ -121,6 +125,7 @@ fn join(text: &str, start: usize, escape: u8, copy: &mut [u8]) -> Instruction {
     let bytes = text.as_bytes();
     let mut joined = Instruction { bytes: Vec::new(), positions: Vec::new(), end: start };
     let mut goes_on = false;
+    let mut last = start;
     while joined.end < bytes.len() {
         let (mut line, next) = line(bytes, joined.end);
         joined.end = next;
@@ -136,7 +141,10 @@ fn join(text: &str, start: usize, escape: u8, copy: &mut [u8]) -> Instruction {
         }
         let continued = continuation(&bytes[line.clone()], escape);
         let end = match continued {
-            Some((at, false)) => line.start + at,
+            Some((at, false)) => {
+                last = line.start + at;
+                last
+            }
             Some((at, true)) => {
                 // The parser does not look at what is before it.
                 copy[line.start + at] = b'x';
@@ -151,6 +159,10 @@ fn join(text: &str, start: usize, escape: u8, copy: &mut [u8]) -> Instruction {
             break;
         }
     }
+    if goes_on {
+        // Nothing comes any more, which the parser does not forgive.
+        copy[last] = b' ';
+    }
     joined
 }
 
@@ -164,6 +176,10 @@ impl Instruction {
         let mut keyword = next();
         if keyword == b"ONBUILD" {
             keyword = next();
+            // BuildKit does not look at it before another build starts from this image.
+            if !ON_BUILD.contains(&&*keyword) {
+                return (UNNEEDED[0].to_vec(), Vec::new());
+            }
         }
         if !matches!(&*keyword, b"RUN" | b"COPY" | b"ADD") {
             return (keyword, Vec::new());

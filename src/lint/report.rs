@@ -123,11 +123,14 @@ impl Level {
 }
 
 impl Rule {
-    const ALL: [Rule; 4] = [Rule::Race, Rule::Unknown, Rule::Variable, Rule::SameImage];
+    const ALL: [Rule; 5] =
+        [Rule::Race, Rule::Mixed, Rule::Unknown, Rule::Variable, Rule::SameImage];
 
-    fn name(self) -> &'static str {
+    /// What it is called in output and in comments that ignore it.
+    pub(super) fn name(self) -> &'static str {
         match self {
             Rule::Race => "cache-mount-race",
+            Rule::Mixed => "cache-mount-mixed-sharing",
             Rule::Unknown => "cache-mount-unknown",
             Rule::Variable => "cache-mount-variable",
             Rule::SameImage => "compose-same-image",
@@ -137,6 +140,7 @@ impl Rule {
     fn describe(self) -> &'static str {
         match self {
             Rule::Race => "Builds that run at the same time break each other's cache mount",
+            Rule::Mixed => "A cache mount is shared in one place and locked in another",
             Rule::Unknown => "A cache mount is shared, and it is not known what writes to it",
             Rule::Variable => "Whether a cache mount races depends on a variable of the build",
             Rule::SameImage => "Two services build one image",

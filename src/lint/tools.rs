@@ -1,60 +1,79 @@
 //! Which tools may share a cache folder, and which need a lock around it.
 //!
-//! The sources are in `docs/build-races.md`; a tool is here only if there is one. A lock protects a
+//! The sources are in `docs/lint.md`; a tool is here only if there is one. A lock protects a
 //! cache mount only if its file lies *inside* the mount: everything else in the container is its
 //! own.
+
+use std::collections::HashMap;
+
+use super::shell::Call;
 
 /// What happens when two builds use the same folder at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// They can break each other.
-    Races(&'static Tool),
-    /// The tool sees to it itself.
-    Safe(&'static Tool),
+    /// They can break each other: the tool, and why, as the second half of a sentence.
+    Races(&'static str),
+    /// The tool sees to it itself, or nothing is written there.
+    Safe,
     /// Nobody has looked at what writes there.
     Unknown,
 }
 
 /// A kind of cache folder.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Tool {
-    /// Whose it is.
-    pub name: &'static str,
+struct Tool {
+    /// The programs that use it, and in whose words its version may be seen.
+    programs: &'static [&'static str],
     /// Ends of paths, by component: `*` is any one, `**` any number at the end, and a leading `/`
     /// means the whole path.
     paths: &'static [&'static str],
-    /// Programs, one of which the RUN must name; none: the path alone tells.
-    programs: &'static [&'static str],
+    /// The path could be anybody's: the RUN must start one of the programs.
+    must_start: bool,
     races: bool,
+    /// The package and the version of it from which on it does not race any more.
+    until: Option<(&'static str, &'static [u32])>,
     /// Why, as the second half of a sentence.
-    pub why: &'static str,
+    why: &'static str,
 }
+
+impl Tool {
+    /// Is its folder the one that the other's lies in?
+    fn is_around(&self, other: &Tool) -> bool {
+        let is_in = |outer: &str, inner: &str| {
+            inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'))
+        };
+        self.programs == other.programs
+            && self.paths.iter().any(|outer| other.paths.iter().any(|inner| is_in(outer, inner)))
+    }
+}
+
+const SAFE: Tool =
+    Tool { programs: &[], paths: &[], must_start: false, races: false, until: None, why: "" };
+const RACES: Tool = Tool { races: true, ..SAFE };
 
 /// The first match counts.
 const TOOLS: &[Tool] = &[
     Tool {
-        name: "cargo",
-        paths: &[".cargo/registry/**", "cargo/registry/**", ".cargo/git/**", "cargo/git/**"],
-        programs: &[],
-        races: true,
-        why: "cargo's lock, .package-cache, lies beside this folder and not in it",
-    },
-    Tool {
-        name: "cargo",
-        paths: &["registry", "registry/cache", "registry/index", "registry/src", "git", "git/db"],
         programs: &["cargo"],
-        races: true,
+        paths: &[".cargo/registry/**", "cargo/registry/**", ".cargo/git/**", "cargo/git/**"],
         why: "cargo's lock, .package-cache, lies beside this folder and not in it",
+        ..RACES
     },
     Tool {
-        name: "cargo",
+        programs: &["cargo"],
+        paths: &["registry", "registry/cache", "registry/index", "registry/src", "git", "git/db"],
+        must_start: true,
+        why: "cargo's lock, .package-cache, lies beside this folder and not in it",
+        ..RACES
+    },
+    Tool {
+        // cargo's lock, .package-cache, is in it.
+        programs: &["cargo"],
         paths: &[".cargo", "/usr/local/cargo"],
-        programs: &[],
-        races: false,
-        why: "cargo's lock, .package-cache, is in it",
+        ..SAFE
     },
     Tool {
-        name: "cargo",
+        programs: &["cargo"],
         paths: &[
             "target/*/deps",
             "target/*/build",
@@ -65,149 +84,156 @@ const TOOLS: &[Tool] = &[
             "target/*/*/incremental",
             "target/*/*/.fingerprint",
         ],
-        programs: &["cargo"],
-        races: true,
+        must_start: true,
         why: "cargo's lock, .cargo-lock, lies beside this folder and not in it",
+        ..RACES
     },
     Tool {
-        name: "cargo",
-        paths: &["target", "target/*", "target/*/debug", "target/*/release"],
+        // cargo's lock, .cargo-lock, is in it.
         programs: &["cargo"],
-        races: false,
-        why: "cargo's lock, .cargo-lock, is in it",
+        paths: &["target", "target/*", "target/*/debug", "target/*/release"],
+        must_start: true,
+        ..SAFE
     },
     Tool {
-        name: "sccache",
+        programs: &["sccache"],
         paths: &[".cache/sccache/**", "sccache/**"],
-        programs: &[],
-        races: true,
         why: "sccache does not support two servers on one folder, and each build starts its own",
+        ..RACES
     },
     Tool {
-        name: "ccache",
+        // ccache renames finished files into place.
+        programs: &["ccache"],
         paths: &[".ccache/**", "ccache/**"],
-        programs: &[],
-        races: false,
-        why: "ccache renames finished files into place",
+        ..SAFE
     },
     Tool {
-        name: "apt",
+        programs: &["apt"],
         paths: &["/var/cache/apt/**", "/var/lib/apt/**"],
-        programs: &[],
-        races: true,
         why: "apt needs it for itself: with another one in it, it fails instead of waiting",
+        ..RACES
     },
     Tool {
-        name: "npx",
-        paths: &["_npx/**"],
-        programs: &[],
-        races: true,
-        why: "npx does not lock what it installs there before npm 11.6.1",
-    },
-    Tool {
-        name: "npx",
-        paths: &[".npm"],
         programs: &["npx"],
-        races: true,
+        paths: &["_npx/**"],
+        until: Some(("npm", &[11, 6, 1])),
+        why: "npx does not lock what it installs there before npm 11.6.1",
+        ..RACES
+    },
+    Tool {
+        programs: &["npx"],
+        paths: &[".npm"],
+        must_start: true,
+        until: Some(("npm", &[11, 6, 1])),
         why: "npx does not lock what it installs in its _npx before npm 11.6.1",
+        ..RACES
     },
     Tool {
-        name: "npm",
+        // npm's cache is addressed by content and made for concurrent access.
+        programs: &["npm", "npx"],
         paths: &[".npm/**", "_cacache/**"],
-        programs: &[],
-        races: false,
-        why: "npm's cache is addressed by content and made for concurrent access",
+        ..SAFE
     },
     Tool {
-        name: "yarn",
+        programs: &["yarn"],
         paths: &["/usr/local/share/.cache", "share/.cache/yarn/**", ".cache/yarn/**"],
-        programs: &[],
-        races: true,
+        until: Some(("yarn", &[2])),
         why: "yarn 1 does not lock its cache (that is what its --mutex is for)",
+        ..RACES
     },
     Tool {
-        name: "pnpm",
+        // yarn 2 and later lock each archive in it.
+        programs: &["yarn"],
+        paths: &[".yarn/berry/**", ".yarn/cache/**"],
+        ..SAFE
+    },
+    Tool {
+        // pnpm's store is addressed by content and supports concurrent installs.
+        programs: &["pnpm"],
         paths: &["pnpm/store/**", ".pnpm-store/**"],
-        programs: &[],
-        races: false,
-        why: "pnpm's store is addressed by content and supports concurrent installs",
+        ..SAFE
     },
     Tool {
-        name: "pip",
+        programs: &["pip"],
         paths: &[".cache/pip/**"],
-        programs: &[],
-        races: true,
-        why: "pip copies the wheels that it has built into place",
+        until: Some(("pip", &[25, 3])),
+        why: "pip before 25.3 copies the wheels that it has built into place",
+        ..RACES
     },
     Tool {
-        name: "uv",
+        // uv's cache is made for concurrent readers and writers.
+        programs: &["uv", "uvx"],
         paths: &[".cache/uv/**"],
-        programs: &[],
-        races: false,
-        why: "uv's cache is made for concurrent readers and writers",
+        ..SAFE
     },
     Tool {
-        name: "go",
+        // go's locks are in it.
+        programs: &["go"],
         paths: &["/go", "/root/go", "go/pkg", "pkg/mod", "pkg/mod/cache"],
-        programs: &[],
-        races: false,
-        why: "go's locks are in it",
+        ..SAFE
     },
     Tool {
-        name: "go",
+        // go's build cache may be shared by the processes of one machine.
+        programs: &["go"],
         paths: &[".cache/go-build/**", "go-build"],
-        programs: &[],
-        races: false,
-        why: "go's build cache may be shared by the processes of one machine",
+        ..SAFE
     },
     Tool {
-        name: "maven",
+        programs: &["golangci-lint"],
+        paths: &[".cache/golangci-lint/**"],
+        why: "golangci-lint's lock, golangci-lint.lock, is in $TMPDIR and not in it",
+        ..RACES
+    },
+    Tool {
+        programs: &["microdnf"],
+        paths: &["/var/cache/yum/**"],
+        must_start: true,
+        why: "microdnf looks in its lock for a process number, and each container has its own ones",
+        ..RACES
+    },
+    Tool {
+        programs: &["mvn"],
         paths: &[".m2/**"],
-        programs: &[],
-        races: true,
         why: "Maven up to 3.9 locks its local repository within one process only",
+        ..RACES
     },
     Tool {
-        name: "gradle",
+        programs: &["gradle"],
         paths: &[".gradle/**"],
-        programs: &[],
-        races: true,
         why: "Gradle hands its locks over by network, which does not reach another container",
+        ..RACES
     },
     Tool {
-        name: "composer",
-        paths: &[".composer/**", ".cache/composer/**"],
-        programs: &[],
-        races: true,
-        why: "composer does not lock its cache, and copies archives into place",
-    },
-    Tool {
-        name: "composer",
-        paths: &["/tmp/cache/**", "composer/**"],
         programs: &["composer"],
-        races: true,
+        paths: &[".composer/**", ".cache/composer/**"],
         why: "composer does not lock its cache, and copies archives into place",
+        ..RACES
     },
     Tool {
-        name: "bundler",
+        programs: &["composer"],
+        paths: &["/tmp/cache/**", "composer/**"],
+        must_start: true,
+        why: "composer does not lock its cache, and copies archives into place",
+        ..RACES
+    },
+    Tool {
+        programs: &["bundle"],
         paths: &["/usr/local/bundle"],
-        programs: &[],
-        races: true,
         why: "bundler removes its lock, bundler.lock, while others wait for it",
+        ..RACES
     },
     Tool {
-        name: "bundler",
+        programs: &["bundle"],
         paths: &["vendor/bundle"],
-        programs: &["bundle", "bundler"],
-        races: true,
+        must_start: true,
         why: "bundler removes its lock, bundler.lock, while others wait for it",
+        ..RACES
     },
     Tool {
-        name: "nuget",
+        programs: &["dotnet", "nuget"],
         paths: &[".nuget/**", ".local/share/NuGet/**"],
-        programs: &[],
-        races: true,
         why: "NuGet's locks are in /tmp/NuGetScratch and not in it",
+        ..RACES
     },
 ];
 
@@ -220,6 +246,7 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("COMPOSER_CACHE_DIR", "/root/.cache/composer"),
     ("COMPOSER_HOME", "/root/.composer"),
     ("GOCACHE", "/root/.cache/go-build"),
+    ("GOLANGCI_LINT_CACHE", "/root/.cache/golangci-lint"),
     ("GOMODCACHE", "/go/pkg/mod"),
     ("GOPATH", "/go"),
     ("GRADLE_USER_HOME", "/root/.gradle"),
@@ -234,26 +261,222 @@ pub const VARIABLES: &[(&str, &str)] = &[
     ("npm_config_cache", "/root/.npm"),
 ];
 
-/// Judges a cache mount by its target and by what the RUN says.
-pub fn judge(target: &str, command: &str) -> Verdict {
-    let components: Vec<&str> = components(target).collect();
-    let names = |program: &str| {
-        let mut words = command.split(|c: char| !c.is_alphanumeric() && !"-_.".contains(c));
-        words.any(|word| word == program)
-    };
-    let is_it = |tool: &&Tool| {
-        tool.paths.iter().any(|pattern| matches(pattern, &components))
-            && (tool.programs.is_empty() || tool.programs.iter().any(|program| names(program)))
-    };
-    match TOOLS.iter().find(is_it) {
-        Some(tool) if tool.races => Verdict::Races(tool),
-        Some(tool) => Verdict::Safe(tool),
-        None => Verdict::Unknown,
+/// Where a cache is usually that only an option or a variable without a usual value moves.
+pub(super) const MOVED: &[(&str, &str)] = &[
+    ("CARGO_TARGET_DIR", "/target"),
+    ("MAVEN_REPOSITORY", "/root/.m2/repository"),
+    ("PNPM_STORE", "/root/.local/share/pnpm/store"),
+];
+
+/// Options that move a cache, and the variable that does the same.
+const OPTIONS: &[(&str, &str, &str)] = &[
+    ("cargo", "--target-dir", "CARGO_TARGET_DIR"),
+    ("gradle", "--gradle-user-home", "GRADLE_USER_HOME"),
+    ("gradle", "-g", "GRADLE_USER_HOME"),
+    ("mvn", "-Dmaven.repo.local", "MAVEN_REPOSITORY"),
+    ("npm", "--cache", "NPM_CONFIG_CACHE"),
+    ("npx", "--cache", "NPM_CONFIG_CACHE"),
+    ("pip", "--cache-dir", "PIP_CACHE_DIR"),
+    ("pnpm", "--store-dir", "PNPM_STORE"),
+    ("uv", "--cache-dir", "UV_CACHE_DIR"),
+    ("yarn", "--cache-folder", "YARN_CACHE_FOLDER"),
+];
+
+/// Calls that empty a cache, and which (where it usually is).
+const EMPTIES: &[(&str, &[&str], &str)] = &[
+    ("cargo", &["clean"], "/target"),
+    ("go", &["clean", "-cache"], "/root/.cache/go-build"),
+    ("go", &["clean", "-modcache"], "/go/pkg/mod"),
+    ("npm", &["cache", "clean"], "/root/.npm"),
+    ("npm", &["cache", "clear"], "/root/.npm"),
+    ("pip", &["cache", "purge"], "/root/.cache/pip"),
+    ("yarn", &["cache", "clean"], "/usr/local/share/.cache/yarn"),
+];
+
+/// Programs that start nothing else, and use no cache but their own.
+const HARMLESS: &[&str] = &[
+    ":", "[", "apk", "apt", "cat", "cd", "chmod", "chown", "cp", "curl", "dnf", "echo", "export",
+    "fi", "git", "go", "grep", "ln", "ls", "microdnf", "mkdir", "mv", "printf", "pwd", "rm", "sed",
+    "set", "tar", "test", "touch", "true", "uv", "wget", "yum",
+];
+
+/// What the RUNs of a stage have said so far.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ran {
+    /// Versions of packages: `pip==25.3`, `npm@11.6.1`.
+    versions: HashMap<String, Vec<u32>>,
+    /// npm has installed what the project depends on.
+    has_node_modules: bool,
+}
+
+impl Ran {
+    /// Takes note of what these calls say.
+    pub(super) fn note(&mut self, calls: &[Call]) {
+        for call in calls {
+            self.has_node_modules |= call.program() == "npm"
+                && ["ci", "i", "install"].iter().any(|word| call.says(word))
+                && !call.says("-g")
+                && !call.says("--global");
+            for word in call.words.iter().skip(1) {
+                let split = |operator: &str| word.split_once(operator);
+                let parts = ["==", ">=", "~=", "@"].iter().find_map(|it| split(it));
+                let Some((package, version)) = parts else { continue };
+                let numbers = version.split('.').map_while(|part| part.parse().ok());
+                let numbers: Vec<u32> = numbers.collect();
+                let matters = || {
+                    let mut fixed = TOOLS.iter().filter_map(|tool| tool.until);
+                    fixed.any(|(name, _)| name == package)
+                };
+                if !numbers.is_empty() && matters() {
+                    self.versions.insert(package.to_owned(), numbers);
+                }
+            }
+        }
     }
 }
 
+/// Where a mount's folder would usually be.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// The usual path of what is there.
+    pub(super) path: String,
+    /// It is only a part of the mount: it counts if the RUN starts what uses it.
+    pub(super) is_part: bool,
+}
+
+/// What calls say of where caches are: the variable, and its value as it is written.
+pub(super) fn moves(calls: &[Call]) -> Vec<(&'static str, String)> {
+    let names = || VARIABLES.iter().chain(MOVED).map(|(name, _)| *name);
+    let mut moves = Vec::new();
+    for call in calls {
+        for (name, value) in &call.env {
+            moves.extend(names().find(|it| it == name).map(|name| (name, value.clone())));
+        }
+        for (program, option, variable) in OPTIONS {
+            if call.program() == *program {
+                moves.extend(call.option(option).map(|value| (*variable, value.to_owned())));
+            }
+        }
+    }
+    moves
+}
+
+/// Judges a cache mount by where its folder would usually be, and by what the RUN starts.
+pub(super) fn judge(target: &str, places: &[Place], calls: &[Call], ran: &Ran) -> Verdict {
+    let starts = |tool: &Tool| {
+        let uses = |call: &&Call| tool.programs.contains(&call.program());
+        calls.iter().filter(uses).any(|call| !leaves_cache_alone(call, ran))
+    };
+    let has = |tool: &Tool, place: &Place| {
+        let path: Vec<_> = components(&place.path).collect();
+        tool.paths.iter().any(|pattern| matches(pattern, &path))
+    };
+    let holds = |tool: &Tool, place: &Place| {
+        let path: Vec<_> = components(&place.path).collect();
+        tool.paths.iter().any(|pattern| is_above(pattern, &path))
+    };
+    let is_emptied = |(program, words, usual): &&(&str, &[&str], &str)| {
+        let empties =
+            |call: &Call| call.program() == *program && words.iter().all(|word| call.says(word));
+        let usual = Place { path: (*usual).to_owned(), is_part: false };
+        let is_it =
+            |tool: &Tool| places.iter().any(|it| has(tool, it) || holds(tool, it) && starts(tool));
+        calls.iter().any(empties) && TOOLS.iter().any(|tool| has(tool, &usual) && is_it(tool))
+    };
+    let all = format!("{}/*", target.trim_end_matches('/'));
+    let is_removed = calls.iter().any(|call| {
+        call.program() == "rm" && call.words.iter().any(|word| word == target || *word == all)
+    });
+    if is_removed || EMPTIES.iter().any(|it| is_emptied(&it)) {
+        return Verdict::Races("the RUN empties it while other builds may be using it");
+    }
+    let mut direct: Vec<&Tool> = places
+        .iter()
+        .filter_map(|place| {
+            let counts = |tool: &&Tool| !(tool.must_start || place.is_part) || starts(tool);
+            TOOLS.iter().filter(|tool| has(tool, place)).find(counts)
+        })
+        .collect();
+    if direct.iter().any(|tool| starts(tool)) {
+        direct.retain(|tool| starts(tool));
+    }
+    let is_part = |tool: &&Tool| places.iter().any(|place| holds(tool, place)) && starts(tool);
+    let parts: Vec<&Tool> = TOOLS.iter().filter(is_part).collect();
+    let is_safe = |tool: &Tool| {
+        let seen = |(package, fixed): (&str, &[u32])| {
+            ran.versions.get(package).is_some_and(|version| version.as_slice() >= fixed)
+        };
+        // It is started, but told to leave its cache alone; or uv does its work.
+        let only_harmless = || {
+            let spares = |call: &Call| {
+                tool.programs.contains(&call.program()) && leaves_cache_alone(call, ran)
+            };
+            let replaces = |call: &Call| {
+                call.program() == "uv" && tool.programs.iter().any(|it| call.says(it))
+            };
+            calls.iter().any(|call| spares(call) || replaces(call))
+                && calls.iter().all(|call| HARMLESS.contains(&call.program()) || spares(call))
+        };
+        !tool.races || tool.until.is_some_and(seen) || !starts(tool) && only_harmless()
+    };
+    // What a tool's own folder says counts for more than what is in it: its lock may be there.
+    let says_more = |part: &&&Tool| {
+        let own = direct.iter().any(|tool| tool.programs == part.programs);
+        let lock = parts.iter().any(|tool| is_safe(tool) && tool.is_around(part));
+        !own && !lock
+    };
+    let unsafe_part = parts.iter().filter(says_more).find(|tool| !is_safe(tool));
+    match direct.iter().find(|tool| !is_safe(tool)).or(unsafe_part) {
+        Some(tool) => Verdict::Races(tool.why),
+        None if direct.is_empty() && parts.is_empty() => Verdict::Unknown,
+        None => Verdict::Safe,
+    }
+}
+
+/// A call that does not write to its tool's cache.
+fn leaves_cache_alone(call: &Call, ran: &Ran) -> bool {
+    let is_set = |name: &str| {
+        let value = call.env.iter().rev().find(|(variable, _)| variable == name);
+        value.is_some_and(|(_, value)| !["", "0", "false", "no", "off"].contains(&value.as_str()))
+    };
+    match call.program() {
+        "pip" => call.says("--no-cache-dir") || is_set("PIP_NO_CACHE_DIR"),
+        "npx" => {
+            let downloads = ["-y", "--yes", "-p", "--package"].iter().any(|word| call.says(word));
+            let package = call.words.iter().skip(1).find(|word| !word.starts_with('-'));
+            let has_version = package.is_some_and(|package| package[1..].contains('@'));
+            call.says("--no-install")
+                || call.says("--no")
+                || ran.has_node_modules && !downloads && !has_version
+        }
+        _ => false,
+    }
+}
+
+/// Is the path that of a folder above what the pattern means?
+fn is_above(pattern: &str, path: &[&str]) -> bool {
+    let mut wanted: Vec<&str> = components(pattern).collect();
+    if wanted.last() == Some(&"**") {
+        wanted.pop();
+    }
+    if pattern.starts_with('/') {
+        return !path.is_empty() && path.len() < wanted.len() && wanted.starts_with(path);
+    }
+    let is_home = matches!(path, ["root"] | ["home", _]);
+    let ends_so = |count: &usize| path.ends_with(&wanted[..*count]);
+    is_home && wanted[0].starts_with('.') || (1..wanted.len()).any(|count| ends_so(&count))
+}
+
 fn components(path: &str) -> impl Iterator<Item = &str> {
-    path.split('/').filter(|component| !component.is_empty() && *component != ".")
+    let mut components = Vec::new();
+    for component in path.split('/') {
+        match component {
+            "" | "." => {}
+            ".." => _ = components.pop(),
+            _ => components.push(component),
+        }
+    }
+    components.into_iter()
 }
 
 /// Does the path end as the pattern says?
@@ -274,12 +497,17 @@ fn matches(pattern: &str, path: &[&str]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::shell::calls;
     use super::*;
 
     fn races(target: &str, command: &str) -> Option<bool> {
-        match judge(target, command) {
+        let place = Place { path: target.to_owned(), is_part: false };
+        let calls = calls(command);
+        let mut ran = Ran::default();
+        ran.note(&calls);
+        match judge(target, &[place], &calls, &ran) {
             Verdict::Races(_) => Some(true),
-            Verdict::Safe(_) => Some(false),
+            Verdict::Safe => Some(false),
             Verdict::Unknown => None,
         }
     }

@@ -1,9 +1,9 @@
 //! A store for many hosts: locks are keys in etcd (<https://etcd.io>).
 //!
 //! Whoever wants a lock has a key of his own in the lock's folder, and the one that was created
-//! first holds it: `<prefix>/<lock>/w/<lease>` for one holder, `…/r/<lease>` for those who share it.
-//! All keys of a process hang on one lease, which a thread renews. Who dies leaves a lease that runs
-//! out, and his keys go with it; who cannot renew it ends what he does before that, by his own
+//! first holds it: `<prefix>/<lock>/w/<lease>` for one holder, `…/r/<lease>` for those who share
+//! it. All keys of a process hang on one lease, which a thread renews. Who dies leaves a lease that
+//! runs out, and his keys go with it; who cannot renew it ends what he does before that, by his own
 //! clock's rate and never by anybody's time of day (see [`Expiry`]).
 //!
 //! It is the queue of etcd's own recipe for locks
@@ -13,9 +13,10 @@
 mod address;
 mod client;
 mod names;
+mod punctual;
+mod reach;
 
 use std::cell::Cell;
-use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -25,19 +26,17 @@ use serde::{Deserialize, Serialize};
 
 pub use self::address::Address;
 use self::client::{Answer, Client, Entry, Problem, Watched};
+use self::reach::{SHORTLY, WITHIN, within};
 use super::holder::{self, Holder};
-use super::{FailedBuild, Held, HeldLock, Key, LockMode, Passing, Store, Subject, in_order};
+use super::{
+    FailedBuild, Held, HeldLock, Key, LockMode, Passing, Pruned, Store, Subject, in_order,
+};
 use crate::duration::Deadline;
 use crate::expiry::{Expiry, Moment};
 
-/// How long a request may take in all, whichever member answers: an election takes a second or two.
-const WITHIN: Duration = Duration::from_secs(10);
-/// The same for what is only for people or for tidiness.
-const SHORTLY: Duration = Duration::from_secs(2);
-/// After so long without a word, a watch is made anew: a member that is cut off says nothing either.
+/// After so long without a word, a watch is made anew: a member that is cut off says nothing
+/// either.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
-/// Who has not answered within less may well be able to.
-const TIME_TO_ANSWER: Duration = Duration::from_millis(500);
 /// The pause before what was refused, or not answered by anybody, is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(300);
 /// For how long the end of a failed build is kept for those who have waited for it.
@@ -45,8 +44,10 @@ const RESULT_KEPT: Duration = Duration::from_secs(300);
 /// What is remembered of caches is read again up to this many bytes, as in a store of files.
 const MEMORY_MAX: usize = 64 << 10;
 
-/// So many keys are looked at when a lease is renewed: etcd's own bound on a transaction is 128.
+/// So many keys are looked at in one transaction when a lease is renewed: etcd's own bound is 128.
 const LOOK_MAX: usize = 100;
+/// So many keys are watched between renewals, each over a connection of its own.
+const WATCH_MAX: usize = 100;
 /// Why a lease is lost that may still be there.
 const NOT_IN_TIME: &str = "its lease was not renewed in time";
 
@@ -117,8 +118,8 @@ struct Line {
 }
 
 impl EtcdStore {
-    /// Locks in the cluster at `address`, which is asked when it is needed first; `ourselves` is what
-    /// others read of us.
+    /// Locks in the cluster at `address`, which is asked when it is needed first; `ourselves` is
+    /// what others read of us.
     pub fn new(address: Address, ourselves: Holder) -> Self {
         EtcdStore { address, client: OnceLock::new(), ourselves, session: Mutex::default() }
     }
@@ -135,8 +136,8 @@ impl EtcdStore {
                 return Ok(Arc::clone(session));
             }
             Current::Finished => bail!("{}: this process is about to end", self.address),
-            // Its keys may still be there, and we would wait for ourselves. But what runs under a lock
-            // may just be ending, while this thread waits for one that nobody needs any more.
+            // Its keys may still be there, and we would wait for ourselves. But what runs under a
+            // lock may just be ending, while this thread waits for one that nobody needs any more.
             Current::Session(lost) if lock(&lost.state).held.is_empty() => lost.end(),
             Current::Session(_) | Current::None => {}
         }
@@ -152,7 +153,7 @@ impl EtcdStore {
         let message = format!("{}: {why}", self.address);
         match why {
             Problem::Unreachable(_) | Problem::NoLease => Passing(message).into(),
-            Problem::Refused(_) => anyhow!(message),
+            Problem::Refused(_) | Problem::Nonsense(_) => anyhow!(message),
         }
     }
 
@@ -203,6 +204,7 @@ impl EtcdStore {
         created: i64,
     ) -> Box<dyn Held> {
         let own_key = self.own_key(key, mode, &session);
+        self.client().reach.is_busy(false);
         lock(&session.state).held.push((own_key.clone(), created));
         Box::new(HeldKey {
             own_key,
@@ -219,8 +221,9 @@ impl EtcdStore {
 
     fn lines(&self) -> Result<Vec<Line>> {
         let all = [client::read_all(&format!("{}/{LOCKS}/", self.address.prefix))];
+        let within = self.client().reach.limited(WITHIN);
         let answer =
-            self.client().transact(&[], &all, &[], WITHIN).map_err(|why| self.error(why))?;
+            self.client().transact(&[], &all, &[], within).map_err(|why| self.error(why))?;
         let mut entries: Vec<Entry> =
             answer.read.into_iter().flatten().filter(is_of_a_line).collect();
         entries.sort_by(|a, b| (folder_of(a), a.created).cmp(&(folder_of(b), b.created)));
@@ -239,22 +242,26 @@ impl EtcdStore {
         Ok(self.client().wait_deleted(key, from, within))
     }
 
-    /// Runs what asks the cluster until it answers, as long as there is time for a question: so that
-    /// a lasting cause is what is said at the end.
+    /// Runs what asks the cluster until it answers, or the deadline passes.
     fn insist<T>(&self, deadline: Deadline, mut ask: impl FnMut(&Time) -> Result<T>) -> Result<T> {
-        let time = Time { deadline, asked: Cell::default() };
+        self.client().reach.waits(deadline);
+        let time = Time { deadline };
         let mut is_said = false;
         loop {
             match ask(&time) {
-                Err(error) if error.is::<Passing>() && time.asked.get() < TIME_TO_ANSWER => {
-                    // That is no word about the cluster. Who waits for this thread gives up now.
+                Err(error) if error.is::<Passing>() && deadline.has_passed() => {
+                    // The caller of this thread gives up by itself, and knows whether the cluster
+                    // answers (see is_answering).
                     std::thread::sleep(SHORTLY);
                     return Err(error);
                 }
-                Err(error) if error.is::<Passing>() && time.for_a_question() >= TIME_TO_ANSWER => {
+                Err(error) if error.is::<Passing>() => {
                     match std::mem::replace(&mut is_said, true) {
                         false => tracing::warn!("{error}; asking again"),
-                        true => tracing::debug!("{error}; asking again"),
+                        true => {
+                            tracing::debug!("{error}; asking again");
+                            std::thread::sleep(ASK_AGAIN.mul_f64(0.5 + fastrand::f64()));
+                        }
                     }
                 }
                 done => return done,
@@ -266,48 +273,29 @@ impl EtcdStore {
 /// What is left of the time for waiting.
 struct Time {
     deadline: Deadline,
-    /// How long the last question was allowed to take.
-    asked: Cell<Duration>,
 }
 
 impl Time {
-    /// A limit on a socket is late by up to an eighth (the kernel's timer wheel), and then somebody
-    /// has to be told.
-    fn most_of(left: Duration) -> Duration {
-        left.saturating_sub(Duration::from_millis(50)) * 7 / 8
-    }
-
     /// How long a question may take.
-    fn for_a_question(&self) -> Duration {
-        self.deadline.left().map_or(WITHIN, |left| Self::most_of(left).min(WITHIN))
-    }
-
-    /// The same, for one that is asked.
     fn to_ask(&self) -> Duration {
-        self.asked.set(self.for_a_question());
-        self.asked.get()
+        self.deadline.left().map_or(WITHIN, |left| left.min(WITHIN))
     }
 
-    /// How long to watch a key. There is to be time for a last look: from silence nobody learns
-    /// whether the holder or the cluster is waited for.
+    /// How long to watch a key. A watch is silent for both reasons, a holder that builds and a
+    /// cluster that is gone. So the cluster is asked once more before the time is up.
     fn to_watch(&self) -> Duration {
         const LAST_LOOK: Duration = Duration::from_secs(1);
         let Some(left) = self.deadline.left() else { return SILENCE_MAX };
-        match left.checked_sub(LAST_LOOK) {
-            Some(before) if before > LAST_LOOK => Self::most_of(before).min(SILENCE_MAX),
-            _ => left,
+        match left.saturating_sub(LAST_LOOK) {
+            Duration::ZERO => left,
+            before => before.min(SILENCE_MAX),
         }
     }
 }
 
-/// How long a question may take for who has until then to wait for locks: who may not wait at all
-/// does not wait long for the cluster either.
-fn within(deadline: Deadline) -> Duration {
-    deadline.left().map_or(WITHIN, |left| left.clamp(SHORTLY, WITHIN))
-}
-
 impl Store for EtcdStore {
     fn check(&self, key: &Key, deadline: Deadline) -> Result<()> {
+        self.client().reach.waits(deadline);
         self.line(key, within(deadline)).map(drop).map_err(|why| self.error(why))
     }
 
@@ -317,6 +305,7 @@ impl Store for EtcdStore {
         mode: LockMode,
         deadline: Deadline,
     ) -> Result<Option<Box<dyn Held>>> {
+        self.client().reach.waits(deadline);
         let session = self.session(within(deadline))?;
         let (folder, own) = (self.folder(key), self.own_key(key, mode, &session));
         let mut free = vec![client::none_with_prefix(&format!("{folder}w/"))];
@@ -330,6 +319,7 @@ impl Store for EtcdStore {
             .client
             .transact(&free, &[put], &[client::read_all(&folder)], within(deadline))
             .map_err(|why| self.session_error(&session, why))?;
+        self.client().reach.is_busy(!answer.succeeded);
         if answer.succeeded {
             return Ok(Some(self.held_lock(key, mode, session, answer.revision)));
         }
@@ -348,12 +338,14 @@ impl Store for EtcdStore {
         self.insist(deadline, |time| {
             loop {
                 let line = self.line(key, time.to_ask()).map_err(|why| self.error(why))?;
-                // Those who share it let others who do so in; and what a try of ours has left that came
-                // to nothing as far as we heard, nobody takes away but us.
+                // Those who share it let others who do so in; and what a try of ours has left that
+                // came to nothing as far as we heard, nobody takes away but us.
                 let ours = self.session(time.to_ask())?.lease;
                 let is_waited_for =
                     |it: &&Entry| mode_of(it) == LockMode::Exclusive && !is_of(it, ours);
-                let Some(first) = line.entries.first().filter(is_waited_for) else { break };
+                let first = line.entries.first().filter(is_waited_for);
+                self.client().reach.is_busy(first.is_some());
+                let Some(first) = first else { break };
                 if self.wait_deleted(&first.key, line.revision + 1, time)? == Watched::Deleted {
                     break;
                 }
@@ -383,7 +375,9 @@ impl Store for EtcdStore {
                 let Some(created) = ours.map(|it| it.created) else {
                     return Err(Passing("its place in the line was lost".into()).into());
                 };
-                let Some(before) = line.before(created, mode, session.lease) else {
+                let before = line.before(created, mode, session.lease);
+                self.client().reach.is_busy(before.is_some());
+                let Some(before) = before else {
                     return Ok(self.held_lock(key, mode, session, created));
                 };
                 self.wait_deleted(&before.key, line.revision + 1, time)?;
@@ -396,7 +390,7 @@ impl Store for EtcdStore {
     }
 
     fn holder(&self, key: &Key, _known: Option<u32>) -> Option<Holder> {
-        let line = self.line(key, SHORTLY).ok()?;
+        let line = self.line(key, self.client().reach.limited(SHORTLY)).ok()?;
         let ancestors = ancestors_everywhere();
         let holders = line.holders();
         let is_ancestors = |entry: &&&Entry| Record::of(entry).is_one_of(&ancestors);
@@ -422,18 +416,22 @@ impl Store for EtcdStore {
 
     fn remembered(&self, key: &Key) -> Option<Vec<u8>> {
         let read = [client::read(&self.path(MEMORIES, key))];
-        let answer = self.client().transact(&[], &read, &[], SHORTLY).ok()?;
+        let within = self.client().reach.limited(SHORTLY);
+        let answer = self.client().transact(&[], &read, &[], within).ok()?;
         let entry = answer.read.into_iter().flatten().next()?;
         (entry.value.len() <= MEMORY_MAX).then_some(entry.value)
     }
 
-    fn remember(&self, key: &Key, line: Option<&[u8]>) -> Result<()> {
+    fn remember(&self, key: &Key, before: Option<&[u8]>, line: Option<&[u8]>) -> Result<bool> {
         let path = self.path(MEMORIES, key);
+        let is_unchanged = client::has_value(&path, before);
         let change = match line {
             Some(line) => client::put(&path, line, 0),
             None => client::delete(&path),
         };
-        self.client().transact(&[], &[change], &[], WITHIN).map(drop).map_err(|why| self.error(why))
+        let within = self.client().reach.limited(WITHIN);
+        let answer = self.client().transact(&[is_unchanged], &[change], &[], within);
+        answer.map(|answer| answer.succeeded).map_err(|why| self.error(why))
     }
 
     fn file(&self, key: &Key) -> Result<PathBuf> {
@@ -476,8 +474,8 @@ impl Store for EtcdStore {
     }
 
     /// Nothing is left of what nobody has any more: its lease has taken it along.
-    fn prune(&self) -> Result<usize> {
-        Ok(0)
+    fn prune(&self) -> Result<Pruned> {
+        Ok(Pruned::default())
     }
 
     fn memories(&self, folder: &str) -> Result<Vec<Vec<u8>>> {
@@ -489,6 +487,13 @@ impl Store for EtcdStore {
 
     fn is_remote(&self) -> bool {
         true
+    }
+
+    fn is_answering(&self) -> Result<()> {
+        match self.client().reach.silence() {
+            Some(why) => Err(self.error(Problem::Unreachable(why))),
+            None => Ok(()),
+        }
     }
 
     fn finish(&self) {
@@ -619,12 +624,16 @@ impl Session {
             let asked = Moment::now();
             let until = sent.after(ttl * 2 / 3);
             let held = lock(&self.state).held.clone();
-            let look: Vec<_> = match &held[..] {
-                [] => vec![client::read(probe)],
-                held => held.iter().take(LOOK_MAX).map(|(key, _)| client::read(key)).collect(),
+            let read = |held: &[(String, i64)]| {
+                held.iter().map(|(key, _)| client::read(key)).collect::<Vec<_>>()
+            };
+            let looks: Vec<_> = match &held[..] {
+                [] => vec![vec![client::read(probe)]],
+                held => held.chunks(LOOK_MAX).map(read).collect(),
             };
             // At least once, however late it is: it may still be there.
-            match self.client.keep_alive(self.lease, &look, until.left().max(SHORTLY)) {
+            let within = until.left().max(SHORTLY);
+            match self.client.keep_alive(self.lease, self.ttl, &looks, within) {
                 Ok((new, found)) => {
                     if !self.renewed(asked, new) {
                         return self.lose(NOT_IN_TIME);
@@ -642,10 +651,11 @@ impl Session {
                     {
                         return self.lose(&key_gone(key));
                     }
-                    // Whoever builds for longer than this is to know at once.
-                    for key in held.into_iter().take(LOOK_MAX).filter(|it| still_held.contains(it))
-                    {
-                        if !watched.contains(&key) {
+                    // Whoever builds for longer than this is to know at once. Of further keys it
+                    // learns with the next renewal.
+                    watched.retain(|key| still_held.contains(key));
+                    for key in held.into_iter().filter(|it| still_held.contains(it)) {
+                        if watched.len() < WATCH_MAX && !watched.contains(&key) {
                             self.watch_over(key.clone());
                             watched.push(key);
                         }
@@ -664,8 +674,8 @@ impl Session {
         }
     }
 
-    /// Sees to it that nobody deletes the key of a lock that is held without our notice: by hand, or
-    /// with its lease, which a leader that was deposed may still end (etcd-io/etcd#15247).
+    /// Sees to it that nobody deletes the key of a lock that is held without our notice: by hand,
+    /// or with its lease, which a leader that was deposed may still end (etcd-io/etcd#15247).
     fn watch_over(self: &Arc<Self>, key: (String, i64)) {
         let session = Arc::clone(self);
         let watch = move || {
@@ -728,7 +738,7 @@ impl Session {
         lock(&self.state).is_over = true;
         self.changed.notify_all();
         // One that is lost may still have keys, too. But then it may well be that nobody answers.
-        let within = if self.lost().is_some() { TIME_TO_ANSWER } else { SHORTLY };
+        let within = self.client.reach.to_leave(self.lost().is_some());
         if let Err(why) = self.client.revoke(self.lease, within) {
             tracing::debug!("lease {:x} is left to run out: {why}", self.lease);
         }
@@ -771,7 +781,7 @@ impl Held for HeldKey {
     fn record(&self, holder: &Holder) {
         let text = Record::line(holder, &self.subject);
         let put = client::put(&self.own_key, &text, self.session.lease);
-        if let Err(why) = self.if_ours(&[put], SHORTLY) {
+        if let Err(why) = self.if_ours(&[put], self.session.client.reach.limited(SHORTLY)) {
             tracing::debug!("{}: cannot say who holds the lock: {why}", self.location.display());
         }
     }
@@ -783,7 +793,8 @@ impl Held for HeldKey {
     fn lost(&self) -> Option<String> {
         // A transaction that neither reads nor writes is answered by one member alone.
         let read = [client::read(&self.own_key)];
-        let why = self.session.lost().or_else(|| match self.if_ours(&read, SHORTLY) {
+        let within = self.session.client.reach.unless_silent();
+        let why = self.session.lost().or_else(|| match self.if_ours(&read, within) {
             Ok(answer) if answer.succeeded => None,
             Ok(_) => Some(key_gone(&self.own_key)),
             // The lease tells.
@@ -826,11 +837,9 @@ impl Held for HeldKey {
         Ok(has_it)
     }
 
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
+    /// COMMAND is about to run under it.
     fn expiry(&self) -> Option<Arc<Expiry>> {
+        self.session.client.reach.has_waited();
         Some(Arc::clone(&self.session.expiry))
     }
 
@@ -845,7 +854,9 @@ impl Held for HeldKey {
         }
         let mut changes = vec![client::delete(&self.own_key)];
         let result = failure.filter(|_| self.subject.cache().is_none());
-        let kept = result.and_then(|_| self.session.client.grant(RESULT_KEPT, SHORTLY).ok());
+        let reach = &self.session.client.reach;
+        let grant = || self.session.client.grant(RESULT_KEPT, reach.limited(SHORTLY));
+        let kept = result.and_then(|_| grant().ok());
         match (result, kept) {
             (Some(failure), Some((lease, _))) => {
                 let text = serde_json::to_vec(failure).unwrap_or_default();
@@ -853,7 +864,7 @@ impl Held for HeldKey {
             }
             _ => changes.push(client::delete(&self.result_key)),
         }
-        if let Err(why) = self.if_ours(&changes, SHORTLY) {
+        if let Err(why) = self.if_ours(&changes, reach.limited(SHORTLY)) {
             tracing::warn!(
                 "{}: cannot be released now, and runs out: {why}",
                 self.location.display()
@@ -863,7 +874,8 @@ impl Held for HeldKey {
 }
 
 fn last_failure(client: &Client, key: &str) -> Option<FailedBuild> {
-    let answer = client.transact(&[], &[client::read(key)], &[], SHORTLY).ok()?;
+    let within = client.reach.limited(SHORTLY);
+    let answer = client.transact(&[], &[client::read(key)], &[], within).ok()?;
     serde_json::from_slice(&answer.read.into_iter().flatten().next()?.value).ok()
 }
 
@@ -874,7 +886,7 @@ fn key_gone(key: &str) -> String {
 
 /// This process's chain of parents, as records name processes.
 fn ancestors_everywhere() -> Vec<String> {
-    holder::ancestors().into_iter().filter_map(holder::process_everywhere).collect()
+    crate::proc::ancestors().into_iter().filter_map(holder::process_everywhere).collect()
 }
 
 /// The folder of the lock that a key is for.

@@ -3,34 +3,37 @@
 //! The kernel releases such a lock when its last holder ends, however that comes to pass. This is
 //! the only place that calls flock.
 
-use std::cell::Cell;
+mod guard;
+mod held;
+mod open;
+
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 // std's File has methods of the same names since Rust 1.89: fs2's are called by the trait's name.
 use fs2::FileExt as Flock;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
-use rustix::io::{Errno, retry_on_intr};
+use rustix::fs::{AtFlags, CWD, Dir, Stat};
+use rustix::io::Errno;
 
-use super::holder::{self, Holder, KernelLocks};
+use self::guard::Guard;
+use self::held::{LockFile, passes, would_block};
+use self::open::{
+    NotALock, create_file, find_folder, folder_error, is_foreign, is_named, is_out_of_reach, links,
+    may_be_foreign, open_existing, open_lock_folder, open_or_create, real_path, warn_of_owner,
+};
+use super::holder::{self, Holder};
+use super::kernel::{AncestorsLocks, KernelLocks};
 use super::{
-    CACHE_LOCKS, FailedBuild, Held, HeldLock, IMAGE_LOCKS, Key, LockMode, NAMED_LOCKS, Passing,
-    Store, Subject, in_order,
+    CACHE_LOCKS, FailedBuild, Held, HeldLock, IMAGE_LOCKS, Key, LockMode, NAMED_LOCKS, Part,
+    Passing, Pruned, Store, Subject, in_order,
 };
 use crate::duration::Deadline;
-use crate::user;
 
-/// Everybody may create and lock files in it, nobody remove another's.
-const FOLDER_MODE: u32 = 0o1777;
-/// Everybody may lock it, and say in it that he did.
-const FILE_MODE: u32 = 0o666;
 /// The folders of all kinds of locks.
 const FOLDERS: [&str; 3] = [IMAGE_LOCKS, NAMED_LOCKS, CACHE_LOCKS];
 /// How often a lock file may vanish under us before we say so: each time somebody else has just
@@ -65,7 +68,7 @@ impl FileStore {
     /// It is no folder, or a symbolic link, or cannot be opened.
     pub fn at(path: &Path) -> Result<Self> {
         let path = real_path(path)?;
-        find_folder(rustix::fs::CWD, path.as_os_str(), &path)?;
+        find_folder(CWD, path.as_os_str(), &path)?;
         Ok(FileStore { path })
     }
 
@@ -108,7 +111,7 @@ impl FileStore {
     }
 
     fn existing_folder(&self, name: &str) -> Result<Option<OwnedFd>> {
-        match find_folder(rustix::fs::CWD, self.path.as_os_str(), &self.path)? {
+        match find_folder(CWD, self.path.as_os_str(), &self.path)? {
             Some(parent) => find_folder(&parent, OsStr::new(name), &self.path.join(name)),
             None => Ok(None),
         }
@@ -116,6 +119,14 @@ impl FileStore {
 
     /// Opens the lock file and makes sure that it is one. Nothing is written before that.
     fn open_file(&self, key: &Key) -> Result<LockFile> {
+        self.open_unless_leased(key)?.ok_or_else(|| {
+            let path = self.location(key);
+            Passing(format!("another process has a lease on {}", path.display())).into()
+        })
+    }
+
+    /// The same; none while another process has a lease on it, which ends soon.
+    fn open_unless_leased(&self, key: &Key) -> Result<Option<LockFile>> {
         let relative = key.relative_path();
         let name = relative.file_name().unwrap_or_default();
         let path = self.path.join(&relative);
@@ -123,7 +134,7 @@ impl FileStore {
             // Anew each time: the folder, too, may be gone, or another.
             let folder = self.folder_of(key)?;
             match open_existing(&folder, name) {
-                Ok(file) => return Ok(LockFile { file, path }),
+                Ok(file) => return Ok(Some(LockFile { file, path, guard: None })),
                 Err(NotALock::Missing) => match create_file(&folder, name) {
                     Ok(()) => {}
                     Err(Errno::NOENT) => {
@@ -139,6 +150,13 @@ impl FileStore {
                     }
                 },
                 Err(NotALock::Unlinked) => {}
+                Err(NotALock::Leased) => return Ok(None),
+                Err(NotALock::Linked(file)) => bail!(
+                    "{} is not usable as a lock file: it has {} hard links, so it may be somebody \
+                     else's file; 'buildlock prune' removes this name once nobody holds the lock",
+                    path.display(),
+                    links(&file)
+                ),
                 Err(NotALock::Failed(error)) => {
                     bail!(
                         "the lock file {} cannot be opened: {error} (see --lock-dir)",
@@ -157,6 +175,14 @@ impl FileStore {
         )
     }
 
+    /// Opens the guard for this lock. What is only remembered needs none.
+    fn open_guard(&self, key: &Key) -> Result<Option<Guard>> {
+        if key.part == Part::Memory {
+            return Ok(None);
+        }
+        Guard::open(&self.path, &key.relative_path())
+    }
+
     /// Locks a file, or says at once that it is busy.
     fn try_lock(&self, key: &Key, mode: LockMode) -> Result<Option<LockFile>> {
         let attempt = match mode {
@@ -164,10 +190,8 @@ impl FileStore {
             LockMode::Shared => Flock::try_lock_shared,
         };
         for _ in 0..VANISHED_MAX {
-            let lock = self.open_file(key)?;
+            let Some(mut lock) = self.open_unless_leased(key)? else { return Ok(None) };
             match attempt(&lock.file) {
-                Ok(()) if lock.is_in_place() => return Ok(Some(lock)),
-                // Somebody unlinked it before we had it: it excludes nobody.
                 Ok(()) => {}
                 Err(error) if would_block(&error) => return Ok(None),
                 Err(error) if passes(&error) => {
@@ -175,11 +199,99 @@ impl FileStore {
                 }
                 Err(error) => return Err(lock.cannot(&error)),
             }
+            if self.is_replaced(&lock, mode)? {
+                continue;
+            }
+            lock.guard = self.open_guard(key)?;
+            match lock.guard.as_ref().map_or(Ok(true), |guard| guard.try_lock(mode)) {
+                // Somebody unlinked it before we had it: it excludes nobody.
+                Ok(true) if !lock.is_in_place() => {}
+                Ok(true) => return Ok(Some(lock)),
+                Ok(false) => return Ok(None),
+                Err(error) => return Err(lock.cannot(&error.into())),
+            }
         }
         Err(anyhow!(
             "{} vanishes whenever it is locked; something is removing it",
             self.location(key).display()
         ))
+    }
+
+    /// Removes a file that we alone have locked, where root must have one of its own. A waiter finds
+    /// that it is no longer in place. Returns whether it must be opened anew.
+    fn is_replaced(&self, lock: &LockFile, mode: LockMode) -> Result<bool> {
+        let stat = rustix::fs::fstat(&lock.file)?;
+        // Others may hold one that is shared, and the guard has to do for us.
+        if mode == LockMode::Shared || !may_be_foreign(&stat) {
+            return Ok(false);
+        }
+        let Ok(place) = lock.place() else { return Ok(true) };
+        if !is_foreign(&stat, &place.folder) {
+            return Ok(false);
+        }
+        if is_named(&lock.file, &place.folder, place.name) {
+            // Where that is not possible, the guard has to do.
+            return Ok(rustix::fs::unlinkat(&place.folder, place.name, AtFlags::empty()).is_ok());
+        }
+        Ok(true)
+    }
+
+    /// Opens the file and waits for a lock on it, again and again where that fails for a cause that
+    /// passes, up to shortly before the deadline: so that a lasting cause is what is said at the
+    /// end.
+    fn block(
+        &self,
+        key: &Key,
+        deadline: Deadline,
+        lock: impl Fn(&File) -> std::io::Result<()>,
+    ) -> Result<LockFile> {
+        const FIRST_PAUSE: Duration = Duration::from_millis(10);
+        const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+        const SHORTLY: Duration = Duration::from_millis(30);
+        let mut pause = FIRST_PAUSE;
+        let mut is_leased = false;
+        loop {
+            let left = deadline.left().map(|left| left.saturating_sub(SHORTLY));
+            match self.open_unless_leased(key)? {
+                Some(file) => match lock(&file.file) {
+                    Ok(()) => return Ok(file),
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                    Err(error) if !passes(&error) || left.is_some_and(|left| left.is_zero()) => {
+                        return Err(file.cannot(&error));
+                    }
+                    Err(error) => {
+                        tracing::warn!("{}; trying again", file.cannot(&error));
+                    }
+                },
+                // As a lock that is held, it is waited for until the deadline.
+                None if !std::mem::replace(&mut is_leased, true) => tracing::warn!(
+                    "{}: another process has a lease on it (fcntl(2), F_SETLEASE); waiting for it",
+                    self.location(key).display()
+                ),
+                None => {}
+            }
+            let left = left.filter(|left| !left.is_zero());
+            let jittered = pause.mul_f64(0.5 + fastrand::f64());
+            std::thread::sleep(left.map_or(jittered, |left| left.min(jittered)));
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Returns how ancestors hold this lock, if they do.
+    ///
+    /// The byte of the guard belongs to this lock alone. The lock file proves as much only where
+    /// no other user can rename it: an ancestor may hold a file that was another lock's until its
+    /// owner moved it here.
+    fn mode_of(&self, ancestors: &AncestorsLocks, key: &Key) -> Option<LockMode> {
+        let guard = self.open_guard(key).ok()?;
+        let on_guard = guard
+            .as_ref()
+            .and_then(|guard| ancestors.on_byte(&rustix::fs::fstat(&guard.file).ok()?, guard.byte));
+        on_guard.or_else(|| {
+            let stat = rustix::fs::fstat(self.open_file(key).ok()?.file).ok()?;
+            let is_fixed = guard.is_none() || is_out_of_reach(&stat, &self.folder_of(key).ok()?);
+            ancestors.on(&stat).filter(|_| is_fixed)
+        })
     }
 
     fn is_there(&self, key: &Key) -> bool {
@@ -189,11 +301,13 @@ impl FileStore {
 
 impl Store for FileStore {
     fn check(&self, key: &Key, _deadline: Deadline) -> Result<()> {
-        self.open_file(key)?;
+        // A lease on it does not keep us from waiting.
+        self.open_unless_leased(key)?;
+        self.open_guard(key)?;
         if key.subject().cache().is_none() {
             return Ok(());
         }
-        self.open_file(&key.turnstile())?;
+        self.open_unless_leased(&key.turnstile())?;
         let memory = key.memory();
         // Nobody needs it to take the lock.
         if let Some(Err(error)) = self.is_there(&memory).then(|| self.open_file(&memory)) {
@@ -212,8 +326,7 @@ impl Store for FileStore {
     }
 
     fn wait_released(&self, key: &Key, deadline: Deadline) -> Result<Option<FailedBuild>> {
-        let lock = self.open_file(key)?;
-        lock.block(deadline, Flock::lock_shared)?;
+        let lock = self.block(key, deadline, Flock::lock_shared)?;
         let result = lock.last_failure();
         Flock::unlock(&lock.file).map_err(|error| lock.cannot(&error))?;
         Ok(result)
@@ -225,8 +338,25 @@ impl Store for FileStore {
             LockMode::Shared => Flock::lock_shared,
         };
         loop {
-            let lock = self.open_file(key)?;
-            lock.block(deadline, flock)?;
+            let mut lock = self.block(key, deadline, flock)?;
+            if !lock.is_in_place() || self.is_replaced(&lock, mode)? {
+                continue;
+            }
+            if let Some(guard) = self.open_guard(key)? {
+                let locked = match guard.try_lock(mode) {
+                    Ok(false) => {
+                        tracing::warn!(
+                            "{}: the lock is held by way of the guard alone: the lock file was \
+                             removed while it was held, or the guard itself was locked; waiting",
+                            lock.path.display()
+                        );
+                        guard.lock(mode)
+                    }
+                    tried => tried.map(drop),
+                };
+                locked.map_err(|error| lock.cannot(&error.into()))?;
+                lock.guard = Some(guard);
+            }
             if lock.is_in_place() {
                 return Ok(lock.held(key, mode));
             }
@@ -235,7 +365,19 @@ impl Store for FileStore {
 
     fn holder(&self, key: &Key, known: Option<u32>) -> Option<Holder> {
         let lock = self.open_file(key).ok()?;
-        Holder::of(&lock.file, known)
+        Holder::of(&lock.file, known, self.held_by_ancestors_as(key))
+    }
+
+    fn holder_at_once(&self, key: &Key) -> Option<Holder> {
+        Holder::recorded(&self.open_file(key).ok()?.file)
+    }
+
+    fn held_by_ancestors_as(&self, key: &Key) -> Option<LockMode> {
+        let ancestors = AncestorsLocks::look();
+        if ancestors.is_empty() {
+            return None;
+        }
+        self.mode_of(&ancestors, key)
     }
 
     fn last_failure(&self, key: &Key) -> Option<FailedBuild> {
@@ -243,19 +385,19 @@ impl Store for FileStore {
     }
 
     fn held_by_ancestors(&self) -> Vec<Subject> {
-        let ancestors = holder::ancestors();
-        let locks = KernelLocks::read_once();
+        let ancestors = AncestorsLocks::look();
         let mut subjects = Vec::new();
         // The folder is read only if an ancestor holds any lock at all.
-        let read = self.each_file(&locks.inodes_held_by(&ancestors), |path, file, stat| {
+        let read = self.each_file(&ancestors.inodes(), |path, file, stat| {
             // The record may be that of another who shares it.
-            if locks.holders(stat, file).iter().any(|pid| ancestors.contains(pid)) {
+            if ancestors.on(stat).is_some() {
                 subjects.extend(holder::read_subject(file, &path));
             }
         });
         if let Err(error) = read {
             tracing::debug!("cannot see which locks our ancestors hold: {error:#}");
         }
+        subjects.retain(|subject| self.mode_of(&ancestors, &Key::new(subject.clone())).is_some());
         subjects
     }
 
@@ -272,11 +414,12 @@ impl Store for FileStore {
 
     fn file(&self, key: &Key) -> Result<PathBuf> {
         self.open_file(key)?;
+        self.open_guard(key)?;
         Ok(self.path.join(key.relative_path()))
     }
 
     fn held(&self) -> Result<Vec<HeldLock>> {
-        let locks = KernelLocks::read();
+        let locks = KernelLocks::read()?;
         let mut held = Vec::new();
         let mut turnstiles = Vec::new();
         self.each_file(&locks.inodes_held(), |path, file, stat| {
@@ -298,7 +441,7 @@ impl Store for FileStore {
                 name: subject.and_then(Subject::name).map(str::to_owned),
                 cache: subject.and_then(Subject::cache).map(str::to_owned),
                 lock: path.clone(),
-                holder: Holder::with_pid(pid, record.clone()),
+                holder: Holder::with_pid(pid, record.clone(), stat),
                 shared,
                 waiters: std::mem::take(&mut waiters),
             }));
@@ -306,28 +449,62 @@ impl Store for FileStore {
         Ok(in_order(held, turnstiles))
     }
 
-    fn prune(&self) -> Result<usize> {
-        let mut removed = 0;
+    fn prune(&self) -> Result<Pruned> {
+        let mut pruned = Pruned::default();
         for folder in FOLDERS {
             let Some(folder_fd) = self.existing_folder(folder)? else { continue };
-            let remove = |entry: &Entry, is_idle: fn(&File) -> bool| {
-                let Ok(file) = open_existing(&folder_fd, &entry.name) else { return false };
+            let path = self.path.join(folder);
+            let mut remove = |entry: &Entry, is_idle: fn(&File) -> bool| -> Result<bool> {
+                let shown = path.join(&entry.name);
+                let (file, is_linked) = match open_existing(&folder_fd, &entry.name) {
+                    Ok(file) => (file, false),
+                    Err(NotALock::Linked(file)) => (file, true),
+                    Err(NotALock::Missing | NotALock::Unlinked) => return Ok(false),
+                    Err(why) => {
+                        tracing::warn!("{}: not removed: {why}", shown.display());
+                        return Ok(false);
+                    }
+                };
                 // Who waits has the file open, finds after locking it that it is no longer the
                 // one of that name, and opens anew.
-                Flock::try_lock_exclusive(&file).is_ok()
-                    && is_idle(&file)
-                    && is_named(&file, &folder_fd, &entry.name)
-                    && rustix::fs::unlinkat(&folder_fd, &*entry.name, AtFlags::empty()).is_ok()
+                let is_held = Flock::try_lock_exclusive(&file).is_err();
+                if is_held && is_linked {
+                    tracing::warn!(
+                        "{}: not removed: it has {} hard links, and somebody holds it",
+                        shown.display(),
+                        links(&file)
+                    );
+                }
+                // What a file with other names says is nobody's memory.
+                if is_held || !(is_linked || is_idle(&file)) {
+                    return Ok(false);
+                }
+                if !is_named(&file, &folder_fd, &entry.name) {
+                    return Ok(false);
+                }
+                match rustix::fs::unlinkat(&folder_fd, &*entry.name, AtFlags::empty()) {
+                    Ok(()) => Ok(true),
+                    Err(Errno::PERM | Errno::ACCESS) => {
+                        pruned.others += 1;
+                        Ok(false)
+                    }
+                    Err(Errno::NOENT) => Ok(false),
+                    Err(error) => {
+                        Err(error).with_context(|| format!("cannot remove {}", shown.display()))
+                    }
+                }
             };
-            let path = self.path.join(folder);
-            let locks = entries(&folder_fd, &path, LOCK)?;
-            removed += locks.iter().filter(|entry| remove(entry, |_| true)).count();
+            let mut removed = 0;
+            for entry in entries(&folder_fd, &path, LOCK)? {
+                removed += usize::from(remove(&entry, |_| true)?);
+            }
             let is_empty = |file: &File| file.metadata().is_ok_and(|it| it.len() == 0);
             for entry in entries(&folder_fd, &path, MEMORY)? {
-                remove(&entry, is_empty);
+                remove(&entry, is_empty)?;
             }
+            pruned.removed += removed;
         }
-        Ok(removed)
+        Ok(pruned)
     }
 
     fn memories(&self, folder: &str) -> Result<Vec<Vec<u8>>> {
@@ -343,12 +520,12 @@ impl Store for FileStore {
         holder::read_line(&open_existing(&folder, relative.file_name()?).ok()?)
     }
 
-    fn remember(&self, key: &Key, line: Option<&[u8]>) -> Result<()> {
+    fn remember(&self, key: &Key, before: Option<&[u8]>, line: Option<&[u8]>) -> Result<bool> {
         let key = key.memory();
         let start = Instant::now();
-        let LockFile { file, path } = loop {
+        let LockFile { file, path, .. } = loop {
             if line.is_none() && !self.is_there(&key) {
-                return Ok(());
+                return Ok(before.is_none());
             }
             // One writer at a time, and none into a file that is just being removed.
             if let Some(lock) = self.try_lock(&key, LockMode::Exclusive)? {
@@ -359,11 +536,15 @@ impl Store for FileStore {
             }
             std::thread::sleep(Duration::from_millis(fastrand::u64(1..4)));
         };
+        if holder::read_line(&file).as_deref() != before {
+            return Ok(false);
+        }
         let written = match line {
             Some(line) => holder::replace_text(&file, line),
             None => file.set_len(0),
         };
-        written.with_context(|| format!("cannot write {}", path.display()))
+        written.with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(true)
     }
 }
 
@@ -371,409 +552,6 @@ impl Store for FileStore {
 fn behind_turnstile(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?.strip_suffix(".turnstile.lock")?;
     Some(path.with_file_name(format!("{name}.lock")))
-}
-
-/// An open lock file.
-struct LockFile {
-    file: File,
-    path: PathBuf,
-}
-
-impl LockFile {
-    /// Is it still the file of its name? One that was unlinked, or whose folder was moved away,
-    /// excludes nobody who comes later.
-    fn is_in_place(&self) -> bool {
-        self.place().is_ok_and(|(folder, name)| is_named(&self.file, &folder, name))
-    }
-
-    /// Opens whatever lock file has its name now.
-    fn open_anew(&self) -> Result<File, NotALock> {
-        let (folder, name) = self.place()?;
-        open_existing(&folder, name)
-    }
-
-    /// The folder where its path leads now, and its name there.
-    fn place(&self) -> Result<(OwnedFd, &OsStr), NotALock> {
-        let mut folders = self.path.ancestors().skip(1);
-        let missing = || NotALock::Missing;
-        let folder = folders.next().ok_or_else(missing)?;
-        let parent = folders.next().ok_or_else(missing)?;
-        let parent = open_directory(rustix::fs::CWD, parent.as_os_str())?;
-        let folder = open_directory(&parent, folder.file_name().unwrap_or_default())?;
-        Ok((folder, self.path.file_name().unwrap_or_default()))
-    }
-
-    fn last_failure(&self) -> Option<FailedBuild> {
-        holder::read_result(&self.file)
-    }
-
-    fn held(self, key: &Key, mode: LockMode) -> Box<dyn Held> {
-        Box::new(HeldFile {
-            lock: self,
-            mode,
-            subject: key.subject().clone(),
-            recorded: Cell::new(false),
-        })
-    }
-
-    /// Takes a blocking lock, again and again where that fails for a cause that passes, up to
-    /// shortly before the deadline: so that a lasting cause is what is said at the end.
-    fn block(&self, deadline: Deadline, lock: impl Fn(&File) -> std::io::Result<()>) -> Result<()> {
-        const FIRST_PAUSE: Duration = Duration::from_millis(10);
-        const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-        const SHORTLY: Duration = Duration::from_millis(30);
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let error = match lock(&self.file) {
-                Ok(()) => return Ok(()),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => error,
-            };
-            let left = deadline.left().map(|left| left.saturating_sub(SHORTLY));
-            if !passes(&error) || left.is_some_and(|left| left.is_zero()) {
-                return Err(self.cannot(&error));
-            }
-            tracing::warn!("{}: {error}; trying again", self.path.display());
-            let jittered = pause.mul_f64(0.5 + fastrand::f64());
-            std::thread::sleep(left.map_or(jittered, |left| left.min(jittered)));
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    fn cannot(&self, error: &std::io::Error) -> anyhow::Error {
-        anyhow!(
-            "{} cannot be locked: {error}; choose a folder on a file system that can lock with --lock-dir",
-            self.path.display()
-        )
-    }
-}
-
-/// A lock file that this process has locked.
-struct HeldFile {
-    lock: LockFile,
-    mode: LockMode,
-    subject: Subject,
-    recorded: Cell<bool>,
-}
-
-impl HeldFile {
-    fn record_of(&self, holder: Holder) -> Holder {
-        holder.of_lock(&self.subject)
-    }
-}
-
-impl Held for HeldFile {
-    fn subject(&self) -> &Subject {
-        &self.subject
-    }
-
-    fn record(&self, holder: &Holder) {
-        let since = Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string());
-        let record = self.record_of(Holder { since, ..holder.clone() });
-        self.recorded.set(true);
-        if let Err(error) = holder::write_line(&self.lock.file, Some(&record)) {
-            tracing::debug!("{}: cannot say who holds the lock: {error}", self.lock.path.display());
-        }
-    }
-
-    fn last_failure(&self) -> Option<FailedBuild> {
-        self.lock.last_failure()
-    }
-
-    fn lost(&self) -> Option<String> {
-        let path = self.lock.path.display();
-        match self.lock.open_anew() {
-            Ok(_) if !self.lock.is_in_place() => Some(format!(
-                "{path} was removed and made anew while it was held; is something cleaning that folder?"
-            )),
-            Ok(anew) => {
-                let beside = match self.mode {
-                    // A shared one beside ours means that ours is gone.
-                    LockMode::Exclusive => Flock::try_lock_shared(&anew),
-                    LockMode::Shared => Flock::try_lock_exclusive(&anew),
-                };
-                beside
-                    .is_ok()
-                    .then(|| format!("{path} is no longer locked; did something unlock it?"))
-            }
-            Err(NotALock::Missing | NotALock::Unlinked) => Some(format!(
-                "{path} was removed while it was held; is something cleaning that folder?"
-            )),
-            Err(NotALock::Because(why)) => {
-                Some(format!("{path} was replaced while it was held: {why}"))
-            }
-            // For want of descriptors, say.
-            Err(NotALock::Failed(_)) => None,
-        }
-    }
-
-    fn mode(&self) -> LockMode {
-        self.mode
-    }
-
-    fn share(&mut self) -> Result<bool> {
-        self.mode = LockMode::Shared;
-        // The kernel gives the old lock back first (flock(2)). Nobody else is in the turnstile, but
-        // a script that takes the lock by its path knows none, and a cleaner may be faster, too.
-        match Flock::try_lock_shared(&self.lock.file) {
-            Ok(()) => Ok(self.lock.is_in_place()),
-            Err(error) if would_block(&error) || passes(&error) => Ok(false),
-            Err(error) => Err(self.lock.cannot(&error)),
-        }
-    }
-
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.lock.file.as_fd())
-    }
-
-    fn release(self: Box<Self>, failure: Option<&FailedBuild>) {
-        let is_ours = || {
-            let record = holder::read_record(&self.lock.file);
-            record.is_none_or(|record| record.pid == std::process::id())
-        };
-        // Of a cache nobody asks what the last build ended with.
-        let failure = failure.filter(|_| self.subject.cache().is_none());
-        let left = match (failure, self.mode) {
-            (None, _) if !self.recorded.get() => Ok(()),
-            // Others may go on, and what they share is to be known.
-            (None, LockMode::Shared) if is_ours() => {
-                holder::write_line(&self.lock.file, Some(&self.record_of(Holder::default())))
-            }
-            (None, LockMode::Shared) => Ok(()),
-            (failure, _) => holder::write_line(&self.lock.file, failure),
-        };
-        if let Err(error) = left {
-            tracing::debug!("{}: cannot be cleared: {error}", self.lock.path.display());
-        }
-        // Not just by closing it: a daemon may have inherited a copy.
-        if let Err(error) = Flock::unlock(&self.lock.file) {
-            tracing::warn!("{}: cannot be unlocked: {error}", self.lock.path.display());
-        }
-    }
-}
-
-/// Why a name is not a lock file that can be used.
-enum NotALock {
-    /// There is nothing of that name.
-    Missing,
-    /// Somebody unlinked it while we opened it.
-    Unlinked,
-    /// It is something else.
-    Because(String),
-    /// It cannot be opened, for a reason that may not be its own.
-    Failed(Errno),
-}
-
-impl From<Errno> for NotALock {
-    /// What opening one of its folders may end with.
-    fn from(error: Errno) -> Self {
-        match error {
-            Errno::NOENT => NotALock::Missing,
-            Errno::STALE => NotALock::Unlinked,
-            Errno::LOOP | Errno::NOTDIR => NotALock::Because("its folder is none any more".into()),
-            error => NotALock::Failed(error),
-        }
-    }
-}
-
-fn open_existing(folder: &OwnedFd, name: &OsStr) -> Result<File, NotALock> {
-    // A planted FIFO or terminal must neither hang us nor become ours.
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let open = |access| rustix::fs::openat(folder, name, flags | access, Mode::empty());
-    // One that may only be read can be locked as well; then nobody learns who holds it.
-    let opened = match retry_on_intr(|| open(OFlags::RDWR)) {
-        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => retry_on_intr(|| open(OFlags::RDONLY)),
-        opened => opened,
-    };
-    let file = match opened {
-        Ok(file) => File::from(file),
-        Err(Errno::NOENT) => return Err(NotALock::Missing),
-        // A network file system's word for a file that somebody has unlinked.
-        Err(Errno::STALE) => return Err(NotALock::Unlinked),
-        Err(Errno::LOOP) => return Err(NotALock::Because("it is a symbolic link".into())),
-        Err(Errno::ISDIR) => return Err(NotALock::Because("it is a folder".into())),
-        Err(Errno::NXIO) => return Err(NotALock::Because("it is a socket or a device".into())),
-        Err(error) => return Err(NotALock::Failed(error)),
-    };
-    let stat = rustix::fs::fstat(&file).map_err(NotALock::Failed)?;
-    match (FileType::from_raw_mode(stat.st_mode), stat.st_nlink) {
-        (FileType::RegularFile, 0) => Err(NotALock::Unlinked),
-        (FileType::RegularFile, 1) => Ok(file),
-        (FileType::RegularFile, links) => {
-            Err(NotALock::Because(format!("it has {links} hard links")))
-        }
-        (FileType::Fifo, _) => Err(NotALock::Because("it is a FIFO".into())),
-        (_, _) => Err(NotALock::Because("it is no regular file".into())),
-    }
-}
-
-/// Does `name` in `folder` name this very file?
-fn is_named(file: &File, folder: &OwnedFd, name: &OsStr) -> bool {
-    let there = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
-    let ours = rustix::fs::fstat(file);
-    matches!((there, ours), (Ok(there), Ok(ours))
-        if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino))
-}
-
-/// Creates a lock file whole, with its mode, and puts it in place; one that is there already wins.
-fn create_file(folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
-    let mode = Mode::from_raw_mode(FILE_MODE);
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let nameless =
-        rustix::fs::openat(folder, ".", flags | OFlags::TMPFILE, Mode::RUSR | Mode::WUSR).and_then(
-            |file| {
-                rustix::fs::fchmod(&file, mode)?;
-                // linkat(2): AT_EMPTY_PATH would need a privilege.
-                let itself = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-                rustix::fs::linkat(rustix::fs::CWD, itself, folder, name, AtFlags::SYMLINK_FOLLOW)
-            },
-        );
-    match nameless {
-        Ok(()) | Err(Errno::EXIST) => return Ok(()),
-        Err(error @ (Errno::ACCESS | Errno::ROFS | Errno::NOSPC | Errno::DQUOT)) => {
-            return Err(error);
-        }
-        // Not every file system has nameless files, and not everybody has /proc.
-        Err(_) => {}
-    }
-    // No temporary name: who is killed here leaves nothing behind.
-    let create = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-    match whatever_the_umask(|| rustix::fs::openat(folder, name, create, mode)) {
-        // A default ACL takes bits away, whatever the umask. A file system that keeps no modes
-        // (vfat, SMB) gives all its files the same.
-        Ok(file) => match rustix::fs::fchmod(file, mode) {
-            Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
-            changed => changed,
-        },
-        Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// Creates something with the mode that it is to have from its first moment on: what is changed
-/// afterwards, somebody else may have met before.
-fn whatever_the_umask<T>(create: impl FnOnce() -> T) -> T {
-    // The mask is the process's, and another thread may create something as well.
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let mask = rustix::process::umask(Mode::empty());
-    let created = create();
-    rustix::process::umask(mask);
-    created
-}
-
-/// An absolute path, without a slash at the end, which would follow a symbolic link.
-fn real_path(path: &Path) -> Result<PathBuf> {
-    let absolute = std::path::absolute(path).with_context(|| {
-        format!("'{}' cannot be the lock folder (see --lock-dir)", path.display())
-    })?;
-    Ok(absolute.components().collect())
-}
-
-/// Opens a folder that is there, without following a symbolic link.
-fn open_directory(parent: impl AsFd, name: impl AsRef<Path>) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    retry_on_intr(|| rustix::fs::openat(&parent, name.as_ref(), flags, Mode::empty()))
-}
-
-/// Opens a folder if there is one.
-fn find_folder(parent: impl AsFd, name: &OsStr, path: &Path) -> Result<Option<OwnedFd>> {
-    match open_directory(parent, name) {
-        Ok(folder) => Ok(Some(folder)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(error) => Err(folder_error(path, error)),
-    }
-}
-
-/// Opens the lock folder, and creates it, with what is missing above it, if there is none.
-fn open_lock_folder(path: &Path) -> Result<OwnedFd> {
-    for _ in 0..VANISHED_MAX {
-        if let Some(folder) = open_or_create(rustix::fs::CWD, path.as_os_str(), path)? {
-            return Ok(folder);
-        }
-        let above = path.parent().unwrap_or(path);
-        create_folders_above(above).with_context(|| {
-            format!(
-                "cannot create {}, the folder of the lock folder (see --lock-dir)",
-                above.display()
-            )
-        })?;
-    }
-    Err(folder_error(path, Errno::NOENT))
-}
-
-/// Opens a folder, or creates it with its mode if there is none. None if it cannot be there, or has
-/// just been removed: `parent` is missing.
-fn open_or_create(parent: impl AsFd, name: &OsStr, path: &Path) -> Result<Option<OwnedFd>> {
-    if let Some(folder) = find_folder(&parent, name, path)? {
-        return Ok(Some(folder));
-    }
-    match create_folder(parent.as_fd(), Path::new(name)) {
-        Ok(()) => find_folder(&parent, name, path),
-        Err(Errno::NOENT) => Ok(None),
-        Err(error) => Err(folder_error(path, error)),
-    }
-}
-
-/// Creates the folders above the lock folder that are missing, for all to pass whatever the umask.
-fn create_folders_above(path: &Path) -> std::io::Result<()> {
-    if path.exists() {
-        return Ok(());
-    }
-    path.parent().map_or(Ok(()), create_folders_above)?;
-    // Not by its name afterwards: there, whoever owns the folder above may have put a link.
-    match whatever_the_umask(|| std::fs::DirBuilder::new().mode(0o755).create(path)) {
-        Ok(()) => Ok(()),
-        // Somebody else was faster, and has his reasons for its mode.
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-/// A default ACL above may take bits from its mode. They are not put back: by then, somebody else may
-/// have put another folder in its place.
-fn create_folder(parent: BorrowedFd<'_>, name: &Path) -> Result<(), Errno> {
-    let mode = Mode::from_raw_mode(FOLDER_MODE);
-    match whatever_the_umask(|| rustix::fs::mkdirat(parent, name, mode)) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-fn folder_error(path: &Path, error: Errno) -> anyhow::Error {
-    let shown = path.display();
-    let what = std::fs::symlink_metadata(path).map(|found| found.file_type());
-    match (error, what) {
-        (Errno::LOOP | Errno::NOTDIR, Ok(kind)) if kind.is_symlink() => anyhow!(
-            "the lock folder {shown} is a symbolic link, and is not followed; name the real folder with --lock-dir"
-        ),
-        (Errno::NOTDIR, Ok(kind)) if !kind.is_dir() => {
-            anyhow!("the lock folder {shown} is no folder; choose another one with --lock-dir")
-        }
-        (error, _) => {
-            anyhow!(
-                "the lock folder {shown} cannot be used: {error}; choose another one with --lock-dir"
-            )
-        }
-    }
-}
-
-/// Who owns the folder can remove other people's lock files, and so can everybody where it is not
-/// sticky.
-fn warn_of_owner(folder: &OwnedFd, path: &Path) {
-    let Ok(stat) = rustix::fs::fstat(folder) else { return };
-    let shown = path.display();
-    if stat.st_uid != 0 && stat.st_uid != rustix::process::geteuid().as_raw() {
-        tracing::warn!(
-            "the lock folder {shown} is owned by {}, who can break its locks; let root make it (make \
-             install ships a line for tmpfiles.d that does)",
-            user::name(stat.st_uid)
-        );
-    } else if stat.st_mode & 0o1002 == 0o0002 {
-        tracing::warn!(
-            "everybody may remove files from the lock folder {shown}; make it sticky: chmod +t {shown}"
-        );
-    }
 }
 
 struct Entry {
@@ -786,6 +564,13 @@ const LOCK: &str = "lock";
 /// The same of files in which something is remembered.
 const MEMORY: &str = "json";
 
+/// Is it named as a lock is, by a sha256 in hex?
+fn begins_with_hash(name: &OsStr) -> bool {
+    const LENGTH: usize = 64;
+    let hash = name.as_bytes().split(|&c| c == b'.').next().unwrap_or_default();
+    hash.len() == LENGTH && hash.iter().all(u8::is_ascii_hexdigit)
+}
+
 /// The files in a folder with such a name.
 fn entries(folder: &OwnedFd, path: &Path, kind: &str) -> Result<Vec<Entry>> {
     let unreadable = || format!("cannot read the lock folder {}", path.display());
@@ -793,20 +578,11 @@ fn entries(folder: &OwnedFd, path: &Path, kind: &str) -> Result<Vec<Entry>> {
     for entry in Dir::read_from(folder).with_context(unreadable)? {
         let entry = entry.with_context(unreadable)?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
-        if Path::new(name).extension() == Some(OsStr::new(kind)) {
+        if Path::new(name).extension() == Some(OsStr::new(kind)) && begins_with_hash(name) {
             found.push(Entry { name: name.to_owned(), inode: entry.ino() });
         }
     }
     Ok(found)
-}
-
-fn would_block(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::WouldBlock
-}
-
-/// Failures of flock(2) that go away by themselves.
-fn passes(error: &std::io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::NOLCK | Errno::STALE | Errno::INTR))
 }
 
 #[cfg(test)]
@@ -829,7 +605,7 @@ mod tests {
         let mut held =
             store.try_acquire(&key, LockMode::Exclusive, Deadline::within(None)).unwrap().unwrap();
         // What the kernel may do first when a lock becomes another (flock(2)).
-        let copy = held.descriptor().unwrap().try_clone_to_owned().unwrap();
+        let copy = held.descriptors()[0].try_clone_to_owned().unwrap();
         Flock::unlock(&File::from(copy)).unwrap();
         let foreign = File::open(store.location(&key)).unwrap();
         Flock::try_lock_exclusive(&foreign).unwrap();
@@ -859,7 +635,7 @@ mod tests {
             let waited_for = Arc::clone(&waited_for);
             std::thread::spawn(move || {
                 let stat = rustix::fs::fstat(&foreign).unwrap();
-                while KernelLocks::read().waiters(&stat, &foreign) == 0 {
+                while KernelLocks::read().unwrap().waiters(&stat, &foreign) == 0 {
                     std::thread::sleep(Duration::from_millis(5));
                 }
                 waited_for.store(true, Ordering::SeqCst);

@@ -1,5 +1,6 @@
 //! Which store: `--store URL`, or else the lock folder.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -26,12 +27,18 @@ impl Place {
     /// # Errors
     /// It is no store that is known here.
     pub fn of(store: Option<&str>, folder: &Path) -> Result<Self> {
-        let Some(url) = store else { return Ok(Place::Folder(folder.to_owned())) };
+        let Some(url) = store else {
+            refuse_relative("BUILDLOCK_DIR", folder.as_os_str(), folder)?;
+            return Ok(Place::Folder(folder.to_owned()));
+        };
         if let Some(path) = url.strip_prefix("file:") {
             // file:///tmp/locks, file:/tmp/locks, file:locks
             let path = path.strip_prefix("//").unwrap_or(path);
-            let is_named = !path.is_empty();
-            return Ok(Place::Folder(if is_named { path.into() } else { folder.to_owned() }));
+            if path.is_empty() {
+                return Place::of(None, folder);
+            }
+            refuse_relative("BUILDLOCK_STORE", url.as_ref(), Path::new(path))?;
+            return Ok(Place::Folder(path.into()));
         }
         #[cfg(feature = "etcd")]
         if Address::is_one(url) {
@@ -80,6 +87,19 @@ impl Place {
             Place::Cluster(address) => Ok(Box::new(EtcdStore::new(address, Holder::default()))),
         }
     }
+}
+
+/// A variable reaches calls in any folder, and from each of them a relative path leads to another
+/// lock folder, so that they would not exclude each other.
+fn refuse_relative(variable: &str, value: &OsStr, folder: &Path) -> Result<()> {
+    if folder.is_relative() && std::env::var_os(variable).is_some_and(|set| set == value) {
+        bail!(
+            "{variable}: '{}' leads to another lock folder from each folder where buildlock is called; \
+             set an absolute path",
+            folder.display()
+        );
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -12,8 +12,9 @@ use serde_json::Value;
 
 use crate::caches::{said_to_be_shared, time_of};
 use crate::engine::{Answer, Built};
-use crate::plan::{AT_ONCE, Ends, Plan, STREAM, STREAMS, Shape};
-use crate::world::{State, World, began};
+use crate::plan::{AT_ONCE, Ends, Plan, REBORN, STREAM, STREAMS, Shape};
+use crate::reborn::{self, REUSED};
+use crate::world::{Process, State, World, began};
 
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
@@ -86,17 +87,66 @@ fn stderr_of(world: &World, call: usize) -> std::path::PathBuf {
     world.folder.join(format!("out/{call}"))
 }
 
+/// Starts a call below a process with the number `pid`, as soon as that is free: that of the call
+/// `victim`, which was killed.
+pub fn launch_reborn(world: &Arc<World>, victim: usize, pid: u32) {
+    let world = Arc::clone(world);
+    RUNNING.fetch_add(1, Ordering::SeqCst);
+    std::thread::spawn(move || {
+        reborn_call(&world, victim, pid);
+        RUNNING.fetch_sub(1, Ordering::SeqCst);
+    });
+}
+
+fn reborn_call(world: &World, victim: usize, number: u32) {
+    let call = REBORN + victim;
+    let plan = world.plan(call);
+    let buildlock = world.buildlock();
+    let mut command = reborn::command(world, number, plan.user);
+    command.arg(&buildlock).args(plan.words(buildlock.to_str().unwrap()));
+    command
+        .env("CHAOS_CALL", call.to_string())
+        .stdin(Stdio::null())
+        .stderr(File::create(stderr_of(world, call)).unwrap());
+    let start = begin(world, call, &plan);
+    let ended = reborn::run(command, || {
+        let mut state = world.state();
+        let in_time = state.active.iter().any(|build| build.call == victim);
+        state.strike(if in_time { REUSED } else { "process number reused too late" });
+        world.note(&mut state, format!("call {call}: below {number}, which was call {victim}"));
+    });
+    let mut state = world.state();
+    match ended {
+        Some(reborn::Ended { pid, began, status }) => {
+            conclude(world, &mut state, call, &plan, (pid, began), start, status);
+        }
+        None => {
+            state.strike("process number not free in time");
+            _ = fs::remove_file(stderr_of(world, call));
+        }
+    }
+}
+
+/// Notes that a call begins.
+fn begin(world: &World, call: usize, plan: &Plan) -> Instant {
+    let start = Instant::now();
+    let mut state = world.state();
+    state.called.insert(call, SystemTime::now());
+    let caller = state.caller(call, plan);
+    state.caches.begins(&caller);
+    start
+}
+
 fn one_call(world: &World, call: usize) {
     let plan = world.plan(call);
     let buildlock = world.buildlock();
-    let stderr = stderr_of(world, call);
     let mut command = world.command(&buildlock);
     command
         .args(plan.words(buildlock.to_str().unwrap()))
         .env("CHAOS_CALL", call.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(File::create(&stderr).unwrap());
+        .stderr(File::create(stderr_of(world, call)).unwrap());
     if plan.ignores_term {
         command.env("CHAOS_IGNORE_TERM", "1");
     }
@@ -106,19 +156,13 @@ fn one_call(world: &World, call: usize) {
     if let Some(user) = plan.user {
         command.uid(user).gid(user);
     }
-    let start = Instant::now();
-    {
-        let mut state = world.state();
-        state.called.insert(call, SystemTime::now());
-        let caller = state.caller(call, &plan);
-        state.caches.begins(&caller);
-    }
+    let start = begin(world, call, &plan);
     let mut child = command.spawn().expect("buildlock");
     let pid = child.id();
     {
         let mut state = world.state();
         state.calls.insert(pid, call);
-        state.count("calls");
+        state.count("started");
     }
     // Not reaped yet, so that nobody signals another process of the same id.
     let id = Pid::from_raw(pid.cast_signed()).unwrap();
@@ -127,14 +171,29 @@ fn one_call(world: &World, call: usize) {
     let began = began(pid).expect("its own zombie");
     let mut state = world.state();
     state.calls.remove(&pid);
-    let disturbed = state.disturbed.contains(&call);
     let status = child.wait().expect("its status");
-    let answers = state.answers.remove(&(pid, began)).unwrap_or_default();
+    conclude(world, &mut state, call, &plan, (pid, began), start, status);
+}
+
+/// Judges how a call ended.
+fn conclude(
+    world: &World,
+    state: &mut State,
+    call: usize,
+    plan: &Plan,
+    process: Process,
+    start: Instant,
+    status: ExitStatus,
+) {
+    let pid = process.0;
+    let stderr = stderr_of(world, call);
+    let disturbed = state.disturbed.contains(&call);
+    let answers = state.answers.remove(&process).unwrap_or_default();
     let built = state.built.remove(&call).unwrap_or_default();
     let said = fs::read_to_string(&stderr).unwrap_or_default();
     let ended = Ended {
         call,
-        plan: &plan,
+        plan,
         disturbed,
         start,
         status,
@@ -142,10 +201,9 @@ fn one_call(world: &World, call: usize) {
         built: &built,
         said: &said,
     };
-    world
-        .note(&mut state, format!("call {call} (pid {pid}): {status} after {:?}", start.elapsed()));
-    let wrong = judge(&mut state, &ended);
-    let caller = state.caller(call, &plan);
+    world.note(state, format!("call {call} (pid {pid}): {status} after {:?}", start.elapsed()));
+    let wrong = judge(state, &ended);
+    let caller = state.caller(call, plan);
     state.caches.ends(&caller);
     if wrong.is_empty() {
         _ = fs::remove_file(stderr);
@@ -211,6 +269,8 @@ fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
             state.count("exit 125");
             let error = events.iter().rfind(|line| line["level"] == "ERROR");
             let error = error.map_or("", |line| line["message"].as_str().unwrap_or_default());
+            // It names the file that an ordinary user has made unusable.
+            let named = state.was_meddled(start, |file| names_in_an_error(&events, file));
             let says = |words: &str| error.contains(words);
             let since = |what: &str| troubles.contains(&what);
             let missing = plan.ends == Ends::Emptily || since("image");
@@ -218,6 +278,7 @@ fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
                 || says("COMMAND ended with 0, but") && (missing || since("engine"))
                 || says("No space left") && since("disk")
                 || says("the lock folder") && since("folder")
+                || named
                 // A nested call has said it.
                 || plan.shape == Shape::Nested && (missing || !troubles.is_empty());
             check(caused || disturbed, &format!("125 without a cause: {error:?}"));
@@ -230,7 +291,9 @@ fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
                 // Else it would have been run again, alone.
                 Ends::BadlyBeside(status) => {
                     let once = plan.no_retry || plan.timeout.is_some();
-                    i32::from(status) == code && (once || disturbed || !troubles.is_empty())
+                    let hindered =
+                        disturbed || !troubles.is_empty() || is_meddled(state, plan, start);
+                    i32::from(status) == code && (once || hindered)
                 }
                 Ends::Well | Ends::Emptily => false,
             };
@@ -274,6 +337,17 @@ fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
     wrong
 }
 
+fn names_in_an_error(events: &[Value], file: &str) -> bool {
+    let errors = events.iter().filter(|line| line["level"] == "ERROR");
+    errors.filter_map(|line| line["message"].as_str()).any(|message| message.contains(file))
+}
+
+/// Did an ordinary user do something to a lock file that it needs?
+fn is_meddled(state: &State, plan: &Plan, start: Instant) -> bool {
+    let files: Vec<String> = plan.resources().iter().flat_map(|it| it.files()).collect();
+    state.was_meddled(start, |file| files.iter().any(|it| it == file))
+}
+
 /// What is wrong with how a call had its caches.
 fn judge_caches(state: &mut State, ended: &Ended<'_>, events: &[Value]) -> Option<String> {
     let Ended { call, plan, disturbed, start, built, .. } = *ended;
@@ -302,6 +376,7 @@ fn judge_caches(state: &mut State, ended: &Ended<'_>, events: &[Value]) -> Optio
         [only] if !only.well && !only.shared.is_empty() => {
             let one = plan.no_retry || plan.timeout.is_some() || plan.build_timeout.is_some();
             let one = one || disturbed || !state.troubles_since(start).is_empty();
+            let one = one || is_meddled(state, plan, start);
             (!one).then(|| "it failed with a shared cache, and was not run again".to_owned())
         }
         _ => None,

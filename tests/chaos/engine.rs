@@ -16,7 +16,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use crate::caches::Usage;
 use crate::client::{Descriptor, Lock, Order};
 use crate::plan::{CACHE_LOCKS, Ends, Plan, Resource};
-use crate::world::{State, World, began};
+use crate::saboteur::GUARD_REMOVED;
+use crate::world::{GUARD, State, World, began};
 
 /// What may be wrong with the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +61,8 @@ pub struct Build {
     pub pid: u32,
     pub handle: Option<rustix::fd::OwnedFd>,
     connection: UnixStream,
+    /// When it ends, if nothing ends it before.
+    pub until: Instant,
     resources: Vec<Resource>,
     inherited: Vec<Descriptor>,
 }
@@ -252,13 +255,15 @@ fn reply(mut stream: &UnixStream, status: &str, body: &str, length: usize) {
     _ = stream.write_all(format!("{head}{body}").as_bytes());
 }
 
-fn build(world: &World, pid: u32, order: Order, mut stream: &UnixStream) {
+fn build(world: &World, pid: u32, mut order: Order, mut stream: &UnixStream) {
+    world.state().add_earlier_names(&mut order.inherited);
     let plan = world.plan(order.call);
     let inodes: Vec<u64> = order.inherited.iter().map(|it| it.inode).collect();
     let shared = shared_caches(&plan, &order.inherited);
     let alone = caches_alone(&plan, &order.inherited);
     let began = SystemTime::now();
     let start = Instant::now();
+    let until = start + plan.takes;
     let handle = rustix::process::Pid::from_raw(pid.cast_signed()).and_then(|pid| {
         rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
     });
@@ -279,6 +284,7 @@ fn build(world: &World, pid: u32, order: Order, mut stream: &UnixStream) {
             pid,
             handle,
             connection: stream.try_clone().unwrap(),
+            until,
             resources: plan.resources(),
             inherited: order.inherited,
         };
@@ -288,7 +294,6 @@ fn build(world: &World, pid: u32, order: Order, mut stream: &UnixStream) {
         state.active.push(build);
         state.count("builds");
     }
-    let until = start + plan.takes;
     let cancelled = loop {
         let left = until.saturating_duration_since(Instant::now());
         if is_readable(&stream, left.min(LOOK_AGAIN)) {
@@ -384,10 +389,12 @@ fn admit(world: &World, state: &mut State, new: &Build, plan: &Plan) {
         }
         for other in state.active.iter().filter(|other| other.resources.contains(resource)) {
             let theirs = other.locks_of(resource);
-            // One of them may have been left with a file that nobody else goes by any more. Whether
-            // it had been before the build began is judged when the call has ended.
+            // One of them may have been left with a file that nobody else goes by any more, and
+            // that does no harm while the guard is there. Whether it had been before the build
+            // began is judged when the call has ended.
             let all = || ours.iter().chain(&theirs);
-            let excused = all().any(|it| state.displaced.contains_key(&it.0))
+            let excused = state.struck.contains_key(GUARD_REMOVED)
+                && all().any(|it| state.displaced.contains_key(&it.0))
                 && ours.iter().all(|it| theirs.iter().all(|theirs| theirs.0 != it.0));
             if all().all(|it| it.1 == Some(Lock::Shared)) {
                 *state.counts.entry("shares a cache with others").or_default() += 1;
@@ -424,7 +431,10 @@ fn admit(world: &World, state: &mut State, new: &Build, plan: &Plan) {
     for descriptor in new.inherited.iter().filter(|it| !world.from_outside.contains(it)) {
         let Descriptor { number, link, .. } = descriptor;
         let level_0 = link.replace(".1.lock", ".lock");
-        let ours = new.resources.iter().any(|resource| level_0.contains(resource.name()));
+        // Each lock has a byte of the guard, too, which may have been removed since.
+        let is_guard = link.trim_end_matches(" (deleted)").ends_with(GUARD);
+        let ours =
+            is_guard || new.resources.iter().any(|resource| level_0.contains(resource.name()));
         if !ours || *number < 10 {
             wrong.push(format!("call {} inherits descriptor {number}: {link}", new.call));
         }
@@ -439,6 +449,15 @@ fn admit(world: &World, state: &mut State, new: &Build, plan: &Plan) {
 impl Build {
     pub fn uses_cache(&self, id: &str) -> bool {
         self.resources.iter().any(|resource| resource.is_cache() && resource.text == id)
+    }
+
+    pub fn holds(&self, inode: u64) -> bool {
+        self.inherited.iter().any(|it| it.inode == inode)
+    }
+
+    /// The lock files of all that it needs.
+    pub fn lock_files(&self) -> Vec<String> {
+        self.resources.iter().map(|it| it.file.clone()).collect()
     }
 
     /// The inodes of the lock files that it holds for a resource, and how. A nested call has its

@@ -1,8 +1,10 @@
-//! Chaos: hundreds of invocations over tens of tags, named locks and caches, while a saboteur kills,
-//! stops, removes, fills and breaks whatever a machine can kill, stop, remove, fill and break.
-//! Afterwards, and all along, the promise is checked:
+//! Chaos: hundreds of invocations over tens of tags, named locks and caches, while a saboteur
+//! kills, stops, removes, fills and breaks whatever a machine can kill, stop, remove, fill and
+//! break. Where root runs it, ordinary users meddle with the lock folder, and process numbers are
+//! given out again. Afterwards, and all along, the promise is checked:
 //!
-//! - no two builds of a tag, or under one named lock, ran at the same time under the same lock file;
+//! - no two builds of a tag, or under one named lock, ran at the same time under the same lock
+//!   file;
 //! - each exit 0 was true: the last thing that the engine told this very process was that the image
 //!   is there, and with `--force` its own build had succeeded;
 //! - nothing was built because a look-up failed;
@@ -15,15 +17,19 @@
 //! What is decided by chance is decided by the seed: `cargo test --test chaos -- --seed 7
 //! --seconds 600`. What the scheduler decides is not.
 //!
-//! This program plays four parts: the test with the engine and the saboteur; the engine's client
-//! (when it is called `docker`); a foreign program that holds a lock (`hold`); and itself again in a
-//! mount namespace with a small disk for the lock folder, where that is allowed.
+//! This program plays six parts: the test with the engine and the saboteur; the engine's client
+//! (when it is called `docker`); a foreign program that holds a lock (`hold`); an ordinary user who
+//! meddles with the lock folder (`neighbour`); a process with a chosen number (`reborn`); and
+//! itself again in a mount namespace with a small disk for the lock folder, where that is allowed.
 
 mod caches;
 mod calls;
 mod client;
 mod engine;
+mod meddling;
+mod neighbour;
 mod plan;
+mod reborn;
 mod saboteur;
 mod world;
 
@@ -54,6 +60,12 @@ fn main() -> ExitCode {
     }
     if words.get(1).is_some_and(|word| word == "hold") {
         return client::hold(&words[2..]);
+    }
+    if words.get(1).is_some_and(|word| word == "neighbour") {
+        return neighbour::program();
+    }
+    if words.get(1).is_some_and(|word| word == "reborn") {
+        return reborn::program(&words[2..]);
     }
     let Some(options) = Options::parse(&words[1..]) else { return ExitCode::SUCCESS };
     if let Some(folder) = std::env::var_os(ON_SMALL_DISK) {
@@ -137,6 +149,9 @@ fn run(options: &Options, folder: PathBuf, on_small_disk: bool) -> ExitCode {
     rustix::process::setrlimit(rustix::process::Resource::Nofile, all).unwrap();
     println!("chaos: seed {seed}, {} s, {} at once", duration.as_secs(), plan::AT_ONCE);
     let world = Arc::new(World::new(seed, folder, on_small_disk));
+    if world.is_root && !world.can_choose_numbers {
+        println!("skipped in part: needs root and Linux 5.5 to choose a process's number");
+    }
     let engine = engine::start(&world);
     let descriptors = own_descriptors();
     let end = Instant::now() + duration;

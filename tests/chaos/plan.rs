@@ -22,8 +22,16 @@ pub const STREAMS: usize = 6;
 pub const STREAM: usize = 1_000_000;
 /// The folder of the locks for caches.
 pub const CACHE_LOCKS: &str = "cache-locks";
-/// Another user; nobody's, as it happens.
-const OTHER_USER: u32 = 65534;
+/// Ordinary users. Some calls run as the first one; both meddle with the lock folder.
+pub const USERS: [u32; 2] = [65534, 65533];
+/// The tags that calls of ordinary users alone want, so that root never takes over the lock files:
+/// one that many want, and the last ones.
+const USERS_TAGS: [usize; 5] = [3, TAGS - 4, TAGS - 3, TAGS - 2, TAGS - 1];
+/// The same of streams.
+const USERS_STREAMS: [usize; 2] = [STREAMS - 2, STREAMS - 1];
+/// Calls from this number on run below a process that has the number of a killed call: of the one
+/// whose own number is this much smaller.
+pub const REBORN: usize = 1_000_000_000;
 
 /// One invocation.
 #[derive(Clone, Debug)]
@@ -85,9 +93,21 @@ pub enum Ends {
 
 impl Plan {
     pub fn new(seed: u64, call: usize, other_users: bool) -> Self {
+        if call >= REBORN {
+            return Plan::new(seed, call - REBORN, other_users).reborn();
+        }
         let mut rng = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ call as u64);
         let plan = Plan::of_any(&mut rng, other_users);
-        if call < STREAM { plan } else { plan.of_stream(call / STREAM - 1, &mut rng) }
+        let plan = match call {
+            0..STREAM => plan,
+            _ => plan.of_stream(call / STREAM - 1, &mut rng),
+        };
+        let is_users = |tag: &String| {
+            let tags = USERS_TAGS.iter().map(|n| format!("chaos:t{n}"));
+            tags.chain(USERS_STREAMS.iter().map(|n| format!("chaos:s{n}"))).any(|it| it == *tag)
+        };
+        let is_users = other_users && plan.tags.iter().any(is_users);
+        Plan { user: if is_users { Some(USERS[0]) } else { plan.user }, ..plan }
     }
 
     fn of_any(rng: &mut Rng, other_users: bool) -> Self {
@@ -135,7 +155,7 @@ impl Plan {
             },
             build_timeout: one_in(rng, 10).then(|| ms(rng, 50, 500)),
             shape,
-            user: (other_users && one_in(rng, 5)).then_some(OTHER_USER),
+            user: (other_users && one_in(rng, 5)).then_some(USERS[0]),
             takes: match rng.u32(..10) {
                 0 => ms(rng, 300, 900),
                 _ => ms(rng, 0, 120),
@@ -189,6 +209,31 @@ impl Plan {
             ends: if self.ends == Ends::Emptily { Ends::Well } else { self.ends },
             ..self
         }
+    }
+
+    /// A call for the same tags and names below a process with the number of this one, which was
+    /// killed.
+    fn reborn(self) -> Self {
+        Plan {
+            caches: vec![],
+            inner_caches: false,
+            force: true,
+            share_failure: false,
+            timeout: None,
+            build_timeout: None,
+            shape: Shape::Plain,
+            takes: Duration::from_millis(30),
+            ends: Ends::Well,
+            ignores_term: false,
+            closes: false,
+            ..self
+        }
+    }
+
+    /// Whether the build goes on, and so keeps its locks, when buildlock is killed: the keeper
+    /// sends TERM to the build command alone.
+    pub fn outlives_buildlock(&self) -> bool {
+        self.ignores_term || self.shape != Shape::Plain
     }
 
     /// The words that name its caches.
@@ -293,6 +338,17 @@ impl Resource {
 
     pub fn is_cache(&self) -> bool {
         self.file.starts_with(CACHE_LOCKS)
+    }
+
+    /// All lock files of it, and for a cache the file that says it is warm.
+    pub fn files(&self) -> Vec<String> {
+        let own = self.file.clone();
+        match self.is_cache() {
+            true => {
+                vec![self.nested(), self.turnstile(), self.memory(), self.nested_turnstile(), own]
+            }
+            false => vec![self.nested(), own],
+        }
     }
 
     /// The lock of a nested call.

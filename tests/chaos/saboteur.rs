@@ -2,45 +2,61 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use fastrand::Rng;
 use rustix::fd::OwnedFd;
+use rustix::fs::CWD;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use crate::caches::USAGES;
+use crate::calls::launch_reborn;
 use crate::engine::{FAULTS, Fault};
-use crate::plan::{BUSY, CACHE_LOCKS, CACHES, Resource};
-use crate::world::{World, files_below};
+use crate::meddling::{FORGED, MADE, RENAMED, UNLINKED, Undo};
+use crate::neighbour::Neighbour;
+use crate::plan::{BUSY, CACHE_LOCKS, CACHES, Resource, USERS};
+use crate::reborn::REUSED;
+use crate::world::{World, files_below, make_shared_folder};
 
 /// What is to be put right again, and when.
-enum Repair {
+pub enum Repair {
     Continue(OwnedFd),
     Engine,
     Usage,
     Disk,
     /// What takes room in a file that is gone.
     Content(File),
+    /// What an ordinary user has done to a lock file, or with its name.
+    Meddled(Undo),
 }
 
 pub fn start(world: &Arc<World>, end: Instant) -> JoinHandle<()> {
     let world = Arc::clone(world);
     std::thread::spawn(move || {
-        let mut saboteur =
-            Saboteur { world: &world, rng: Rng::with_seed(!world.seed), due: vec![] };
+        let users = USERS.iter().filter(|_| world.has_neighbours);
+        let mut saboteur = Saboteur {
+            world: &world,
+            rng: Rng::with_seed(!world.seed),
+            due: vec![],
+            neighbours: users.map(|&user| Neighbour::start(&world, user)).collect(),
+        };
         while Instant::now() < end {
             saboteur.repair(Instant::now());
             saboteur.strike();
             std::thread::sleep(Duration::from_millis(saboteur.rng.u64(1..30)));
         }
         saboteur.repair_all();
+        saboteur.neighbours.into_iter().for_each(Neighbour::stop);
     })
 }
 
-type Strike = fn(&mut Saboteur<'_>);
+/// Done only where no ordinary user meddles, since it voids the promise.
+pub const GUARD_REMOVED: &str = "guard removed";
+
+pub type Strike = fn(&mut Saboteur<'_>);
 
 /// What a run must have seen, and how to do it. What needs a disk of its own is not among it.
 pub const MUST_HAPPEN: &[(&str, Strike)] = &[
@@ -59,19 +75,38 @@ pub const MUST_HAPPEN: &[(&str, Strike)] = &[
     ("no word of cache mounts", |it| it.break_the_usage()),
 ];
 
+/// The same where there are ordinary users.
+pub const USERS_MUST: &[(&str, Strike)] = &[
+    (MADE, |it| it.make_lock_files()),
+    (UNLINKED, |it| it.unlink_own()),
+    (RENAMED, |it| it.rename_own()),
+    (FORGED, |it| it.forge_a_record()),
+];
+
+/// The same where processes can have chosen numbers.
+pub const NUMBERS_MUST: &[(&str, Strike)] = &[(REUSED, |it| it.reuse_a_number())];
+
 pub struct Saboteur<'a> {
-    world: &'a World,
-    rng: Rng,
-    due: Vec<(Instant, Repair)>,
+    pub world: &'a Arc<World>,
+    pub rng: Rng,
+    pub due: Vec<(Instant, Repair)>,
+    pub neighbours: Vec<Neighbour>,
 }
 
 impl Saboteur<'_> {
     fn strike(&mut self) {
         // What has not happened yet comes first, at times: a run is to have seen everything.
-        let counts = self.world.state().counts.clone();
-        let missing: Vec<_> = MUST_HAPPEN.iter().filter(|it| !counts.contains_key(it.0)).collect();
+        let struck = self.world.state().struck.clone();
+        let missing: Vec<_> =
+            (self.world.must_happen()).filter(|(what, _)| !struck.contains_key(what)).collect();
         if let (Some((_, strike)), true) = (self.rng.choice(missing), self.rng.bool()) {
             return strike(self);
+        }
+        if self.world.has_neighbours && self.rng.u32(..4) == 0 {
+            return self.meddle();
+        }
+        if self.world.can_choose_numbers && self.rng.u32(..12) == 0 {
+            return self.reuse_a_number();
         }
         match self.rng.u32(..106) {
             0..22 => {
@@ -88,6 +123,9 @@ impl Saboteur<'_> {
             }
             36..41 => self.signal_a_keeper(),
             41..64 => self.remove_an_image(),
+            64..76 if !self.world.has_neighbours && self.rng.u32(..6) == 0 => {
+                self.remove_the_guard();
+            }
             64..76 => self.remove_a_lock_file(),
             76..77 => self.move_a_folder_away(),
             77..79 => {
@@ -95,7 +133,12 @@ impl Saboteur<'_> {
                 self.break_the_engine(fault);
             }
             79..82 => self.fill_the_disk(),
-            82..87 => _ = self.run("prune", &["prune"]),
+            82..87 => {
+                self.run("prune", &["prune"]);
+                if self.world.has_neighbours && self.rng.bool() {
+                    self.make_lock_files();
+                }
+            }
             87..89 => _ = self.run("status", &["status", "--json"]),
             89..90 => _ = self.run("cache ls", &["cache", "ls", "--json"]),
             90..92 => self.forget_a_cache(),
@@ -106,7 +149,7 @@ impl Saboteur<'_> {
         }
     }
 
-    fn later(&mut self, from: u64, to: u64, repair: Repair) {
+    pub fn later(&mut self, from: u64, to: u64, repair: Repair) {
         let after = Duration::from_millis(self.rng.u64(from..to));
         self.due.push((Instant::now() + after, repair));
     }
@@ -135,6 +178,7 @@ impl Saboteur<'_> {
                     state.caches.usage = None;
                     self.world.note(&mut state, "the engine tells its cache mounts again");
                 }
+                Repair::Meddled(undo) => self.undo(&undo),
                 Repair::Content(file) => _ = file.set_len(0),
                 Repair::Disk => {
                     _ = fs::remove_file(self.filler());
@@ -160,7 +204,7 @@ impl Saboteur<'_> {
         // It may be a zombie, but it has not been reaped: that needs the state.
         let Some(process) = open(pid) else { return };
         _ = rustix::process::pidfd_send_signal(&process, signal);
-        state.count(what);
+        state.strike(what);
         self.world.note(&mut state, format!("call {call} (pid {pid}): {what}"));
         drop(state);
         if signal == Signal::STOP {
@@ -190,7 +234,7 @@ impl Saboteur<'_> {
             return;
         }
         state.disturbed.insert(call);
-        state.count(what);
+        state.strike(what);
         self.world.note(&mut state, format!("call {call}: {what} {pid}"));
         drop(state);
         if signal == Signal::STOP {
@@ -219,12 +263,36 @@ impl Saboteur<'_> {
         }
         _ = rustix::process::pidfd_send_signal(&process, signal);
         state.disturbed.insert(call);
-        state.count(what);
+        state.strike(what);
         self.world.note(&mut state, format!("call {call}: {what} {keeper}"));
         drop(state);
         if signal == Signal::STOP {
             self.later(30, 600, Repair::Continue(process));
         }
+    }
+
+    /// Kills a buildlock whose build goes on, and has another call run below a process that gets
+    /// its number.
+    fn reuse_a_number(&mut self) {
+        /// What that process needs to be there in time.
+        const LEFT: Duration = Duration::from_millis(150);
+        let late_enough = Instant::now() + LEFT;
+        let mut state = self.world.state();
+        let victims: Vec<(u32, usize)> = (state.calls.iter())
+            .map(|(&pid, &call)| (pid, call))
+            .filter(|(_, call)| self.world.plan(*call).outlives_buildlock())
+            .filter(|(_, call)| {
+                state.active.iter().any(|it| it.call == *call && it.until > late_enough)
+            })
+            .collect();
+        let Some((pid, call)) = self.rng.choice(victims) else { return };
+        let Some(process) = open(pid) else { return };
+        state.disturbed.insert(call);
+        _ = rustix::process::pidfd_send_signal(&process, Signal::KILL);
+        state.strike("KILL for its number");
+        self.world.note(&mut state, format!("call {call} (pid {pid}): KILL for its number"));
+        drop(state);
+        launch_reborn(self.world, call, pid);
     }
 
     fn remove_an_image(&mut self) {
@@ -233,7 +301,7 @@ impl Saboteur<'_> {
         images.sort();
         let Some(image) = self.rng.choice(images) else { return };
         state.images.remove(&image);
-        state.count("image removed");
+        state.strike("image removed");
         // Who has just built it finds it missing.
         state.begin_trouble("image");
         state.end_trouble("image");
@@ -255,7 +323,7 @@ impl Saboteur<'_> {
         let inode = opened.metadata().unwrap().ino();
         // Before it is gone, for who comes then may be quick. Another may have removed it, and made
         // it anew.
-        if fs::metadata(&path).is_ok_and(|there| there.ino() == inode) {
+        if fs::symlink_metadata(&path).is_ok_and(|there| there.is_file() && there.ino() == inode) {
             self.due.extend(room_of(&opened));
             state.displaced.insert(inode, (SystemTime::now(), opened));
             if file == resource.turnstile() {
@@ -265,9 +333,17 @@ impl Saboteur<'_> {
             if file == resource.memory() {
                 state.caches.forgotten(&resource.text, from);
             }
-            state.count("lock file removed");
+            state.strike("lock file removed");
             self.world.note(&mut state, format!("{file} of {} ({inode}) is gone", resource.text));
         }
+    }
+
+    /// From now on, a lock file that is removed while it is held can let two builds run.
+    fn remove_the_guard(&mut self) {
+        let mut state = self.world.state();
+        state.strike(GUARD_REMOVED);
+        _ = fs::remove_file(self.world.guard());
+        self.world.note(&mut state, "the guard is gone");
     }
 
     /// With all lock files in it.
@@ -281,7 +357,16 @@ impl Saboteur<'_> {
         let moved = moved.join(format!("{:x}", self.rng.u64(..)));
         state.begin_trouble("folder");
         let now = SystemTime::now();
-        if fs::rename(folder.join(name), &moved).is_ok() {
+        let path = folder.join(name);
+        // The new one must be root's, too, from its first moment on.
+        let done = if self.world.has_neighbours {
+            make_shared_folder(&moved);
+            let flags = rustix::fs::RenameFlags::EXCHANGE;
+            rustix::fs::renameat_with(CWD, &path, CWD, &moved, flags).is_ok()
+        } else {
+            fs::rename(path, &moved).is_ok()
+        };
+        if done {
             for (id, _) in CACHES.iter().filter(|_| name == CACHE_LOCKS) {
                 state.caches.turnstile_gone(id);
                 state.caches.forgotten(id, now);
@@ -291,7 +376,7 @@ impl Saboteur<'_> {
                 self.due.extend(room_of(&file));
                 state.displaced.insert(file.metadata().unwrap().ino(), (now, file));
             }
-            state.count("folder moved away");
+            state.strike("folder moved away");
             self.world.note(&mut state, format!("{name} is moved away"));
         }
         state.end_trouble("folder");
@@ -304,7 +389,7 @@ impl Saboteur<'_> {
         }
         state.fault = Some(fault);
         state.begin_trouble("engine");
-        state.count(if fault == Fault::Down { "engine down" } else { "engine sick" });
+        state.strike(if fault == Fault::Down { "engine down" } else { "engine sick" });
         self.world.note(&mut state, format!("the engine: {fault:?}"));
         drop(state);
         // Longer than it is asked again, at times.
@@ -336,7 +421,7 @@ impl Saboteur<'_> {
         let again = self.rng.u32(..4) == 0;
         let mut state = self.world.state();
         state.caches.change(&self.world.files(), file, again);
-        state.count("file of a cache changed");
+        state.strike("file of a cache changed");
         self.world.note(&mut state, format!("{file} is another"));
     }
 
@@ -346,7 +431,7 @@ impl Saboteur<'_> {
         let state = &mut *guard;
         let active = &state.active;
         state.caches.lose_mounts(|id| active.iter().any(|build| build.uses_cache(id)));
-        state.count("cache mounts lost");
+        state.strike("cache mounts lost");
         self.world.note(state, "cache mounts are lost");
     }
 
@@ -357,7 +442,7 @@ impl Saboteur<'_> {
             return;
         }
         state.caches.usage = Some(usage);
-        state.count("no word of cache mounts");
+        state.strike("no word of cache mounts");
         self.world.note(&mut state, format!("the engine's word on cache mounts: {usage:?}"));
         drop(state);
         self.later(20, 400, Repair::Usage);
@@ -376,7 +461,7 @@ impl Saboteur<'_> {
         let Ok(mut filler) = File::create(self.filler()) else { return };
         let page = [b'x'; 4096];
         while filler.write_all(&page).is_ok() {}
-        state.count("disk full");
+        state.strike("disk full");
         self.world.note(&mut state, "the disk is full");
         drop(state);
         self.later(50, 500, Repair::Disk);
@@ -387,12 +472,12 @@ impl Saboteur<'_> {
         let start = Instant::now();
         let output = self.world.command(self.world.buildlock()).args(words).output().unwrap();
         let mut state = self.world.state();
-        state.count(what);
+        state.strike(what);
         let said = String::from_utf8_lossy(&output.stderr);
         // The folder may be moved away while it is read, and there may be no room for a new file.
         let is_full =
             said.contains("No space left") && state.troubles_since(start).contains(&"disk");
-        let excused = is_full || state.counts.contains_key("folder moved away");
+        let excused = is_full || state.struck.contains_key("folder moved away");
         if !output.status.success() && !excused {
             state.violations.push(format!("{what}: {}: {said}", output.status));
         }
@@ -414,13 +499,15 @@ impl Saboteur<'_> {
         command.arg("hold").arg(path).args([&milliseconds, kind]);
         if let Ok(mut child) = command.spawn() {
             std::thread::spawn(move || child.wait());
-            self.world.state().count("foreign lock");
+            self.world.state().strike("foreign lock");
         }
     }
 }
 
-fn open_lock_file(path: &std::path::Path) -> std::io::Result<File> {
-    File::options().read(true).write(true).open(path)
+/// Opens a lock file, but not what an ordinary user may have put in its place.
+pub fn open_lock_file(path: &std::path::Path) -> std::io::Result<File> {
+    let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    File::options().read(true).write(true).custom_flags(flags).open(path)
 }
 
 /// A file that was taken away stays open, and is to take no room for longer than somebody may hold
@@ -441,7 +528,7 @@ fn keeper_of(client: u32) -> Option<u32> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         pid = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-        if name.trim() == "buildlock-keep" {
+        if name.trim() == "lock-keeper" {
             return Some(pid);
         }
     }

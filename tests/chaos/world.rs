@@ -11,8 +11,15 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::caches::{Caches, Caller};
 use crate::client::Descriptor;
 use crate::engine::{Answer, Build, Built, Fault};
-use crate::plan::{Plan, Resource};
-use crate::saboteur::MUST_HAPPEN;
+use crate::plan::{CACHE_LOCKS, Plan, Resource, USERS};
+use crate::saboteur::{MUST_HAPPEN, NUMBERS_MUST, Strike, USERS_MUST};
+
+/// A file in the lock folder that all may lock ranges of, as an installation provides it.
+pub const GUARD: &str = "/guard";
+/// In seeds that this divides, no ordinary user meddles, and the calls make the lock folder.
+const ALONE_EVERY: u64 = 4;
+/// What stands in a file that nobody may touch.
+const PRECIOUS: &str = "precious\n";
 
 /// The world of one run.
 pub struct World {
@@ -21,6 +28,10 @@ pub struct World {
     /// Whether the lock folder's disk may be filled.
     pub on_small_disk: bool,
     pub is_root: bool,
+    /// Whether ordinary users meddle with the lock folder, which is root's.
+    pub has_neighbours: bool,
+    /// Whether processes can be started with a chosen number.
+    pub can_choose_numbers: bool,
     pub start: Instant,
     /// Descriptors that this program was started with: everybody inherits them.
     pub from_outside: Vec<Descriptor>,
@@ -50,9 +61,18 @@ pub struct State {
     /// Lock files that the saboteur took out of their place, by inode, and when. They stay open, so
     /// that no other file gets the same inode.
     pub displaced: HashMap<u64, (SystemTime, File)>,
+    /// Lock files that an ordinary user gave another name: by inode the earlier names. They stay
+    /// open, too.
+    pub renamed: HashMap<u64, (String, File)>,
+    /// Lock files, by their names in the lock folder, to which an ordinary user did something that
+    /// a call may fail of: until when that lasted.
+    pub meddled: HashMap<String, Option<Instant>>,
     /// Times in which something was broken that a call may fail of.
     pub troubles: Vec<Trouble>,
+    /// What came of it.
     pub counts: BTreeMap<&'static str, usize>,
+    /// What was done to them.
+    pub struck: BTreeMap<&'static str, usize>,
     pub violations: Vec<String>,
     journal: Vec<String>,
 }
@@ -70,11 +90,14 @@ pub struct Trouble {
 
 impl World {
     pub fn new(seed: u64, folder: PathBuf, on_small_disk: bool) -> Self {
-        let world = World {
+        let is_root = rustix::process::geteuid().is_root();
+        let mut world = World {
             seed,
             folder,
             on_small_disk,
-            is_root: rustix::process::geteuid().is_root(),
+            is_root,
+            has_neighbours: is_root && !seed.is_multiple_of(ALONE_EVERY),
+            can_choose_numbers: false,
             start: Instant::now(),
             from_outside: crate::client::inherited(),
             state: Mutex::default(),
@@ -96,10 +119,39 @@ impl World {
             let copied = Command::new("install").args(["-m", "755"]).args([program, copy]).status();
             assert!(copied.unwrap().success(), "install {name}");
         }
+        if world.has_neighbours {
+            world.make_lock_folder();
+        }
+        world.can_choose_numbers = is_root && crate::reborn::is_possible(&world);
         for file in crate::caches::files() {
             world.state().caches.change(&world.files(), file, false);
         }
         world
+    }
+
+    /// As an installation makes it at boot, with all that ordinary users must not own.
+    fn make_lock_folder(&self) {
+        let lock_folder = self.lock_folder();
+        let folders = ["image-locks", "named-locks", CACHE_LOCKS].map(|it| lock_folder.join(it));
+        for folder in [lock_folder.clone()].into_iter().chain(folders) {
+            make_shared_folder(&folder);
+        }
+        let guard = self.guard();
+        fs::write(&guard, "").unwrap();
+        fs::set_permissions(guard, fs::Permissions::from_mode(0o666)).unwrap();
+        for user in USERS {
+            fs::create_dir(self.elsewhere(user)).unwrap();
+            std::os::unix::fs::chown(self.elsewhere(user), Some(user), Some(user)).unwrap();
+        }
+        fs::write(self.precious(), PRECIOUS).unwrap();
+        fs::set_permissions(self.precious(), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// What a run must have seen here, and how to do it.
+    pub fn must_happen(&self) -> impl Iterator<Item = &'static (&'static str, Strike)> {
+        let users = USERS_MUST.iter().filter(|_| self.has_neighbours);
+        let numbers = NUMBERS_MUST.iter().filter(|_| self.can_choose_numbers);
+        MUST_HAPPEN.iter().chain(users).chain(numbers)
     }
 
     pub fn plan(&self, call: usize) -> Plan {
@@ -130,6 +182,20 @@ impl World {
     /// Where lock files go that were moved away.
     pub fn moved(&self) -> PathBuf {
         self.folder.join("disk/moved")
+    }
+
+    pub fn guard(&self) -> PathBuf {
+        self.folder.join(format!("disk/locks{GUARD}"))
+    }
+
+    /// A folder of this user's on the lock folder's disk.
+    pub fn elsewhere(&self, user: u32) -> PathBuf {
+        self.folder.join(format!("disk/of-{user}"))
+    }
+
+    /// A file of root's that links in the lock folder lead to.
+    pub fn precious(&self) -> PathBuf {
+        self.folder.join("precious")
     }
 
     /// `buildlock`, or something that sees the same world, not started yet.
@@ -188,15 +254,13 @@ impl World {
             let pid = nix::unistd::Pid::from_raw(pid.cast_signed());
             _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
         }
-        let files = |it: Resource| match it.is_cache() {
-            true => vec![it.nested(), it.turnstile(), it.memory(), it.nested_turnstile(), it.file],
-            false => vec![it.nested(), it.file],
-        };
-        let known: HashSet<String> = Resource::all().into_iter().flat_map(files).collect();
+        let guard = GUARD.trim_start_matches('/').to_owned();
+        let files = Resource::all().into_iter().flat_map(|it| it.files());
+        let known: HashSet<String> = files.chain([guard]).collect();
         for file in files_below(&self.lock_folder()) {
             let relative = file.strip_prefix(self.lock_folder()).unwrap().to_str().unwrap();
             let metadata = fs::symlink_metadata(&file).unwrap();
-            if !known.contains(relative) {
+            if !known.contains(relative) && relative != "guard" {
                 wrong.push(format!("{relative} is left in the lock folder"));
             } else if metadata.mode() & 0o7777 != 0o666 {
                 wrong.push(format!("{relative} has the mode {:o}", metadata.mode()));
@@ -205,17 +269,19 @@ impl World {
                 wrong.push(format!("{relative} ({}) is still locked:\n{locks}", metadata.ino()));
             }
         }
+        wrong.extend(self.has_neighbours.then(|| self.broken_in_lock_folder()).flatten());
         let pruned = self.command(self.buildlock()).arg("prune").output().unwrap();
         if !pruned.status.success() {
             wrong.push(format!("prune: {}", String::from_utf8_lossy(&pruned.stderr)));
         }
-        // What is remembered of caches stays.
+        // What is remembered of caches stays, and the guard.
         let mut left = files_below(&self.lock_folder());
-        left.retain(|file| file.extension().is_none_or(|it| it != "json"));
+        left.retain(|file| file.extension().is_none_or(|it| it != "json") && *file != self.guard());
         if !left.is_empty() {
             wrong.push(format!("prune left {left:?}"));
         }
-        let descriptors = descriptors + self.state().displaced.len();
+        let kept = |state: &State| state.displaced.len() + state.renamed.len();
+        let descriptors = descriptors + kept(&self.state());
         // Threads of the engine close theirs a moment after their client has gone.
         let until = Instant::now() + Duration::from_secs(5);
         let mut open = crate::own_descriptors();
@@ -229,20 +295,45 @@ impl World {
         self.state().violations.extend(wrong);
     }
 
+    /// What is no longer as root made it.
+    fn broken_in_lock_folder(&self) -> Option<String> {
+        let folders = ["", "image-locks", "named-locks", CACHE_LOCKS, "guard"];
+        for path in folders.map(|it| self.lock_folder().join(it)) {
+            let mode = if path == self.guard() { 0o100_666 } else { 0o041_777 };
+            let found = fs::symlink_metadata(&path).map(|it| (it.mode(), it.uid()));
+            if !found.as_ref().is_ok_and(|it| *it == (mode, 0)) {
+                return Some(format!("{} is not root's any more: {found:?}", path.display()));
+            }
+        }
+        let guard = File::options().write(true).open(self.guard()).unwrap();
+        let all = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+        if rustix::fs::fcntl_lock(&guard, all).is_err() {
+            return Some("a range of the guard is still locked".into());
+        }
+        let precious = fs::symlink_metadata(self.precious()).unwrap();
+        let as_before = (precious.mode(), precious.uid(), precious.nlink()) == (0o100_600, 0, 1)
+            && fs::read(self.precious()).is_ok_and(|it| it == PRECIOUS.as_bytes());
+        (!as_before).then(|| format!("what a planted link led to was touched: {precious:?}"))
+    }
+
     /// Prints what happened. A whole run in which something never happened has shown nothing.
     pub fn report(&self, whole_run: bool) -> ExitCode {
         let mut state = self.state();
-        let counts = state.counts.iter().map(|(what, n)| format!("{what}: {n}"));
-        println!("{}", counts.collect::<Vec<_>>().join("; "));
-        let mut must = vec!["calls", "exit 0", "builds", "waited", "skipped after waiting"];
+        let in_one_line = |counts: &BTreeMap<&str, usize>| {
+            let counts = counts.iter().map(|(what, n)| format!("{what}: {n}"));
+            counts.collect::<Vec<_>>().join("; ")
+        };
+        println!("sabotage: {}", in_one_line(&state.struck));
+        println!("calls: {}", in_one_line(&state.counts));
+        let mut must = vec!["started", "exit 0", "builds", "waited", "skipped after waiting"];
         must.extend(["alone with a cache", "shares a cache with others", "run again, alone"]);
-        must.extend(MUST_HAPPEN.iter().map(|(what, _)| *what));
+        must.extend(self.must_happen().map(|(what, _)| *what));
         if self.on_small_disk {
             must.push("disk full");
         }
         for what in must.into_iter().filter(|_| whole_run) {
-            if !state.counts.contains_key(what) {
-                state.violations.push(format!("never happened: {what}"));
+            if !state.counts.contains_key(what) && !state.struck.contains_key(what) {
+                state.violations.push(format!("never happened in the whole run: {what}"));
             }
         }
         if state.violations.is_empty() {
@@ -271,6 +362,27 @@ impl State {
         *self.counts.entry(what).or_default() += 1;
     }
 
+    /// Counts something that was done to the calls.
+    pub fn strike(&mut self, what: &'static str) {
+        *self.struck.entry(what).or_default() += 1;
+    }
+
+    /// A lock file may have been renamed since it was locked, and is still the lock of its earlier
+    /// name.
+    pub fn add_earlier_names(&self, descriptors: &mut [Descriptor]) {
+        for Descriptor { link, inode, .. } in descriptors {
+            if let Some((names, _)) = self.renamed.get(inode) {
+                link.insert_str(0, names);
+            }
+        }
+    }
+
+    /// Did an ordinary user, since `from`, do something to one of the lock files for which `is_it`?
+    pub fn was_meddled(&self, from: Instant, is_it: impl Fn(&str) -> bool) -> bool {
+        let since = |to: &Option<Instant>| to.is_none_or(|to| to >= from);
+        self.meddled.iter().any(|(file, to)| since(to) && is_it(file))
+    }
+
     /// Has one of these lock files been taken away?
     pub fn has_lost_one(&self, inodes: &[u64]) -> bool {
         inodes.iter().any(|inode| self.displaced.contains_key(inode))
@@ -293,6 +405,12 @@ impl State {
         let since = |trouble: &&Trouble| trouble.to.is_none_or(|to| to >= from);
         self.troubles.iter().filter(since).map(|trouble| trouble.what).collect()
     }
+}
+
+/// A folder in which all users may create files, and remove their own.
+pub fn make_shared_folder(path: &Path) {
+    fs::create_dir(path).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o1777)).unwrap();
 }
 
 /// Every file below a folder.

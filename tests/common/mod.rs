@@ -35,7 +35,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 /// The longest wait for anything that must happen.
-pub const BOUND: Duration = Duration::from_secs(30);
+pub const BOUND: Duration = Duration::from_secs(120);
 
 /// A folder of its own with a stand-in engine in front of PATH and a lock folder.
 pub struct Fixture {
@@ -237,7 +237,12 @@ impl Fixture {
         self.lock_dir().join("named-locks").join(format!("{}.lock", sha256(name)))
     }
 
-    /// Every file below the lock folder.
+    /// The file of which each lock takes a byte.
+    pub fn guard(&self) -> PathBuf {
+        self.lock_dir().join("guard")
+    }
+
+    /// Every file below the lock folder, but for the guard, which stays there.
     pub fn lock_files(&self) -> Vec<PathBuf> {
         fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
             for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -247,6 +252,7 @@ impl Fixture {
         }
         let mut found = Vec::new();
         collect(&self.lock_dir(), &mut found);
+        found.retain(|file| *file != self.guard());
         found
     }
 
@@ -400,8 +406,9 @@ impl Drop for Fixture {
 }
 
 /// Variables from outside that would steer buildlock, an engine's client or make.
-const ENGINE_VARIABLES: [&str; 13] = [
+const ENGINE_VARIABLES: [&str; 14] = [
     "BUILDLOCK_",
+    "COMPOSE_",
     "DOCKER_",
     "BUILDKIT_",
     "BUILDX_",
@@ -744,6 +751,11 @@ pub fn is_alive(pid: u32) -> bool {
 
 /// Sends a signal by its name without SIG; a process that is gone is no error.
 pub fn send_signal(pid: u32, name: &str) {
+    if name.starts_with("RT") {
+        // nix has no names for real-time signals.
+        let _ = Command::new("kill").args(["-s", name, &pid.to_string()]).status();
+        return;
+    }
     let pid = nix::unistd::Pid::from_raw(pid.try_into().unwrap());
     let signal: nix::sys::signal::Signal = format!("SIG{name}").parse().unwrap();
     let _ = nix::sys::signal::kill(pid, signal);

@@ -22,7 +22,10 @@ pub fn buildlock_path() -> PathBuf {
 
 /// The number of a signal by its name without SIG.
 pub fn number(signal: &str) -> i32 {
-    format!("SIG{signal}").parse::<Signal>().unwrap() as i32
+    match signal {
+        "RTMIN" => nix::libc::SIGRTMIN(),
+        name => format!("SIG{name}").parse::<Signal>().unwrap() as i32,
+    }
 }
 
 /// Is this program in PATH? Says so if not.
@@ -286,7 +289,8 @@ def end():
         word = os.read(gate, 1)
         if word != b"\n":
             os._exit(int(word))
-names = "INT TERM HUP QUIT USR1 USR2 WINCH".split()
+names = """INT TERM HUP QUIT USR1 USR2 WINCH CONT
+           ALRM VTALRM PROF XCPU SYS PWR IO RTMIN""".split()
 numbers = [getattr(signal, "SIG" + name) for name in names]
 # Those that are ignored stay so: blocked, they would arrive all the same.
 numbers = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]

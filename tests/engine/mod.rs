@@ -19,24 +19,63 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::common::{Finished, Fixture, Invocation, is_alive, send_signal};
+use debian13::{Bridge, Engine, Store};
+
+pub mod debian13;
 
 /// With this in the environment, a test that would be skipped fails instead.
 const REQUIRE: &str = "BUILDLOCK_REQUIRE_ENGINE";
 
-/// A docker client together with one of its builders.
+/// With `all` in it, tests run with each client and each engine that there is.
+const ENGINES: &str = "BUILDLOCK_TEST_ENGINES";
+
+/// More clients than these at once, in several tests at once, leave none of them its time.
+const AT_ONCE: usize = 5;
+
+/// A docker client together with one of its builders, and the engine that it talks to.
 #[derive(Clone, Debug)]
 pub struct Client {
     program: PathBuf,
     /// BuildKit, or else the builder that came before it.
     pub buildkit: bool,
+    /// The machine's own if none.
+    pub engine: Option<&'static Engine>,
+    /// Whether client and buildlock run where that engine runs, and not on the machine.
+    is_inside: bool,
+}
+
+impl std::fmt::Display for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} BUILDKIT={}", self.program.display(), self.builder())?;
+        match self.engine {
+            None => Ok(()),
+            Some(engine) if self.is_inside => write!(f, " in Debian 13, {:?}", engine.store),
+            Some(engine) => write!(f, " and Debian 13's engine, {:?}", engine.store),
+        }
+    }
 }
 
 impl Client {
+    fn new(program: &Path, engine: Option<&'static Engine>) -> Self {
+        Client { program: program.to_owned(), buildkit: false, engine, is_inside: false }
+    }
+
+    /// Debian 13's own client.
+    fn inside(engine: &'static Engine) -> Self {
+        let own = Client::new(Path::new("/usr/bin/docker"), Some(engine));
+        Client { is_inside: true, ..own }
+    }
+
     /// PATH with this client in front.
     pub fn search_path(&self) -> OsString {
         let outside = std::env::var_os("PATH").unwrap_or_default();
         let own = self.program.parent().unwrap().to_owned();
         std::env::join_paths(std::iter::once(own).chain(std::env::split_paths(&outside))).unwrap()
+    }
+
+    /// Its file, where it runs.
+    pub fn file(&self) -> &Path {
+        &self.program
     }
 
     /// The value of `DOCKER_BUILDKIT` that chooses the builder.
@@ -52,14 +91,30 @@ impl Client {
     /// The same, not started yet.
     pub fn command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
         let mut command = Command::new("timeout");
-        command.args(["--kill-after", "5", "60"]).arg(&self.program);
+        command.args(["--kill-after", "5", "60"]).args(self.words_in_front()).arg(&self.program);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("DOCKER_") {
                 command.env_remove(name);
             }
         }
         command.args(args).env("DOCKER_BUILDKIT", self.builder());
+        command.envs(self.engine.map(|engine| ("DOCKER_HOST", engine.endpoint())));
         command
+    }
+
+    /// Whether client and engine are of the same release.
+    pub fn is_beside_engine(&self) -> bool {
+        self.engine.is_none() || self.is_inside
+    }
+
+    /// Has a server of this machine where client and engine reach it, until the value is dropped.
+    pub fn reaches(&self, address: &str) -> Option<Bridge> {
+        self.engine.map(|engine| engine.reaches(address))
+    }
+
+    fn words_in_front(&self) -> Vec<OsString> {
+        let engine = self.engine.filter(|_| self.is_inside);
+        engine.map(Engine::words_in_front).unwrap_or_default()
     }
 
     /// The same, for what has to work: its stdout.
@@ -68,6 +123,26 @@ impl Client {
         let output = self.docker(args);
         assert!(output.status.success(), "{self:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
+    /// BuildKit in containerd's store has an image no longer once another one gets its tag.
+    pub fn keeps_images_that_lose_their_tag(&self) -> bool {
+        !(self.buildkit && self.has_containerds_store())
+    }
+
+    /// What the classic builder makes in containerd's store, and pushes as it is.
+    pub fn pushes_single_oci_images(&self) -> bool {
+        !self.buildkit && self.has_containerds_store()
+    }
+
+    /// Only BuildKit makes one image for several platforms, and only in containerd's store.
+    pub fn builds_for_several_platforms(&self) -> bool {
+        self.buildkit && self.has_containerds_store()
+    }
+
+    /// Whether images are in containerd's store.
+    pub fn has_containerds_store(&self) -> bool {
+        self.engine.is_some_and(|engine| engine.store == Store::Containerd)
     }
 
     /// Where the engine listens, if that is a socket here.
@@ -90,7 +165,9 @@ pub fn for_each_builder(test: impl Fn(&Site) + Sync) {
 pub fn for_each_client(test: impl Fn(&Site) + Sync) {
     if let Some(clients) = clients() {
         let mut one_each = clients.to_vec();
-        one_each.dedup_by(|a, b| a.program == b.program);
+        one_each.dedup_by(|a, b| {
+            (&a.program, a.engine, a.is_inside) == (&b.program, b.engine, b.is_inside)
+        });
         with_all(&one_each, test);
     }
 }
@@ -103,11 +180,15 @@ pub fn for_one_client(test: impl Fn(&Site) + Sync) {
 }
 
 fn with_all(clients: &[Client], test: impl Fn(&Site) + Sync) {
+    clients.chunks(AT_ONCE).for_each(|clients| with_some(clients, &test));
+}
+
+fn with_some(clients: &[Client], test: impl Fn(&Site) + Sync) {
     std::thread::scope(|scope| {
         let runs = clients.iter().map(|client| {
             let test = &test;
             std::thread::Builder::new()
-                .name(format!("{} BUILDKIT={}", client.program.display(), client.builder()))
+                .name(client.to_string())
                 .spawn_scoped(scope, move || test(&Site::new(client)))
                 .unwrap()
         });
@@ -150,12 +231,43 @@ pub fn site(buildkit: bool) -> Option<Site> {
     client.map(Site::new)
 }
 
+/// The same with a client of the machine's own engine.
+#[track_caller]
+pub fn site_of_this_machine(buildkit: bool) -> Option<Site> {
+    let mut clients = clients()?.iter().filter(|client| client.engine.is_none());
+    let client = clients.find(|client| client.buildkit == buildkit);
+    if client.is_none() {
+        let builder = if buildkit { "with BuildKit" } else { "without BuildKit" };
+        skip(&format!("no client builds {builder} on this machine's engine"));
+    }
+    client.map(Site::new)
+}
+
+/// Runs a test with Debian 13's own client and BuildKit, on its engine with each store, side by
+/// side.
+///
+/// Where there is none it says so in one line, and fails if that is asked for.
+#[track_caller]
+pub fn for_each_store(test: impl Fn(&Site) + Sync) {
+    if static_busybox().is_none() {
+        return skip("no static busybox to make a base image from");
+    }
+    let mut clients = Vec::new();
+    for store in [Store::Classic, Store::Containerd] {
+        match debian13::engine(store) {
+            Ok(engine) => clients.push(Client { buildkit: true, ..Client::inside(engine) }),
+            Err(reason) => return skip(&reason),
+        }
+    }
+    with_all(&clients, test);
+}
+
 fn clients() -> Option<&'static [Client]> {
     static CLIENTS: OnceLock<Result<Vec<Client>, &str>> = OnceLock::new();
     let found = CLIENTS.get_or_init(|| {
         let programs = docker_programs();
         let answering = |program: &PathBuf| {
-            let client = Client { program: program.clone(), buildkit: false };
+            let client = Client::new(program, None);
             client.docker(["version", "--format", "{{.Server.Version}}"]).status.success()
         };
         let programs: Vec<_> = programs.into_iter().filter(answering).collect();
@@ -165,10 +277,12 @@ fn clients() -> Option<&'static [Client]> {
         if static_busybox().is_none() {
             return Err("no static busybox to make a base image from");
         }
-        let all = programs.into_iter().flat_map(|program| {
-            [false, true].map(|buildkit| Client { program: program.clone(), buildkit })
-        });
-        let all: Vec<_> = all.collect();
+        let mut all: Vec<_> = programs.iter().map(|program| Client::new(program, None)).collect();
+        all.extend(with_debian13(&programs));
+        let all: Vec<_> = all
+            .into_iter()
+            .flat_map(|client| [false, true].map(|buildkit| Client { buildkit, ..client.clone() }))
+            .collect();
         let works: Vec<_> = std::thread::scope(|scope| {
             let probes = all.iter().map(|client| scope.spawn(|| can_build(client)));
             let probes: Vec<_> = probes.collect();
@@ -186,6 +300,28 @@ fn clients() -> Option<&'static [Client]> {
             None
         }
     }
+}
+
+/// The engines of Debian 13, with its own client and, where all is asked for, the machine's.
+///
+/// One of them stands for all where it is not: that with containerd's store, and its own client.
+fn with_debian13(programs: &[PathBuf]) -> Vec<Client> {
+    let are_all_wanted = std::env::var_os(ENGINES).is_some_and(|engines| engines == "all");
+    let stores: &[_] =
+        if are_all_wanted { &[Store::Containerd, Store::Classic] } else { &[Store::Containerd] };
+    let mut clients = Vec::new();
+    for store in stores {
+        match debian13::engine(*store) {
+            Ok(engine) => {
+                clients.push(Client::inside(engine));
+                if are_all_wanted {
+                    clients.extend(programs.iter().map(|it| Client::new(it, Some(engine))));
+                }
+            }
+            Err(reason) => skip(&reason),
+        }
+    }
+    clients
 }
 
 /// Every docker client in PATH. Not scripts: those are somebody's wrappers, or podman.
@@ -320,7 +456,8 @@ impl Site {
         format!("buildlock-test={}-{}", std::process::id(), self.number)
     }
 
-    fn base(&self) -> &str {
+    /// The tag of this test's base image.
+    pub fn base(&self) -> &str {
         self.base.get_or_init(|| {
             let tag = self.tag("base");
             let archive = self.f.path("root.tar");
@@ -380,7 +517,8 @@ impl Site {
 
     /// `buildlock ARGS` with this client and builder in front, logging JSON.
     pub fn buildlock<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Invocation<'_> {
-        self.in_engine(self.f.buildlock(["--log-format", "json"]).args(args))
+        let buildlock = self.program(assert_cmd::cargo::cargo_bin!("buildlock"));
+        buildlock.args(["--log-format", "json"]).args(args)
     }
 
     /// `buildlock -- docker build ... -t TAG CONTEXT`
@@ -396,18 +534,22 @@ impl Site {
         command: impl IntoIterator<Item = A>,
     ) -> Invocation<'_> {
         let buildlock = assert_cmd::cargo::cargo_bin!("buildlock");
-        let env = self.f.program("env").arg("--default-signal").arg(buildlock);
-        self.in_engine(env.args(["--log-format", "json", "-t", tag, "--"]).args(command))
+        let env = self.program("env").arg("--default-signal").arg(buildlock);
+        env.args(["--log-format", "json", "-t", tag, "--"]).args(command)
     }
 
     /// Any program, with this client and builder in front.
     pub fn program(&self, program: impl AsRef<OsStr>) -> Invocation<'_> {
-        self.in_engine(self.f.program(program))
-    }
-
-    fn in_engine<'f>(&self, invocation: Invocation<'f>) -> Invocation<'f> {
-        let path = self.client.search_path();
-        invocation.env("PATH", path).env("DOCKER_BUILDKIT", self.client.builder())
+        let mut words = self.client.words_in_front();
+        words.push(program.as_ref().to_owned());
+        let invocation = self.f.program(&words[0]).args(&words[1..]);
+        let invocation = invocation
+            .env("PATH", self.client.search_path())
+            .env("DOCKER_BUILDKIT", self.client.builder());
+        match self.client.engine {
+            Some(engine) => invocation.env("DOCKER_HOST", engine.endpoint()),
+            None => invocation,
+        }
     }
 
     /// The image's id; none if there is no such image.
@@ -435,11 +577,12 @@ impl Site {
 
     /// Is the engine running this recipe's build step?
     pub fn engine_runs(&self, recipe: &Recipe) -> bool {
-        let marker = recipe.marker.as_bytes();
-        process_ids().any(|pid| {
-            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            words.split(|&b| b == 0).any(|word| word == marker)
-        })
+        runs_step(&recipe.marker)
+    }
+
+    /// Ends the sleep of this recipe's build step, which then runs its commands.
+    pub fn end_step(&self, recipe: &Recipe) {
+        end_steps(&recipe.marker);
     }
 
     /// Waits until the engine runs this recipe's build step.
@@ -497,6 +640,24 @@ pub fn pause() {
 pub fn process_ids() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// The processes that have this argument.
+fn processes_with(argument: &str) -> impl Iterator<Item = u32> {
+    process_ids().filter(move |pid| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.split(|&b| b == 0).any(|word| word == argument.as_bytes())
+    })
+}
+
+/// Whether a build step runs that has `marker`, the time it sleeps, among its arguments.
+pub fn runs_step(marker: &str) -> bool {
+    processes_with(marker).next().is_some()
+}
+
+/// Ends the sleep of the build steps that [`runs_step`] finds.
+pub fn end_steps(marker: &str) {
+    processes_with(marker).for_each(|pid| send_signal(pid, "KILL"));
 }
 
 /// The living processes below this one.

@@ -16,6 +16,8 @@ use tempfile::TempDir;
 
 /// The program, as Debian names it.
 const PROGRAM: &str = "docker-registry";
+/// The header in which a registry gives its ID, to tell it from another on the same port.
+const ID_HEADER: &str = "X-Test-Registry";
 /// Who may ask where only some may: `htpasswd -Bbn alice s3cret`.
 const USERS: &str = "alice:$2y$05$gFE58oblEP5wLCxN2nUFJuOKbpJRiirgRtodjzKIFKAg.Ln7uMP2q\n";
 /// The name of that user.
@@ -49,20 +51,21 @@ impl Registry {
         let users = dir.path().join("users");
         fs::write(&users, USERS).unwrap();
         let auth = auth.replace("USERS", users.to_str().unwrap());
-        // Another process may be faster in taking the port.
+        let id = dir.path().file_name().unwrap().to_str().unwrap();
+        // Another process, another test's registry too, may be faster in taking the port.
         for _ in 0..10 {
             let address = free_address();
             let config = dir.path().join("config.yml");
             let text = format!(
                 "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {}\n\
-                 http:\n  addr: {address}\n{auth}",
+                 http:\n  addr: {address}\n  headers:\n    {ID_HEADER}: [{id}]\n{auth}",
                 dir.path().join("data").display()
             );
             fs::write(&config, text).unwrap();
             let mut command = Command::new(PROGRAM);
             command.arg("serve").arg(&config).stdin(Stdio::null()).stdout(Stdio::null());
             let mut child = command.stderr(Stdio::null()).spawn().unwrap();
-            if answers(&address, &mut child) {
+            if answers(&address, id, &mut child) {
                 return Some(Self { child, address, dir });
             }
         }
@@ -138,13 +141,14 @@ fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
-fn answers(address: &str, child: &mut Child) -> bool {
+/// Waits until the registry with this ID answers. False if `child` ends without.
+fn answers(address: &str, id: &str, child: &mut Child) -> bool {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(20) {
         if child.try_wait().unwrap().is_some() {
             return false;
         }
-        if TcpStream::connect(address).is_ok() {
+        if greeting(address).is_ok_and(|greeting| greeting.contains(id)) {
             return true;
         }
         std::thread::sleep(Duration::from_millis(10));
@@ -152,6 +156,15 @@ fn answers(address: &str, child: &mut Child) -> bool {
     let _ = child.kill();
     let _ = child.wait();
     false
+}
+
+fn greeting(address: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"GET /v2/ HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// What an odd registry says of every manifest.

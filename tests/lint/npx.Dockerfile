@@ -4,4 +4,4 @@ RUN --mount=type=cache,target=/root/.npm/_npx node --version
 RUN --mount=type=cache,target=/root/.npm/_cacache npx --yes eslint .
 RUN --mount=type=cache,target=/root/.npm npm ci && ./npx.sh
 ENV npm_config_cache=/cache
-RUN --mount=type=cache,target=/cache npm ci && npx tsc
+RUN --mount=type=cache,target=/cache npm ci && npx --yes tsc

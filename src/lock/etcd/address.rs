@@ -8,10 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use ureq::Agent;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
-use ureq::unversioned::transport::DefaultConnector;
+use ureq::unversioned::transport::{Connector, RustlsConnector, TcpConnector};
 
 use super::client::{Client, Login};
 use super::names::Getent;
+use super::punctual::Punctual;
 
 /// The lease, unless somebody says otherwise.
 const TTL: Duration = Duration::from_secs(15);
@@ -170,7 +171,8 @@ impl Address {
         let login = login.map(|(user, password)| Login { user, password });
         // One that is cut off must not use up the time in which another could be asked.
         let within = (self.ttl / 8).clamp(Duration::from_secs(1), Duration::from_secs(5));
-        let connector = DefaultConnector::default();
+        let connector = ().chain(TcpConnector::default()).chain(Punctual);
+        let connector = connector.chain(RustlsConnector::default());
         let agent = Agent::with_parts(config.build(), connector, Getent::default());
         Client::new(agent, self.members.clone(), login, within)
     }

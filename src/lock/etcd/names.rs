@@ -1,8 +1,8 @@
 //! Hosts' addresses, also for a program that has the C library in it.
 //!
-//! getaddrinfo(3) loads modules by nsswitch.conf(5), and a static program can do that only beside the
-//! very version of the C library that it was linked with. getent(1) belongs to the one that is there.
-//! A connection lasts for many questions, so a process for each costs nothing to speak of.
+//! getaddrinfo(3) loads modules by nsswitch.conf(5), and a static program can do that only beside
+//! the very version of the C library that it was linked with. getent(1) belongs to the one that is
+//! there. A connection lasts for many questions, so a process for each costs nothing to speak of.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +14,7 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-use crate::child;
+use crate::child::{self, reap};
 
 /// So many addresses are taken of a host: the room that there is for them.
 const MOST: usize = 16;
@@ -79,6 +79,7 @@ impl Getent {
 fn ask(host: &str) -> std::io::Result<Vec<IpAddr>> {
     let getent = duct::cmd("getent", ["ahosts", host]);
     let getent = getent.stdin_null().stderr_null().stdout_capture().unchecked();
+    let _child_is_ours = reap::pause();
     let said = child::ended_with_us(getent).run()?;
     let said = String::from_utf8_lossy(&said.stdout);
     // A line for each kind of socket.

@@ -1,0 +1,209 @@
+//! A lock file that is open, and one that this process has locked.
+
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use anyhow::{Result, anyhow};
+use fs2::FileExt as Flock;
+use rustix::fs::CWD;
+use rustix::io::Errno;
+
+use super::super::holder::{self, Holder};
+use super::super::{FailedBuild, Held, Key, LockMode, Subject};
+use super::guard::Guard;
+use super::open::{NotALock, is_named, open_directory, open_existing};
+
+/// An open lock file.
+pub(super) struct LockFile {
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+    /// The guard, once its byte is ours, too.
+    pub(super) guard: Option<Guard>,
+}
+
+impl LockFile {
+    /// Is it still the file of its name? One that was unlinked, or whose folder was moved away,
+    /// excludes nobody who comes later.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.place().is_ok_and(|place| {
+            is_named(&self.file, &place.folder, place.name)
+                && self.guard.as_ref().is_none_or(|guard| guard.is_in_place(&place.lock_folder))
+        })
+    }
+
+    /// Opens whatever lock file has its name now.
+    fn open_anew(&self) -> Result<File, NotALock> {
+        let place = self.place()?;
+        open_existing(&place.folder, place.name)
+    }
+
+    /// Where its path leads now.
+    pub(super) fn place(&self) -> Result<Place<'_>, NotALock> {
+        let mut folders = self.path.ancestors().skip(1);
+        let missing = || NotALock::Missing;
+        let folder = folders.next().ok_or_else(missing)?;
+        let lock_folder = folders.next().ok_or_else(missing)?;
+        let lock_folder = open_directory(CWD, lock_folder.as_os_str())?;
+        let folder = open_directory(&lock_folder, folder.file_name().unwrap_or_default())?;
+        Ok(Place { lock_folder, folder, name: self.path.file_name().unwrap_or_default() })
+    }
+
+    pub(super) fn last_failure(&self) -> Option<FailedBuild> {
+        holder::read_result(&self.file)
+    }
+
+    pub(super) fn held(self, key: &Key, mode: LockMode) -> Box<dyn Held> {
+        Box::new(HeldFile {
+            lock: self,
+            mode,
+            subject: key.subject().clone(),
+            recorded: Cell::new(false),
+        })
+    }
+
+    pub(super) fn cannot(&self, error: &std::io::Error) -> anyhow::Error {
+        anyhow!(
+            "{} cannot be locked: {error}; choose a folder on a file system that can lock with --lock-dir",
+            self.path.display()
+        )
+    }
+}
+
+/// Where a lock file's path leads.
+pub(super) struct Place<'a> {
+    lock_folder: OwnedFd,
+    pub(super) folder: OwnedFd,
+    pub(super) name: &'a OsStr,
+}
+
+/// A lock file that this process has locked.
+struct HeldFile {
+    lock: LockFile,
+    mode: LockMode,
+    subject: Subject,
+    recorded: Cell<bool>,
+}
+
+impl HeldFile {
+    fn record_of(&self, holder: Holder) -> Holder {
+        holder.of_lock(&self.subject)
+    }
+}
+
+impl Held for HeldFile {
+    fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    fn record(&self, holder: &Holder) {
+        let since = Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string());
+        let record = self.record_of(Holder { since, ..holder.clone() });
+        self.recorded.set(true);
+        if let Err(error) = holder::write_line(&self.lock.file, Some(&record)) {
+            tracing::debug!("{}: cannot say who holds the lock: {error}", self.lock.path.display());
+        }
+    }
+
+    fn last_failure(&self) -> Option<FailedBuild> {
+        self.lock.last_failure()
+    }
+
+    fn lost(&self) -> Option<String> {
+        let path = self.lock.path.display();
+        match self.lock.open_anew() {
+            Ok(_) if !self.lock.is_in_place() => Some(format!(
+                "{path} was removed and made anew while it was held; is something cleaning that folder?"
+            )),
+            Ok(anew) => {
+                let beside = match self.mode {
+                    // A shared one beside ours means that ours is gone.
+                    LockMode::Exclusive => Flock::try_lock_shared(&anew),
+                    LockMode::Shared => Flock::try_lock_exclusive(&anew),
+                };
+                beside
+                    .is_ok()
+                    .then(|| format!("{path} is no longer locked; did something unlock it?"))
+            }
+            Err(NotALock::Missing | NotALock::Unlinked) => Some(format!(
+                "{path} was removed while it was held; is something cleaning that folder?"
+            )),
+            Err(NotALock::Because(why)) => {
+                Some(format!("{path} was replaced while it was held: {why}"))
+            }
+            Err(NotALock::Linked(_)) if !self.lock.is_in_place() => Some(format!(
+                "{path} was replaced while it was held, by a file that has other names as well"
+            )),
+            // It is still locked. The next caller is told of the link.
+            Err(NotALock::Linked(_)) => None,
+            // We may be out of descriptors.
+            Err(NotALock::Failed(_) | NotALock::Leased) => None,
+        }
+    }
+
+    fn mode(&self) -> LockMode {
+        self.mode
+    }
+
+    fn share(&mut self) -> Result<bool> {
+        self.mode = LockMode::Shared;
+        // The kernel gives the old lock back first (flock(2)). Nobody else is in the turnstile, but
+        // a script that takes the lock by its path knows none, and a cleaner may be faster, too.
+        match Flock::try_lock_shared(&self.lock.file) {
+            Ok(()) => {
+                if let Some(guard) = &self.lock.guard {
+                    guard.try_lock(LockMode::Shared)?;
+                }
+                Ok(self.lock.is_in_place())
+            }
+            Err(error) if would_block(&error) || passes(&error) => Ok(false),
+            Err(error) => Err(self.lock.cannot(&error)),
+        }
+    }
+
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let guard = self.lock.guard.as_ref().map(|guard| guard.file.as_fd());
+        [self.lock.file.as_fd()].into_iter().chain(guard).collect()
+    }
+
+    fn release(self: Box<Self>, failure: Option<&FailedBuild>) {
+        let is_ours = || {
+            let record = holder::read_record(&self.lock.file);
+            record.is_none_or(|record| record.pid == std::process::id())
+        };
+        // Of a cache nobody asks what the last build ended with.
+        let failure = failure.filter(|_| self.subject.cache().is_none());
+        let left = match (failure, self.mode) {
+            (None, _) if !self.recorded.get() => Ok(()),
+            // Others may go on, and the record must say what they share.
+            (None, LockMode::Shared) if is_ours() => {
+                holder::write_line(&self.lock.file, Some(&self.record_of(Holder::default())))
+            }
+            (None, LockMode::Shared) => Ok(()),
+            (failure, _) => holder::write_line(&self.lock.file, failure),
+        };
+        if let Err(error) = left {
+            tracing::debug!("{}: cannot be cleared: {error}", self.lock.path.display());
+        }
+        // Not just by closing them: a daemon may have inherited copies. The guard first, for
+        // whoever has the lock file next wants it at once.
+        if let Some(Err(error)) = self.lock.guard.as_ref().map(Guard::unlock) {
+            tracing::warn!("{}: its guard cannot be unlocked: {error}", self.lock.path.display());
+        }
+        if let Err(error) = Flock::unlock(&self.lock.file) {
+            tracing::warn!("{}: cannot be unlocked: {error}", self.lock.path.display());
+        }
+    }
+}
+
+pub(super) fn would_block(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::WouldBlock
+}
+
+/// Failures of flock(2) that go away by themselves.
+pub(super) fn passes(error: &std::io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOLCK | Errno::STALE | Errno::INTR))
+}

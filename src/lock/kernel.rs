@@ -1,0 +1,410 @@
+//! What the kernel knows of locks: its list of them, and which process has a descriptor of one.
+//!
+//! The list (`/proc/locks`, proc_locks(5)) has the number of the process that took a lock. That is
+//! good enough to tell people whom they wait for, and proves nothing: the process may have ended,
+//! its lock inherited, and its number may belong to any other process by now.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use rustix::fs::{AtFlags, CWD, Stat, StatxFlags};
+
+use super::LockMode;
+use crate::proc;
+
+/// The kernel's list of `flock(2)` locks at one moment.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct KernelLocks {
+    locks: Vec<Entry>,
+}
+
+/// Which call took a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// `flock(2)`: the whole file.
+    Flock,
+    /// `fcntl(2)` with `F_OFD_SETLK`: from this byte on.
+    Range(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    /// Somebody who waits, not somebody who holds.
+    waiting: bool,
+    /// Shared locks sort behind exclusive ones.
+    shared: bool,
+    /// The process that took it. The kernel names none for a range.
+    pid: u32,
+    device: (u32, u32),
+    inode: u64,
+    kind: Kind,
+}
+
+impl KernelLocks {
+    /// Returns what at least two of three readings show; nothing where /proc has no such list.
+    ///
+    /// # Errors
+    /// It takes too long to read: any user can make as many locks as they like.
+    pub fn read() -> Result<Self> {
+        const WITHIN: Duration = Duration::from_secs(10);
+        let until = Instant::now() + WITHIN;
+        let mut all: Vec<Entry> = Vec::new();
+        for _ in 0..3 {
+            let Some(reading) = Self::read_once(until) else {
+                bail!("the kernel's list of locks (/proc/locks) takes too long to read");
+            };
+            all.extend(reading.locks);
+        }
+        all.sort_unstable();
+        let twice = all.chunk_by(|a, b| a == b).filter(|same| same.len() > 1);
+        Ok(KernelLocks { locks: twice.map(|same| same[0]).collect() })
+    }
+
+    /// Reads it as it comes: a line may be missing. None if that takes longer.
+    fn read_once(until: Instant) -> Option<Self> {
+        /// More than the kernel gives at once, so that it tears the list as seldom as it can.
+        const AT_ONCE: usize = 64 * 1024;
+        let mut text = Vec::new();
+        let mut piece = vec![0; AT_ONCE];
+        // Its numbers, too, are those of the namespace in which /proc was mounted.
+        let list = proc::is_ours().then(|| File::open("/proc/locks").ok()).flatten();
+        let Some(mut list) = list else { return Some(Self::default()) };
+        while let Ok(read @ 1..) = list.read(&mut piece) {
+            text.extend_from_slice(&piece[..read]);
+            if Instant::now() >= until {
+                return None;
+            }
+        }
+        Some(Self::parse(&String::from_utf8_lossy(&text)))
+    }
+
+    /// Returns the holders of the lock on the file, and whether they share it, as two readings in a
+    /// row show it: the kernel hands its list out in pieces of a page, so while other locks come
+    /// and go a line may be missing or come twice. Nobody where that takes longer than `within`.
+    pub(super) fn holders_within(within: Duration, stat: &Stat, file: &File) -> (Vec<u32>, bool) {
+        let until = Instant::now() + within;
+        let read = || {
+            let locks = Self::read_once(until)?;
+            Some((locks.holders(stat, file), locks.is_shared(stat, file)))
+        };
+        let Some(mut last) = read() else { return (Vec::new(), false) };
+        while let Some(now) = read() {
+            if now == last {
+                break;
+            }
+            last = now;
+        }
+        last
+    }
+
+    /// Reads the kernel's list; a line that is none of `flock(2)` is left out.
+    pub fn parse(text: &str) -> Self {
+        let entries = text.lines().filter_map(Entry::parse);
+        let mut locks: Vec<Entry> = entries.filter(|it| it.kind == Kind::Flock).collect();
+        locks.sort_unstable();
+        locks.dedup();
+        KernelLocks { locks }
+    }
+
+    fn on<'a>(&'a self, stat: &'a Stat, file: &File) -> impl Iterator<Item = &'a Entry> + use<'a> {
+        let same_inode = |lock: &&Entry| lock.inode == stat.st_ino;
+        let same_device = |lock: &Entry| {
+            lock.device == (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev))
+        };
+        // An overlay or btrfs shows a file under another device than the kernel's list does.
+        let devices_differ = !self.locks.iter().any(|lock| same_inode(&lock) && same_device(lock))
+            && shows_another_device(file);
+        self.locks.iter().filter(same_inode).filter(move |lock| devices_differ || same_device(lock))
+    }
+
+    /// The processes that took the lock on the file: one, or all that share it.
+    pub fn holders(&self, stat: &Stat, file: &File) -> Vec<u32> {
+        self.on(stat, file).filter(|lock| !lock.waiting).map(|lock| lock.pid).collect()
+    }
+
+    /// Whether the lock on the file is one that others may share.
+    pub fn is_shared(&self, stat: &Stat, file: &File) -> bool {
+        self.on(stat, file).any(|lock| !lock.waiting && lock.shared)
+    }
+
+    /// How many wait for the lock on the file.
+    pub fn waiters(&self, stat: &Stat, file: &File) -> usize {
+        self.on(stat, file).filter(|lock| lock.waiting).count()
+    }
+
+    /// Inodes that anybody has locked.
+    pub fn inodes_held(&self) -> Vec<u64> {
+        self.locks.iter().filter(|lock| !lock.waiting).map(|lock| lock.inode).collect()
+    }
+}
+
+impl Entry {
+    /// `1: FLOCK  ADVISORY  WRITE 4242 fe:00:131090 0 EOF`; a waiter has `->` behind the number. A
+    /// range has `OFDLCK`, -1 for the process, and its first and last byte.
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split_whitespace().skip(1).peekable();
+        let waiting = words.next_if_eq(&"->").is_some();
+        let call = words.next()?;
+        let shared = words.nth(1)? != "WRITE";
+        let pid = words.next()?;
+        let mut place = words.next()?.split(':');
+        let mut hex = || u32::from_str_radix(place.next()?, 16).ok();
+        let device = (hex()?, hex()?);
+        let inode = place.next()?.parse().ok()?;
+        let (kind, pid) = match call {
+            "FLOCK" => (Kind::Flock, pid.parse().ok()?),
+            "OFDLCK" => (Kind::Range(words.next()?.parse().ok()?), 0),
+            _ => return None,
+        };
+        Some(Entry { waiting, shared, pid, device, inode, kind })
+    }
+
+    fn mode(&self) -> LockMode {
+        if self.shared { LockMode::Shared } else { LockMode::Exclusive }
+    }
+}
+
+/// Does this file's file system show files under another device number than the kernel's own?
+fn shows_another_device(file: &File) -> bool {
+    /// From linux/magic.h.
+    const OVERLAYFS: u32 = 0x794c_7630;
+    const BTRFS: u32 = 0x9123_683e;
+    rustix::fs::fstatfs(file).is_ok_and(|fs| matches!(fs.f_type as u32, OVERLAYFS | BTRFS))
+}
+
+/// How much may be looked at in a search through other processes' descriptors. For each one the
+/// kernel writes down all locks on its file, and any user can make that many thousands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    descriptors: usize,
+    until: Instant,
+}
+
+impl Bounds {
+    /// For our own ancestors.
+    pub(super) fn generous() -> Self {
+        Bounds { descriptors: 16 * 1024, until: Instant::now() + Duration::from_millis(500) }
+    }
+
+    /// For a process that somebody has only named.
+    pub(super) fn narrow() -> Self {
+        Bounds { descriptors: 256, until: Instant::now() + Duration::from_millis(5) }
+    }
+
+    pub(super) fn are_reached(&self) -> bool {
+        self.descriptors == 0 || Instant::now() >= self.until
+    }
+}
+
+/// A lock that a process holds by one of its descriptors.
+#[derive(Debug)]
+pub(super) struct OpenLock {
+    entry: Entry,
+    /// `/proc/PID/fd/N`: leads to the very file, whatever has become of its name.
+    descriptor: PathBuf,
+    /// Whether it is closed when the process executes another program.
+    closed_on_exec: bool,
+}
+
+impl OpenLock {
+    /// All that `process` holds. The kernel lists with each descriptor the locks that were taken by
+    /// way of it or of its copies (proc_pid_fdinfo(5)). None where we may not look.
+    pub(super) fn all_of(process: u32, bounds: &mut Bounds) -> Option<Vec<Self>> {
+        let folder = proc::path(process, "fdinfo")?;
+        let mut found = Vec::new();
+        for one in std::fs::read_dir(folder).ok()?.flatten() {
+            if bounds.are_reached() {
+                tracing::debug!(
+                    "process {process} has more descriptors or locks than are looked at"
+                );
+                break;
+            }
+            bounds.descriptors -= 1;
+            found.extend(Self::by_descriptor(process, &one.file_name(), &one.path()));
+        }
+        Some(found)
+    }
+
+    fn by_descriptor(process: u32, number: &OsStr, information: &Path) -> Vec<Self> {
+        /// In octal (open(2), the kernel's own number on every architecture but alpha and sparc).
+        const CLOSE_ON_EXEC: u32 = 0o2_000_000;
+        let Some(descriptor) = proc::path(process, "fd").map(|fd| fd.join(number)) else {
+            return Vec::new();
+        };
+        // Only a file can be a lock file, and only a file's link is a path. Reading about others can
+        // block: the kernel does not describe an epoll while its process waits in it.
+        let leads_to_file = |link: PathBuf| link.as_os_str().as_bytes().starts_with(b"/");
+        if !std::fs::read_link(&descriptor).is_ok_and(leads_to_file) {
+            return Vec::new();
+        }
+        let text = read_start(information);
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+        let flags = field("flags:").and_then(|flags| u32::from_str_radix(flags.trim(), 8).ok());
+        let closed_on_exec = flags.is_none_or(|flags| flags & CLOSE_ON_EXEC != 0);
+        let locks = text.lines().filter_map(|line| Entry::parse(line.strip_prefix("lock:")?));
+        locks
+            .map(|entry| OpenLock { entry, descriptor: descriptor.clone(), closed_on_exec })
+            .collect()
+    }
+
+    /// Did this process take it on `stat`'s file with flock(2)?
+    pub(super) fn was_taken_by(&self, taker: u32, stat: &Stat) -> Option<LockMode> {
+        (self.entry.pid == taker && self.is_flock_on(stat)).then(|| self.entry.mode())
+    }
+
+    fn is_flock_on(&self, stat: &Stat) -> bool {
+        self.entry.kind == Kind::Flock && self.is_on(stat)
+    }
+
+    /// A number is not enough: inodes of two file systems, of two layers of an overlay and of two
+    /// subvolumes of btrfs have the same ones, and the kernel's list does not tell the latter
+    /// apart. By its descriptor a file shows the device and inode that ours shows, on all of them.
+    fn is_on(&self, stat: &Stat) -> bool {
+        if self.entry.inode != stat.st_ino {
+            return false;
+        }
+        // As the kernel has it: a network file system whose server is away is not asked.
+        let ask = AtFlags::STATX_DONT_SYNC;
+        let its = rustix::fs::statx(CWD, &self.descriptor, ask, StatxFlags::INO);
+        its.is_ok_and(|its| {
+            let device = rustix::fs::makedev(its.stx_dev_major, its.stx_dev_minor);
+            (device, its.stx_ino) == (stat.st_dev, stat.st_ino)
+        })
+    }
+}
+
+/// The first 64 KiB of a file that the kernel writes.
+fn read_start(path: &Path) -> String {
+    const LONGEST: u64 = 64 * 1024;
+    let mut text = Vec::new();
+    _ = File::open(path).and_then(|file| file.take(LONGEST).read_to_end(&mut text));
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// The locks that calls hold which this one runs inside of.
+///
+/// A nested call must not wait for a lock that is released only after it has ended. What shows that
+/// is a descriptor of the lock: as long as an ancestor has one, or we have inherited one, the lock
+/// is held. It can be neither forged nor reused: the kernel says which lock a descriptor has, and
+/// which file it leads to. The number of the process that took the lock shows nothing, for it may
+/// be another one's by now; nor does the environment, which outlives its lock in daemons.
+///
+/// What closes descriptors (sudo, Python) loses only its own: buildlock and its keeper, which are
+/// ancestors, too, have theirs. Another user's ancestors may not be looked at, and are not found.
+#[derive(Debug)]
+pub(super) struct AncestorsLocks(Vec<OpenLock>);
+
+impl AncestorsLocks {
+    pub(super) fn look() -> Self {
+        let mut bounds = Bounds::generous();
+        // What we have opened ourselves is closed when we execute something; what we have inherited
+        // was not. A thread of ours that gave up waiting may just have had the lock.
+        let mut locks = OpenLock::all_of(std::process::id(), &mut bounds).unwrap_or_default();
+        locks.retain(|lock| !lock.closed_on_exec);
+        for ancestor in proc::ancestors() {
+            locks.extend(OpenLock::all_of(ancestor, &mut bounds).unwrap_or_default());
+        }
+        AncestorsLocks(locks)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// How they hold this lock file, if they do.
+    pub(super) fn on(&self, stat: &Stat) -> Option<LockMode> {
+        self.mode(|lock| lock.is_flock_on(stat))
+    }
+
+    /// How they hold this byte of the guard, if they do.
+    pub(super) fn on_byte(&self, stat: &Stat, byte: u64) -> Option<LockMode> {
+        self.mode(|lock| lock.entry.kind == Kind::Range(byte) && lock.is_on(stat))
+    }
+
+    fn mode(&self, is_it: impl Fn(&OpenLock) -> bool) -> Option<LockMode> {
+        self.0.iter().find(|lock| is_it(lock)).map(|lock| lock.entry.mode())
+    }
+
+    /// The numbers of the files on which they hold a lock.
+    pub(super) fn inodes(&self) -> Vec<u64> {
+        self.0.iter().map(|lock| lock.entry.inode).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIST: &str = "\
+1: POSIX  ADVISORY  WRITE 7 fe:00:131090 0 EOF
+2: FLOCK  ADVISORY  WRITE 4242 fe:00:131090 0 EOF
+2: -> FLOCK  ADVISORY  WRITE 4243 fe:00:131090 0 EOF
+2:  -> FLOCK  ADVISORY  READ 4244 fe:00:131090 0 EOF
+3: FLOCK  ADVISORY  READ 4245 00:1a:9 0 EOF
+4: OFDLCK ADVISORY  READ -1 00:06:1028 0 EOF
+nonsense
+";
+
+    fn entry(waiting: bool, shared: bool, pid: u32, device: (u32, u32), inode: u64) -> Entry {
+        Entry { waiting, shared, pid, device, inode, kind: Kind::Flock }
+    }
+
+    #[test]
+    fn the_kernels_list_of_locks_is_read() {
+        assert_eq!(
+            KernelLocks::parse(LIST).locks,
+            [
+                entry(false, false, 4242, (0xfe, 0), 131_090),
+                entry(false, true, 4245, (0, 0x1a), 9),
+                entry(true, false, 4243, (0xfe, 0), 131_090),
+                entry(true, true, 4244, (0xfe, 0), 131_090),
+            ]
+        );
+    }
+
+    #[test]
+    fn range_is_read_with_its_first_byte() {
+        let line = "1: OFDLCK ADVISORY  READ -1 00:06:1028 4611686018427387903 4611686018427387903";
+        let expected =
+            Entry { kind: Kind::Range(u64::MAX >> 2), ..entry(false, true, 0, (0, 6), 1028) };
+        assert_eq!(Entry::parse(line), Some(expected));
+    }
+
+    #[test]
+    fn what_this_process_has_opened_itself_is_no_ancestors() {
+        use std::os::fd::AsFd;
+        let file = tempfile::tempfile().unwrap();
+        fs2::FileExt::lock_exclusive(&file).unwrap();
+        let stat = rustix::fs::fstat(&file).unwrap();
+        let ours = OpenLock::all_of(std::process::id(), &mut Bounds::generous()).unwrap();
+        let taken = ours.iter().find_map(|lock| lock.was_taken_by(std::process::id(), &stat));
+        assert_eq!(taken, Some(LockMode::Exclusive));
+        assert_eq!(AncestorsLocks::look().on(&stat), None);
+        // As if it had been inherited.
+        rustix::io::fcntl_setfd(file.as_fd(), rustix::io::FdFlags::empty()).unwrap();
+        assert_eq!(AncestorsLocks::look().on(&stat), Some(LockMode::Exclusive));
+    }
+
+    #[test]
+    fn search_ends_at_its_bounds() {
+        let file = tempfile::tempfile().unwrap();
+        fs2::FileExt::lock_exclusive(&file).unwrap();
+        let mut none = Bounds { descriptors: 0, ..Bounds::generous() };
+        assert!(OpenLock::all_of(std::process::id(), &mut none).unwrap().is_empty());
+        let mut late = Bounds { until: Instant::now(), ..Bounds::generous() };
+        assert!(OpenLock::all_of(std::process::id(), &mut late).unwrap().is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_in_a_list_makes_the_reader_panic(text in ".{0,200}") {
+            KernelLocks::parse(&text);
+        }
+    }
+}

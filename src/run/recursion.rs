@@ -1,0 +1,70 @@
+//! Calls inside of calls that do the same, without end: a `docker` in PATH that calls
+//! `buildlock -- docker "$@"`.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+use crate::command::Command;
+use crate::interpreter;
+use crate::proc;
+
+/// Refuses to build inside of a call for the same command in the same folder.
+///
+/// # Errors
+/// There is such a call: its build command is a wrapper that has called buildlock again.
+pub(super) fn refuse(command: &Command) -> Result<()> {
+    let Some(here) = folder_of(std::process::id()) else { return Ok(()) };
+    let does_the_same =
+        |&pid: &u32| folder_of(pid).is_some_and(|it| it == here) && has_same_words(pid, command);
+    let Some(outer) = proc::ancestors().into_iter().find(does_the_same) else {
+        return Ok(());
+    };
+    let program = command.program();
+    let real = match program.as_encoded_bytes().contains(&b'/') {
+        true => None,
+        false => which::which_all(program).ok().and_then(real_program),
+    };
+    let advice = match real {
+        Some(real) => format!("as in: buildlock -- {} ...", real.display()),
+        None => "by its full path".to_owned(),
+    };
+    bail!(
+        "this call runs inside of one for the same command in the same folder (pid {outer}): '{}' \
+         is a wrapper that calls buildlock again, without end; have the wrapper name the real \
+         program, {advice}",
+        program.display()
+    )
+}
+
+fn folder_of(pid: u32) -> Option<PathBuf> {
+    std::fs::read_link(proc::path(pid, "cwd")?).ok()
+}
+
+/// Is this process a buildlock of the same user for the same words?
+///
+/// Another user's command line lies in memory that may never answer, so it is not read.
+fn has_same_words(pid: u32, command: &Command) -> bool {
+    if proc::user(pid) != Some(rustix::process::getuid().as_raw()) {
+        return false;
+    }
+    let line = proc::path(pid, "cmdline").and_then(|file| std::fs::read(file).ok());
+    let line = line.unwrap_or_default();
+    let words = line.strip_suffix(b"\0").unwrap_or(&line).split(|&c| c == 0);
+    let mut words = words.map(OsStr::from_bytes);
+    let is_buildlock =
+        words.next().is_some_and(|name| name.as_encoded_bytes().ends_with(b"buildlock"));
+    let ours = std::iter::once(command.program());
+    let ours = ours.chain(command.arguments().iter().map(|word| word.as_os_str()));
+    is_buildlock && words.any(|word| word == "--") && words.eq(ours)
+}
+
+/// The program that the first one in PATH, a wrapper, stands in front of: the next one that is not
+/// a script, or else the next one.
+fn real_program(all: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
+    let mut others = all.skip(1).peekable();
+    let next = others.peek().cloned();
+    others.find(|path| !interpreter::is_script(path)).or(next)
+}

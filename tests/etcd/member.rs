@@ -1,0 +1,86 @@
+//! Stand-ins for members of a cluster: the test says what they answer.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// Answers each connection with what `serve` does, on a thread of its own. Its port.
+pub(crate) fn server(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(stream) = stream else { return };
+            let serve = serve.clone();
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    port
+}
+
+/// A port where nobody listens.
+pub(crate) fn dead_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Takes connections and says nothing.
+pub(crate) fn silent() -> u16 {
+    server(|mut stream| _ = stream.read_to_end(&mut Vec::new()))
+}
+
+/// Says `start` once it was asked, and then a byte every now and then.
+pub(crate) fn trickling(start: &'static [u8]) -> u16 {
+    server(move |mut stream| {
+        _ = stream.read(&mut [0; 4096]);
+        _ = stream.write_all(start);
+        while stream.write_all(b"x").is_ok() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    })
+}
+
+/// One that answers `requests` requests, with the JSON that `answer` makes of their path. Its port.
+pub(crate) fn answering(requests: usize, answer: impl Fn(&str) -> Value + Send + 'static) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(requests) {
+            let Ok(stream) = stream else { return };
+            let mut reader = BufReader::new(stream);
+            let mut head = Vec::new();
+            while head.last().is_none_or(|line: &String| !line.trim().is_empty()) {
+                head.push(String::new());
+                if reader.read_line(head.last_mut().unwrap()).unwrap_or_default() == 0 {
+                    break;
+                }
+            }
+            let path = head[0].split(' ').nth(1).unwrap_or_default();
+            let length = head.iter().find_map(|line| {
+                line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok()
+            });
+            _ = reader.read_exact(&mut vec![0; length.unwrap_or_default()]);
+            let body = answer(path).to_string();
+            let (length, close) = (body.len(), "Connection: close");
+            let head = format!("HTTP/1.1 200 OK\r\n{close}\r\nContent-Length: {length}\r\n\r\n");
+            _ = reader.get_mut().write_all((head + &body).as_bytes());
+        }
+    });
+    port
+}
+
+/// What the only member of a cluster answers that gives every caller its lock, in term 2.
+pub(crate) fn generous(cluster: &str, path: &str) -> Value {
+    let header = json!({ "cluster_id": cluster, "raft_term": "2", "revision": "5" });
+    match path {
+        "/v3/lease/grant" => json!({ "header": header, "ID": "7", "TTL": "5" }),
+        "/v3/lease/keepalive" => json!({ "result": { "header": header, "ID": "7", "TTL": "5" } }),
+        "/v3/kv/txn" => json!({
+            "header": header,
+            "succeeded": true,
+            "responses": [{ "response_range": { "kvs": [{ "create_revision": "5" }] } }],
+        }),
+        _ => json!({ "header": header }),
+    }
+}
