@@ -14,7 +14,11 @@ use crate::command::Engine;
 use crate::duration::{self, Limit};
 use crate::exit;
 use crate::image::Check;
+use crate::log;
 use crate::reference::Tag;
+
+/// Where lock files live by default: one folder per machine, like the engine.
+const DEFAULT_DIR: &str = "/tmp/buildlock";
 
 /// One docker build per tag, however many processes ask for it.
 ///
@@ -154,7 +158,7 @@ pub struct CommonArgs {
     ///
     /// One folder per machine, shared by its users, as the engine is. [env: BUILDLOCK_DIR, an
     /// absolute path]
-    #[arg(long, value_name = "DIR", global = true, default_value = crate::lock::DEFAULT_DIR,
+    #[arg(long, value_name = "DIR", global = true, default_value = DEFAULT_DIR,
           value_hint = clap::ValueHint::DirPath)]
     pub lock_dir: PathBuf,
 
@@ -167,27 +171,9 @@ pub struct CommonArgs {
     #[arg(long, value_name = "URL", global = true)]
     pub store: Option<String>,
 
-    /// Only warnings and errors
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
-    pub quiet: bool,
-
-    /// Say more
-    ///
-    /// Finer: BUILDLOCK_LOG takes a filter of tracing, such as buildlock=debug.
-    #[arg(short, long, global = true)]
-    pub verbose: bool,
-
-    /// How to write the log, to stderr
-    ///
-    /// text for people, json for machines: one object a line. [env: BUILDLOCK_LOG_FORMAT]
-    #[arg(long, value_name = "FORMAT", value_enum, global = true, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
-
-    /// When to use colours and a live line while waiting
-    ///
-    /// NO_COLOR is honoured.
-    #[arg(long, value_name = "WHEN", value_enum, global = true, default_value_t = ColorChoice::Auto)]
-    pub color: ColorChoice,
+    /// How to log.
+    #[command(flatten)]
+    pub log: log::Options,
 }
 
 /// The other subcommands.
@@ -285,15 +271,6 @@ pub enum OnFailure {
     Share,
 }
 
-/// How the log is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For people
-    Text,
-    /// For machines
-    Json,
-}
-
 /// How lint prints what it has found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LintFormat {
@@ -305,17 +282,6 @@ pub enum LintFormat {
     Github,
     /// SARIF 2.1.0, for code scanning
     Sarif,
-}
-
-/// When to use colours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ColorChoice {
-    /// On a terminal
-    Auto,
-    /// Always
-    Always,
-    /// Never
-    Never,
 }
 
 /// Options that an environment variable may set, for those who give no flag.
@@ -397,9 +363,9 @@ fn what_is_right() -> Option<ArgMatches> {
     grammar(|option| COMMON.contains(&option)).ignore_errors(true).try_get_matches().ok()
 }
 
-/// How to report a wrong command line, as far as that can be understood.
-pub fn how_to_report() -> Option<CommonArgs> {
-    CommonArgs::from_arg_matches(&what_is_right()?).ok()
+/// Returns how to report a wrong command line, as far as that can be understood.
+pub fn how_to_report() -> Option<log::Options> {
+    log::Options::from_arg_matches(&what_is_right()?).ok()
 }
 
 /// `buildlock -t a status`: the tag would be for nothing.

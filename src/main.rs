@@ -5,17 +5,20 @@
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Result;
 use buildlock::cli::{self, CacheAction, Cli, Sub};
 use buildlock::exit::{self, Exit, Failure};
 use buildlock::lock::place::Place;
-use buildlock::lock::{CACHE_LOCKS, Holder, Key, Pruned, Subject};
-use buildlock::{cache, child, generate, lint, log, run, status};
+use buildlock::lock::{CACHE_LOCKS, Key, Pruned};
+use buildlock::record::Holder;
+use buildlock::subject::Subject;
+use buildlock::{cache, generate, lint, log, run, signals, status};
 use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
-    child::signals::prepare();
+    signals::prepare();
     let cli = match cli::parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
@@ -28,7 +31,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
     };
-    if let Err(error) = log::start(&cli.common) {
+    if let Err(error) = log::start(&cli.common.log) {
         _ = writeln!(std::io::stderr(), "buildlock: error: {error}");
         return ExitCode::from(cli::usage_status());
     }
@@ -41,7 +44,7 @@ fn main() -> ExitCode {
     });
     match exit {
         Exit::Code(code) => ExitCode::from(code),
-        Exit::Signal(signal) => child::signals::end_by(signal),
+        Exit::Signal(signal) => signals::end_by(signal),
     }
 }
 
@@ -60,7 +63,8 @@ fn call(cli: Cli) -> Result<Exit> {
         Sub::Path { tag, lock } => {
             let subject = tag.as_ref().map(Subject::from).or(lock.map(Subject::Named));
             if let Some(subject) = subject {
-                let file = place()?.open(Holder::default)?.file(&Key::new(subject))?;
+                let file =
+                    place()?.open(Arc::new(Holder::default), &[])?.file(&Key::new(subject))?;
                 // Byte for byte: it is for scripts to open, and need not be text.
                 out.write_all(file.as_os_str().as_bytes())?;
                 writeln!(out)?;
@@ -76,16 +80,16 @@ fn call(cli: Cli) -> Result<Exit> {
             }
         }
         Sub::Cache { action: CacheAction::Ls { json } } => {
-            cache::list(&place()?.look()?.memories(CACHE_LOCKS)?, json, &mut out)?;
+            cache::list(&place()?.look()?.notes(CACHE_LOCKS)?, json, &mut out)?;
         }
         Sub::Cache { action: CacheAction::Forget { id } } => {
             let subject = Subject::Cache(id.clone());
-            if !cache::forget(&*place()?.look()?, id)? {
+            if !cache::forget(&*place()?.look()?, &id)? {
                 tracing::warn!("nothing is remembered of {subject}");
             }
         }
         Sub::Lint { fix, strict, format, paths } => {
-            let options = lint::Options { fix, strict, quiet: common.quiet, format, paths };
+            let options = lint::Options { fix, strict, quiet: common.log.quiet, format, paths };
             return lint::run(&options, &mut out);
         }
         Sub::Completions { shell } => generate::completions(shell, &mut out)?,

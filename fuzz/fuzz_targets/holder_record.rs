@@ -12,9 +12,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use buildlock::lock::HeldLock;
-use buildlock::lock::holder::{read_record, read_result, write_line};
+use buildlock::record::{FailedBuild, Holder, read_record, read_result, write_line};
 use buildlock::lock::kernel::KernelLocks;
-use buildlock::lock::{FailedBuild, Holder, Subject};
+use buildlock::subject::Subject;
 use buildlock::log::Waiting;
 use buildlock::status;
 use libfuzzer_sys::fuzz_target;

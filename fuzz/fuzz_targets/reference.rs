@@ -3,8 +3,9 @@
 
 use std::sync::LazyLock;
 
-use buildlock::lock::{Key, Subject};
+use buildlock::lock::Key;
 use buildlock::reference::Tag;
+use buildlock::subject::Subject;
 use libfuzzer_sys::fuzz_target;
 use regex::Regex;
 

@@ -16,8 +16,8 @@ use rustix::time::{
 use super::Job;
 use super::keeper::{Kept, Line, Watch};
 use super::program::{Execution, Program, cannot_prepare};
-use super::signals::{self, Inherited};
 use crate::expiry::Expiry;
+use crate::signals::{self, Inherited};
 
 /// Starts the build command behind a keeper. Whether it can be executed at all is known later: see
 /// [`Execution`].

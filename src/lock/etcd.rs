@@ -27,12 +27,13 @@ use serde::{Deserialize, Serialize};
 pub use self::address::Address;
 use self::client::{Answer, Client, Entry, Problem, Watched};
 use self::reach::{SHORTLY, WITHIN, within};
-use super::holder::{self, Holder};
-use super::{
-    FailedBuild, Held, HeldLock, Key, LockMode, Passing, Pruned, Store, Subject, in_order,
-};
+use super::holder;
+use super::key::{Key, LockMode};
+use super::store::{Held, HeldLock, Inspect, Locks, Notes, Passing, Pruned, Scope, Try, in_order};
 use crate::duration::Deadline;
 use crate::expiry::{Expiry, Moment};
+use crate::record::{FailedBuild, Holder};
+use crate::subject::Subject;
 
 /// After so long without a word, a watch is made anew: a member that is cut off says nothing
 /// either.
@@ -210,12 +211,13 @@ impl EtcdStore {
             own_key,
             folder: self.folder(key),
             result_key: self.path(RESULTS, key),
+            ourselves: self.ourselves.clone(),
             location: self.location(key),
             subject: key.subject().clone(),
             session,
             mode,
             created: Cell::new(created),
-            is_nested: key.level > 0,
+            is_nested: key.is_nested(),
         })
     }
 
@@ -293,18 +295,13 @@ impl Time {
     }
 }
 
-impl Store for EtcdStore {
+impl Locks for EtcdStore {
     fn check(&self, key: &Key, deadline: Deadline) -> Result<()> {
         self.client().reach.waits(deadline);
         self.line(key, within(deadline)).map(drop).map_err(|why| self.error(why))
     }
 
-    fn try_acquire(
-        &self,
-        key: &Key,
-        mode: LockMode,
-        deadline: Deadline,
-    ) -> Result<Option<Box<dyn Held>>> {
+    fn try_acquire(&self, key: &Key, mode: LockMode, deadline: Deadline) -> Result<Try> {
         self.client().reach.waits(deadline);
         let session = self.session(within(deadline))?;
         let (folder, own) = (self.folder(key), self.own_key(key, mode, &session));
@@ -314,23 +311,31 @@ impl Store for EtcdStore {
             // What is put a second time was not created then.
             LockMode::Shared => client::created_at(&own, 0),
         });
+        let result = self.path(RESULTS, key);
         let put = client::put(&own, &self.record(key.subject()), session.lease);
         let answer = session
             .client
-            .transact(&free, &[put], &[client::read_all(&folder)], within(deadline))
+            .transact(
+                &free,
+                &[put],
+                &[client::read_all(&folder), client::read(&result)],
+                within(deadline),
+            )
             .map_err(|why| self.session_error(&session, why))?;
         self.client().reach.is_busy(!answer.succeeded);
         if answer.succeeded {
-            return Ok(Some(self.held_lock(key, mode, session, answer.revision)));
+            let lock = self.held_lock(key, mode, session, answer.revision);
+            return Ok(Try::Held(lock));
         }
         // A member that failed after the others had agreed: it was ours.
+        let failure = failure_in(answer.read.iter().flatten(), &result);
         let line = Line::of(answer);
         let created = line.entries.iter().find(|it| it.key == own).map(|it| it.created);
         match created {
             Some(created) if line.before(created, mode, session.lease).is_none() => {
-                Ok(Some(self.held_lock(key, mode, session, created)))
+                Ok(Try::Held(self.held_lock(key, mode, session, created)))
             }
-            _ => Ok(None),
+            _ => Ok(Try::Busy(failure)),
         }
     }
 
@@ -350,7 +355,7 @@ impl Store for EtcdStore {
                     break;
                 }
             }
-            Ok(self.last_failure(key))
+            Ok(last_failure(self.client(), &self.path(RESULTS, key)))
         })
     }
 
@@ -399,10 +404,6 @@ impl Store for EtcdStore {
         Some(Holder { shares, ..Record::of(holder).into_holder(&ancestors) })
     }
 
-    fn last_failure(&self, key: &Key) -> Option<FailedBuild> {
-        last_failure(self.client(), &self.path(RESULTS, key))
-    }
-
     fn held_by_ancestors(&self) -> Vec<Subject> {
         let ancestors = ancestors_everywhere();
         let lines = self.lines().unwrap_or_default();
@@ -414,7 +415,28 @@ impl Store for EtcdStore {
         self.shown(&self.path(LOCKS, key)).into()
     }
 
-    fn remembered(&self, key: &Key) -> Option<Vec<u8>> {
+    fn scope(&self) -> Scope {
+        Scope::AllHosts
+    }
+
+    fn is_answering(&self) -> Result<()> {
+        match self.client().reach.silence() {
+            Some(why) => Err(self.error(Problem::Unreachable(why))),
+            None => Ok(()),
+        }
+    }
+
+    fn close(&self) {
+        // A thread that was left behind while it asked for a lease keeps it until that runs out.
+        let Ok(mut current) = self.session.try_lock() else { return };
+        if let Current::Session(session) = std::mem::replace(&mut *current, Current::Finished) {
+            session.end();
+        }
+    }
+}
+
+impl Notes for EtcdStore {
+    fn note(&self, key: &Key) -> Option<Vec<u8>> {
         let read = [client::read(&self.path(MEMORIES, key))];
         let within = self.client().reach.limited(SHORTLY);
         let answer = self.client().transact(&[], &read, &[], within).ok()?;
@@ -422,10 +444,17 @@ impl Store for EtcdStore {
         (entry.value.len() <= MEMORY_MAX).then_some(entry.value)
     }
 
-    fn remember(&self, key: &Key, before: Option<&[u8]>, line: Option<&[u8]>) -> Result<bool> {
+    fn notes(&self, folder: &str) -> Result<Vec<Vec<u8>>> {
+        let all = [client::read_all(&format!("{}/{MEMORIES}/{folder}/", self.address.prefix))];
+        let answer =
+            self.client().transact(&[], &all, &[], WITHIN).map_err(|why| self.error(why))?;
+        Ok(answer.read.into_iter().flatten().map(|entry| entry.value).collect())
+    }
+
+    fn replace_note(&self, key: &Key, before: Option<&[u8]>, after: Option<&[u8]>) -> Result<bool> {
         let path = self.path(MEMORIES, key);
         let is_unchanged = client::has_value(&path, before);
-        let change = match line {
+        let change = match after {
             Some(line) => client::put(&path, line, 0),
             None => client::delete(&path),
         };
@@ -433,15 +462,9 @@ impl Store for EtcdStore {
         let answer = self.client().transact(&[is_unchanged], &[change], &[], within);
         answer.map(|answer| answer.succeeded).map_err(|why| self.error(why))
     }
+}
 
-    fn file(&self, key: &Key) -> Result<PathBuf> {
-        bail!(
-            "{} is no file: {} has keys, and only buildlock locks them",
-            self.location(key).display(),
-            self.address
-        )
-    }
-
+impl Inspect for EtcdStore {
     fn held(&self) -> Result<Vec<HeldLock>> {
         let ancestors = ancestors_everywhere();
         let mut held: Vec<HeldLock> = Vec::new();
@@ -478,30 +501,12 @@ impl Store for EtcdStore {
         Ok(Pruned::default())
     }
 
-    fn memories(&self, folder: &str) -> Result<Vec<Vec<u8>>> {
-        let all = [client::read_all(&format!("{}/{MEMORIES}/{folder}/", self.address.prefix))];
-        let answer =
-            self.client().transact(&[], &all, &[], WITHIN).map_err(|why| self.error(why))?;
-        Ok(answer.read.into_iter().flatten().map(|entry| entry.value).collect())
-    }
-
-    fn is_remote(&self) -> bool {
-        true
-    }
-
-    fn is_answering(&self) -> Result<()> {
-        match self.client().reach.silence() {
-            Some(why) => Err(self.error(Problem::Unreachable(why))),
-            None => Ok(()),
-        }
-    }
-
-    fn finish(&self) {
-        // A thread that was left behind while it asked for a lease keeps it until that runs out.
-        let Ok(mut current) = self.session.try_lock() else { return };
-        if let Current::Session(session) = std::mem::replace(&mut *current, Current::Finished) {
-            session.end();
-        }
+    fn file(&self, key: &Key) -> Result<PathBuf> {
+        bail!(
+            "{} is no file: {} has keys, and only buildlock locks them",
+            self.location(key).display(),
+            self.address
+        )
     }
 }
 
@@ -546,7 +551,7 @@ impl Record {
     /// Anything may stand there.
     fn of(entry: &Entry) -> Self {
         let record: Record = serde_json::from_slice(&entry.value).unwrap_or_default();
-        Record { holder: holder::cleaned(record.holder), ..record }
+        Record { holder: record.holder.escaped(), ..record }
     }
 
     fn is_one_of(&self, processes: &[String]) -> bool {
@@ -751,6 +756,7 @@ struct HeldKey {
     own_key: String,
     folder: String,
     result_key: String,
+    ourselves: Holder,
     location: PathBuf,
     subject: Subject,
     mode: LockMode,
@@ -778,8 +784,8 @@ impl Held for HeldKey {
         &self.subject
     }
 
-    fn record(&self, holder: &Holder) {
-        let text = Record::line(holder, &self.subject);
+    fn record(&self) {
+        let text = Record::line(&self.ourselves, &self.subject);
         let put = client::put(&self.own_key, &text, self.session.lease);
         if let Err(why) = self.if_ours(&[put], self.session.client.reach.limited(SHORTLY)) {
             tracing::debug!("{}: cannot say who holds the lock: {why}", self.location.display());
@@ -876,7 +882,12 @@ impl Held for HeldKey {
 fn last_failure(client: &Client, key: &str) -> Option<FailedBuild> {
     let within = client.reach.limited(SHORTLY);
     let answer = client.transact(&[], &[client::read(key)], &[], within).ok()?;
-    serde_json::from_slice(&answer.read.into_iter().flatten().next()?.value).ok()
+    failure_in(answer.read.iter().flatten(), key)
+}
+
+/// Returns the failed build that was read under this key.
+fn failure_in<'a>(mut read: impl Iterator<Item = &'a Entry>, key: &str) -> Option<FailedBuild> {
+    serde_json::from_slice(&read.find(|entry| entry.key == key)?.value).ok()
 }
 
 /// Why locks are lost whose lease may still be there.

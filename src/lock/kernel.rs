@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use rustix::fs::{AtFlags, CWD, Stat, StatxFlags};
 
-use super::LockMode;
+use super::key::LockMode;
 use crate::proc;
 
 /// The kernel's list of `flock(2)` locks at one moment.

@@ -9,7 +9,11 @@ use anyhow::{Result, bail};
 #[cfg(feature = "etcd")]
 use super::etcd::{Address, EtcdStore};
 use super::file::FileStore;
-use super::{Holder, Store};
+use super::store::Store;
+#[cfg(feature = "etcd")]
+use crate::record::Holder;
+use crate::record::Ourselves;
+use crate::subject::Subject;
 
 /// Where locks are taken.
 #[derive(Debug)]
@@ -22,10 +26,10 @@ pub enum Place {
 }
 
 impl Place {
-    /// Reads `--store`, if it is given; the lock folder is `folder` otherwise, and for `file:`.
+    /// Reads `--store`, if it is given. Otherwise, and for `file:`, the lock folder is `folder`.
     ///
     /// # Errors
-    /// It is no store that is known here.
+    /// The store is not known here.
     pub fn of(store: Option<&str>, folder: &Path) -> Result<Self> {
         let Some(url) = store else {
             refuse_relative("BUILDLOCK_DIR", folder.as_os_str(), folder)?;
@@ -48,12 +52,12 @@ impl Place {
         if url.starts_with("etcd") {
             bail!("--store: this buildlock was made without etcd (cargo's feature of that name)");
         }
-        // It may be an address with a password, which is nobody's business.
+        // The rest may be an address with a password.
         let scheme = crate::visible::escaped(url.split("://").next().unwrap_or_default());
-        bail!("--store: '{scheme}' is no store; there are file:, etcd:// and etcds://")
+        bail!("--store: '{scheme}' is not a store; there are file:, etcd:// and etcds://")
     }
 
-    /// The folder, if it is one.
+    /// Returns the lock folder, if the locks are in a folder.
     pub fn folder(&self) -> Option<&Path> {
         match self {
             Place::Folder(folder) => Some(folder),
@@ -62,21 +66,19 @@ impl Place {
         }
     }
 
-    /// The store, to take locks in: a folder is created if there is none. `ourselves` says what
-    /// others may read of us.
+    /// Returns the store, to take locks for these subjects in. A folder is created if there is none.
     ///
     /// # Errors
     /// It cannot be opened or created.
-    #[cfg_attr(not(feature = "etcd"), allow(unused_variables))]
-    pub fn open(self, ourselves: impl FnOnce() -> Holder) -> Result<Arc<dyn Store>> {
+    pub fn open(self, ourselves: Ourselves, subjects: &[Subject]) -> Result<Arc<dyn Store>> {
         match self {
-            Place::Folder(folder) => Ok(Arc::new(FileStore::open(&folder)?)),
+            Place::Folder(folder) => Ok(Arc::new(FileStore::open(&folder, ourselves, subjects)?)),
             #[cfg(feature = "etcd")]
             Place::Cluster(address) => Ok(Arc::new(EtcdStore::new(address, ourselves()))),
         }
     }
 
-    /// The store, to look at what is there. Nothing is created.
+    /// Returns the store, to look at what is there. Nothing is created.
     ///
     /// # Errors
     /// It cannot be opened.
@@ -89,8 +91,8 @@ impl Place {
     }
 }
 
-/// A variable reaches calls in any folder, and from each of them a relative path leads to another
-/// lock folder, so that they would not exclude each other.
+/// Refuses a relative path in a variable. A variable reaches calls in any folder, and from each of
+/// them the path leads to another lock folder, so that the calls would not exclude each other.
 fn refuse_relative(variable: &str, value: &OsStr, folder: &Path) -> Result<()> {
     if folder.is_relative() && std::env::var_os(variable).is_some_and(|set| set == value) {
         bail!(

@@ -19,10 +19,9 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::fs::{OFlags, StatVfsMountFlags};
 
-use super::super::LockMode;
-use super::VANISHED_MAX;
+use super::super::key::LockMode;
 use super::open::{
-    NotALock, create_file, is_named, open_existing, open_lock_folder, remove_foreign,
+    NotALock, VANISHED_MAX, create_file, is_named, open_existing, open_lock_folder, remove_foreign,
 };
 use crate::reference::sha256;
 

@@ -12,10 +12,12 @@ use fs2::FileExt as Flock;
 use rustix::fs::CWD;
 use rustix::io::Errno;
 
-use super::super::holder::{self, Holder};
-use super::super::{FailedBuild, Held, Key, LockMode, Subject};
+use super::super::key::{Key, LockMode};
+use super::super::store::Held;
 use super::guard::Guard;
 use super::open::{NotALock, is_named, open_directory, open_existing};
+use crate::record::{FailedBuild, Holder, Ourselves, read_record, read_result, write_line};
+use crate::subject::Subject;
 
 /// An open lock file.
 pub(super) struct LockFile {
@@ -53,13 +55,14 @@ impl LockFile {
     }
 
     pub(super) fn last_failure(&self) -> Option<FailedBuild> {
-        holder::read_result(&self.file)
+        read_result(&self.file)
     }
 
-    pub(super) fn held(self, key: &Key, mode: LockMode) -> Box<dyn Held> {
+    pub(super) fn held(self, key: &Key, mode: LockMode, ourselves: Ourselves) -> Box<dyn Held> {
         Box::new(HeldFile {
             lock: self,
             mode,
+            ourselves,
             subject: key.subject().clone(),
             recorded: Cell::new(false),
         })
@@ -84,6 +87,7 @@ pub(super) struct Place<'a> {
 struct HeldFile {
     lock: LockFile,
     mode: LockMode,
+    ourselves: Ourselves,
     subject: Subject,
     recorded: Cell<bool>,
 }
@@ -99,11 +103,11 @@ impl Held for HeldFile {
         &self.subject
     }
 
-    fn record(&self, holder: &Holder) {
+    fn record(&self) {
         let since = Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string());
-        let record = self.record_of(Holder { since, ..holder.clone() });
+        let record = self.record_of(Holder { since, ..(self.ourselves)() });
         self.recorded.set(true);
-        if let Err(error) = holder::write_line(&self.lock.file, Some(&record)) {
+        if let Err(error) = write_line(&self.lock.file, Some(&record)) {
             tracing::debug!("{}: cannot say who holds the lock: {error}", self.lock.path.display());
         }
     }
@@ -171,7 +175,7 @@ impl Held for HeldFile {
 
     fn release(self: Box<Self>, failure: Option<&FailedBuild>) {
         let is_ours = || {
-            let record = holder::read_record(&self.lock.file);
+            let record = read_record(&self.lock.file);
             record.is_none_or(|record| record.pid == std::process::id())
         };
         // Of a cache nobody asks what the last build ended with.
@@ -180,10 +184,10 @@ impl Held for HeldFile {
             (None, _) if !self.recorded.get() => Ok(()),
             // Others may go on, and the record must say what they share.
             (None, LockMode::Shared) if is_ours() => {
-                holder::write_line(&self.lock.file, Some(&self.record_of(Holder::default())))
+                write_line(&self.lock.file, Some(&self.record_of(Holder::default())))
             }
             (None, LockMode::Shared) => Ok(()),
-            (failure, _) => holder::write_line(&self.lock.file, failure),
+            (failure, _) => write_line(&self.lock.file, failure),
         };
         if let Err(error) = left {
             tracing::debug!("{}: cannot be cleared: {error}", self.lock.path.display());

@@ -13,9 +13,11 @@ use anyhow::{Context, Result, anyhow, bail};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::VANISHED_MAX;
 use crate::user;
 
+/// How often a lock file may vanish before that is an error. Each time another process has just
+/// removed it, so this many in a row are not an accident.
+pub(super) const VANISHED_MAX: usize = 1000;
 /// Everybody may create and lock files in it, nobody remove another's.
 const FOLDER_MODE: u32 = 0o1777;
 /// Everybody may lock it, and leave a record in it.

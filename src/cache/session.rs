@@ -1,0 +1,200 @@
+//! The caches of one build: taking their locks, alone or shared, and remembering them as warm.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::spec::Use;
+use super::warmth::Cache;
+use crate::command::Command;
+use crate::duration::Deadline;
+use crate::image::Images;
+use crate::lock::{self, Held, LockMode, Scope, Store, Turn};
+use crate::log;
+use crate::subject::Subject;
+
+/// How old the engine's answer about a cache may be when its lock is acquired. A caller that waited
+/// longer asks again.
+const NEWS_MAX: Duration = Duration::from_secs(1);
+
+/// The caches that the build command writes, in the order in which their locks are taken.
+#[derive(Debug)]
+pub(crate) struct Caches(Vec<Cache>);
+
+impl Caches {
+    /// Checks the caches as typed.
+    ///
+    /// # Errors
+    /// A file cannot be opened, or a cache is named twice.
+    pub(crate) fn new(uses: Vec<Use>, command: &Command) -> Result<Self> {
+        Cache::all(uses, command).map(Caches)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn subjects(&self) -> impl Iterator<Item = Subject> {
+        self.0.iter().map(Cache::subject)
+    }
+
+    /// Reads the files that the caches have to be warm for, unless that was done before.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(crate) fn read_files(&self, images: &Images, scope: Scope) -> Result<()> {
+        self.0.iter().try_for_each(|cache| cache.read(images, scope))
+    }
+
+    /// Takes the lock of the cache that `subject` names: shared if it is warm.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub(crate) fn take(
+        &self,
+        subject: &Subject,
+        store: &Arc<dyn Store>,
+        images: &Images,
+        deadline: Deadline,
+    ) -> Option<Result<Turn>> {
+        let cache = self.find(subject)?;
+        Some(take(store, images, cache, deadline, Want::SharedIfWarm))
+    }
+
+    /// Tells whether one of these locks is a cache's, and shared.
+    pub(crate) fn are_shared(&self, locks: &[Box<dyn Held>]) -> bool {
+        locks
+            .iter()
+            .any(|lock| lock.mode() == LockMode::Shared && self.find(lock.subject()).is_some())
+    }
+
+    /// Remembers as warm what a build that succeeded had alone, given the caches' locks and the mounts
+    /// that it used, if they are known. Anything else that was remembered of the caches `at_fault`,
+    /// beside which the build failed at first, was wrong.
+    pub(crate) fn remember(
+        &self,
+        locks: &[Box<dyn Held>],
+        mounts: Option<&[String]>,
+        at_fault: &[Subject],
+        store: &dyn Store,
+    ) {
+        for cache in self.had_alone(locks) {
+            if at_fault.contains(&cache.subject()) {
+                cache.forget(store);
+            }
+            cache.remember(store, mounts);
+        }
+    }
+
+    /// Tells whether a build with these locks may have warmed a cache.
+    pub(crate) fn may_be_warm_now(&self, locks: &[Box<dyn Held>]) -> bool {
+        self.had_alone(locks).next().is_some()
+    }
+
+    fn had_alone(&self, locks: &[Box<dyn Held>]) -> impl Iterator<Item = &Cache> {
+        let alone = locks.iter().filter(|lock| lock.mode() == LockMode::Exclusive);
+        let caches = alone.filter_map(|lock| self.find(lock.subject()));
+        caches.filter(|cache| cache.has_files())
+    }
+
+    fn find(&self, subject: &Subject) -> Option<&Cache> {
+        self.0.iter().find(|cache| subject.cache() == Some(cache.id()))
+    }
+}
+
+/// Takes all caches' locks, each exclusively, whatever is remembered of them. Returns `None` if the
+/// deadline passed first.
+///
+/// # Errors
+/// The store failed.
+pub(crate) fn take_all_alone(
+    caches: &Caches,
+    store: &Arc<dyn Store>,
+    images: &Images,
+    deadline: Deadline,
+) -> Result<Option<Vec<Box<dyn Held>>>> {
+    let mut ours = Vec::new();
+    for cache in &caches.0 {
+        match take(store, images, cache, deadline, Want::Alone) {
+            Ok(Turn::Held(lock)) => ours.push(lock),
+            without => {
+                lock::release(ours, None);
+                return without.map(|_| None);
+            }
+        }
+    }
+    Ok(Some(ours))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Want {
+    SharedIfWarm,
+    /// To run once more after a failure beside others.
+    Alone,
+}
+
+fn take(
+    store: &Arc<dyn Store>,
+    images: &Images,
+    cache: &Cache,
+    deadline: Deadline,
+    want: Want,
+) -> Result<Turn> {
+    let start = Instant::now();
+    loop {
+        if want == Want::SharedIfWarm {
+            cache.ask(&**store, images, deadline.left());
+        }
+        let asked = Instant::now();
+        let mut mode = || match want {
+            Want::SharedIfWarm => Ok(cache.mode(&**store)),
+            Want::Alone => Ok(LockMode::Exclusive),
+        };
+        let (turn, ancestor_shares) =
+            lock::take_in_turn(store, cache.subject(), deadline, &mut mode)?;
+        let Turn::Held(lock) = turn else { return Ok(turn) };
+        let shared = lock.mode() == LockMode::Shared;
+        if shared && asked.elapsed() > NEWS_MAX {
+            // It may have been pruned in the meantime.
+            cache.ask(&**store, images, deadline.left());
+            if cache.mode(&**store) == LockMode::Exclusive {
+                lock.release(None);
+                continue;
+            }
+        }
+        if ancestor_shares && !shared {
+            tracing::warn!(
+                "cache {}: an outer call shares it, so others may write it beside the build command; \
+                 have the outer call take it as this one does",
+                cache.id()
+            );
+            cache.note_sharing_ancestor();
+        }
+        log::acquired_cache(lock.subject(), shared, &reason(cache, shared, want), start.elapsed());
+        if cache.is_emptied() {
+            cache.forget(&**store);
+        }
+        if !shared && cache.has_files() {
+            cache.note_forgotten(&**store);
+        }
+        return Ok(Turn::Held(lock));
+    }
+}
+
+/// Says why the lock is held as it is.
+fn reason(cache: &Cache, shared: bool, want: Want) -> String {
+    let id = cache.id();
+    match (shared, want, cache.can_be_shared()) {
+        (true, ..) => format!("shared (cache={id} warm)"),
+        (_, Want::Alone, _) => format!("alone, to try again (cache={id})"),
+        (_, _, true) if cache.has_lost_mounts() => {
+            format!("alone, until it is warm (cache={id} cold: the engine has lost its mounts)")
+        }
+        (_, _, true) => format!("alone, until it is warm (cache={id} cold)"),
+        (_, _, false) if cache.is_emptied() => {
+            format!("alone, for --no-cache empties it (cache={id})")
+        }
+        (_, _, false) => format!("alone (cache={id})"),
+    }
+}

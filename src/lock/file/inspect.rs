@@ -1,0 +1,133 @@
+//! Showing the locks in a lock folder, and tidying it up.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use fs2::FileExt as Flock;
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
+
+use super::super::holder;
+use super::super::kernel::KernelLocks;
+use super::super::key::Key;
+use super::super::store::{HeldLock, Inspect, Pruned, in_order};
+use super::folder::{Entry, FOLDERS, FileStore, LOCK, NOTE, entries};
+use super::open::{NotALock, is_named, links, open_existing};
+use crate::record::read_record;
+use crate::subject::Subject;
+
+impl Inspect for FileStore {
+    fn held(&self) -> Result<Vec<HeldLock>> {
+        let locks = KernelLocks::read()?;
+        let mut held = Vec::new();
+        let mut turnstiles = Vec::new();
+        self.each_file(&locks.inodes_held(), |path, file, stat| {
+            if let Some(behind) = behind_turnstile(&path) {
+                // Callers in it wait for the lock behind it, and are counted there.
+                turnstiles.push((behind, locks.waiters(stat, file)));
+                return;
+            }
+            let subject = holder::read_subject(file, &path);
+            let subject = subject.as_ref();
+            let record = read_record(file);
+            let shared = locks.is_shared(stat, file);
+            let mut waiters = locks.waiters(stat, file);
+            let mut holders = locks.holders(stat, file);
+            // Of several that share it, most is known of the one in the record.
+            holders.sort_by_key(|&pid| record.as_ref().is_none_or(|record| record.pid != pid));
+            held.extend(holders.into_iter().map(|pid| HeldLock {
+                tag: subject.and_then(Subject::tag).map(str::to_owned),
+                name: subject.and_then(Subject::name).map(str::to_owned),
+                cache: subject.and_then(Subject::cache).map(str::to_owned),
+                lock: path.clone(),
+                holder: holder::describe(pid, record.clone(), stat),
+                shared,
+                waiters: std::mem::take(&mut waiters),
+            }));
+        })?;
+        Ok(in_order(held, turnstiles))
+    }
+
+    fn prune(&self) -> Result<Pruned> {
+        let mut pruned = Pruned::default();
+        for name in FOLDERS {
+            let Some(folder) = self.existing_folder(name)? else { continue };
+            let path = self.path.join(name);
+            for entry in entries(&folder, &path, LOCK)? {
+                match remove(&folder, &path, &entry, |_| true)? {
+                    Removal::Removed => pruned.removed += 1,
+                    Removal::NotAllowed => pruned.others += 1,
+                    Removal::Left => {}
+                }
+            }
+            let is_empty = |file: &File| file.metadata().is_ok_and(|it| it.len() == 0);
+            for entry in entries(&folder, &path, NOTE)? {
+                if let Removal::NotAllowed = remove(&folder, &path, &entry, is_empty)? {
+                    pruned.others += 1;
+                }
+            }
+        }
+        Ok(pruned)
+    }
+
+    fn file(&self, key: &Key) -> Result<PathBuf> {
+        self.open_file(key)?;
+        self.open_guard(key)?;
+        Ok(self.path_of(key))
+    }
+}
+
+enum Removal {
+    Removed,
+    /// The file is needed, or is gone.
+    Left,
+    /// The file is another user's.
+    NotAllowed,
+}
+
+/// Removes a file that nobody has locked and that is idle.
+fn remove(
+    folder: &OwnedFd,
+    path: &Path,
+    entry: &Entry,
+    is_idle: impl Fn(&File) -> bool,
+) -> Result<Removal> {
+    let shown = path.join(&entry.name);
+    let (file, is_linked) = match open_existing(folder, &entry.name) {
+        Ok(file) => (file, false),
+        Err(NotALock::Linked(file)) => (file, true),
+        Err(NotALock::Missing | NotALock::Unlinked) => return Ok(Removal::Left),
+        Err(why) => {
+            tracing::warn!("{}: not removed: {why}", shown.display());
+            return Ok(Removal::Left);
+        }
+    };
+    // A waiter has the file open. Once it has locked it, it finds that the name leads to another
+    // file, and opens that.
+    let is_held = Flock::try_lock_exclusive(&file).is_err();
+    if is_held && is_linked {
+        tracing::warn!(
+            "{}: not removed: it has {} hard links, and another process holds it",
+            shown.display(),
+            links(&file)
+        );
+    }
+    // The content of a note with other names does not count.
+    if is_held || !(is_linked || is_idle(&file)) || !is_named(&file, folder, &entry.name) {
+        return Ok(Removal::Left);
+    }
+    match rustix::fs::unlinkat(folder, &*entry.name, AtFlags::empty()) {
+        Ok(()) => Ok(Removal::Removed),
+        Err(Errno::PERM | Errno::ACCESS) => Ok(Removal::NotAllowed),
+        Err(Errno::NOENT) => Ok(Removal::Left),
+        Err(error) => Err(error).with_context(|| format!("cannot remove {}", shown.display())),
+    }
+}
+
+/// Returns the lock behind the turnstile with this path, if it is one.
+fn behind_turnstile(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".turnstile.lock")?;
+    Some(path.with_file_name(format!("{name}.lock")))
+}

@@ -1,0 +1,293 @@
+//! What a place for locks has to offer, by purpose: taking locks, keeping notes, inspection.
+
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use super::key::{Key, LockMode};
+use crate::duration::Deadline;
+use crate::expiry::Expiry;
+use crate::record::{FailedBuild, Holder};
+use crate::subject::Subject;
+
+/// A place for locks, with all that it offers.
+pub trait Store: Locks + Notes + Inspect {}
+
+impl<T: Locks + Notes + Inspect> Store for T {}
+
+/// Takes locks and waits for them.
+///
+/// The operations that wait take as long as they need. They run on a thread of their own, which a
+/// caller abandons when its time is up.
+pub trait Locks: Send + Sync {
+    /// Finds out whether the lock can be taken at all, without taking it. The deadline bounds how
+    /// long a store may take to answer.
+    ///
+    /// # Errors
+    /// The lock cannot be taken now or later.
+    fn check(&self, key: &Key, deadline: Deadline) -> Result<()>;
+
+    /// Takes the lock, or says at once that it is busy. A store that does not answer may take until
+    /// the deadline.
+    ///
+    /// # Errors
+    /// The store cannot be used; [`Passing`] if that may be different in a moment.
+    fn try_acquire(&self, key: &Key, mode: LockMode, deadline: Deadline) -> Result<Try>;
+
+    /// Waits until nobody holds the lock exclusively, together with all other callers of this
+    /// method, and returns the result of the last build if that failed. Never call it twice in a
+    /// row: waiters that do nothing else can keep each other from ever getting the lock.
+    ///
+    /// # Errors
+    /// The store cannot be used.
+    fn wait_released(&self, key: &Key, deadline: Deadline) -> Result<Option<FailedBuild>>;
+
+    /// Takes the lock, in line with all other callers of this method.
+    ///
+    /// # Errors
+    /// The store cannot be used.
+    fn acquire(&self, key: &Key, mode: LockMode, deadline: Deadline) -> Result<Box<dyn Held>>;
+
+    /// Returns the holder of the lock, if it is known for certain. Of several that share it, an
+    /// ancestor of this process goes first. Asking whether the process `known` still holds it is
+    /// cheaper.
+    fn holder(&self, key: &Key, known: Option<u32>) -> Option<Holder>;
+
+    /// Returns the same as far as it is known at once: it is asked before a wait begins.
+    fn holder_at_once(&self, key: &Key) -> Option<Holder> {
+        self.holder(key, None)
+    }
+
+    /// Returns how calls that this one runs inside of hold the lock, if they do.
+    fn held_by_ancestors_as(&self, key: &Key) -> Option<LockMode> {
+        let holder = self.holder(key, None).filter(|holder| holder.is_our_ancestor)?;
+        Some(if holder.shares { LockMode::Shared } else { LockMode::Exclusive })
+    }
+
+    /// Returns what ancestors of this process hold in this store.
+    fn held_by_ancestors(&self) -> Vec<Subject>;
+
+    /// Returns where a person finds the lock.
+    fn location(&self, key: &Key) -> PathBuf;
+
+    /// Returns whose callers these locks exclude.
+    fn scope(&self) -> Scope;
+
+    /// Distinguishes a lock that was held until a caller's time was up from a store that is silent.
+    ///
+    /// # Errors
+    /// The store does not answer, so nobody can say whether the lock is held.
+    fn is_answering(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Gives back what the store keeps elsewhere for this process, with all its locks. No more are
+    /// taken.
+    fn close(&self) {}
+}
+
+/// Whose callers a store's locks exclude.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those on this host. The kernel releases their locks when they end.
+    ThisHost,
+    /// Those on all hosts that use the store. A caller that ends has to give back what it holds, or
+    /// others wait until that runs out.
+    AllHosts,
+}
+
+/// How a try to take a lock ended.
+pub enum Try {
+    /// This process holds the lock.
+    Held(Box<dyn Held>),
+    /// Another process holds it. The result of the last build under it, if that failed, is a
+    /// result of a build that this caller did not wait for.
+    Busy(Option<FailedBuild>),
+}
+
+impl Try {
+    /// Returns the lock.
+    pub fn held(self) -> Option<Box<dyn Held>> {
+        match self {
+            Try::Held(lock) => Some(lock),
+            Try::Busy(_) => None,
+        }
+    }
+}
+
+/// Turns a note into its successor.
+type Change<'a> = dyn FnMut(Option<&[u8]>) -> Option<Vec<u8>> + 'a;
+
+/// Keeps notes for later callers: a line under each key.
+pub trait Notes: Send + Sync {
+    /// Returns the line under this key, if there is one and it can be read.
+    fn note(&self, key: &Key) -> Option<Vec<u8>>;
+
+    /// Returns all lines under keys of one kind, by its folder's name.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn notes(&self, folder: &str) -> Result<Vec<Vec<u8>>>;
+
+    /// Replaces the line `before` by `after`. Returns false if `before` is no longer there.
+    ///
+    /// # Errors
+    /// The line cannot be written.
+    fn replace_note(&self, key: &Key, before: Option<&[u8]>, after: Option<&[u8]>) -> Result<bool>;
+
+    /// Changes the line under this key, without losing what another caller changes at the same
+    /// time: `change` may be called several times, each time with the latest line, until nobody
+    /// has come in between. It returns `None` to leave the line as it is.
+    ///
+    /// # Errors
+    /// The line cannot be written.
+    fn update_note(&self, key: &Key, change: &mut Change<'_>) -> Result<()> {
+        /// So many changes in between are not an accident.
+        const TRIES: usize = 100;
+        for _ in 0..TRIES {
+            let before = self.note(key);
+            let Some(after) = change(before.as_deref()) else { return Ok(()) };
+            if self.replace_note(key, before.as_deref(), Some(&after))? {
+                return Ok(());
+            }
+        }
+        bail!("{} is changed as fast as it is read", key.subject())
+    }
+}
+
+/// Shows and tidies up what is in a store.
+pub trait Inspect: Send + Sync {
+    /// Returns all locks that are held, as far as that is known for certain, sorted by what they
+    /// protect. Takes none.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn held(&self) -> Result<Vec<HeldLock>>;
+
+    /// Removes what is left of locks that nobody holds or waits for, and notes that are empty.
+    ///
+    /// # Errors
+    /// The store cannot be read or changed.
+    fn prune(&self) -> Result<Pruned>;
+
+    /// Returns the lock as a file that any program can lock with flock(2). Creates the file.
+    ///
+    /// # Errors
+    /// The file cannot be opened or created, or this store has no files.
+    fn file(&self, key: &Key) -> Result<PathBuf>;
+}
+
+/// A lock that this process holds. Dropping it without [`Held::release`] leaves it to the processes
+/// that inherited it.
+pub trait Held: Send {
+    /// Returns what the lock protects.
+    fn subject(&self) -> &Subject;
+
+    /// Writes into the lock that this process holds it now, for people to read. A failure to do so
+    /// is not an error.
+    fn record(&self);
+
+    /// Returns the result of the last build under the lock, if that failed. After
+    /// [`Held::record`] it is gone.
+    fn last_failure(&self) -> Option<FailedBuild>;
+
+    /// Returns why the lock may no longer exclude others, if so.
+    fn lost(&self) -> Option<String>;
+
+    /// Returns how the lock is held.
+    fn mode(&self) -> LockMode;
+
+    /// Turns an exclusive lock into a shared one. Returns false if another process has taken it in
+    /// between, so that this one no longer holds it.
+    ///
+    /// # Errors
+    /// The store cannot be used; the lock is no longer held.
+    fn share(&mut self) -> Result<bool>;
+
+    /// Returns the descriptors that keep the lock held in a child that inherits them.
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
+    }
+
+    /// Returns when the lock runs out, if it has to be renewed.
+    fn expiry(&self) -> Option<Arc<Expiry>> {
+        None
+    }
+
+    /// Returns a number larger than that of all earlier holders, for systems that refuse what comes
+    /// from a caller that has lost the lock. A nested call has its outer call's number.
+    fn fence(&self) -> Option<i64> {
+        None
+    }
+
+    /// Removes the record, leaves `failure` in its place, and unlocks: all copies of the
+    /// descriptor, also those in a daemon that the build left behind. What the lock protects may
+    /// stay in the record where others still share the lock.
+    fn release(self: Box<Self>, failure: Option<&FailedBuild>);
+}
+
+/// Why a lock could not be taken just now, where another try may succeed.
+#[derive(Debug)]
+pub struct Passing(pub String);
+
+impl std::fmt::Display for Passing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Passing {}
+
+/// What is known of a lock that is held. Of a shared lock there is one for each holder.
+#[derive(Debug, Serialize)]
+pub struct HeldLock {
+    /// The canonical tag, if the lock protects an image and a holder has said so.
+    pub tag: Option<String>,
+    /// The name, if it is a named lock and a holder has said so.
+    pub name: Option<String>,
+    /// The id, if it protects a build cache and a holder has said so.
+    pub cache: Option<String>,
+    /// The lock file, or the address of a lock that has no file.
+    #[serde(serialize_with = "as_text")]
+    pub lock: PathBuf,
+    /// Its holder; what is unknown is null.
+    pub holder: Holder,
+    /// Whether others may hold it, too.
+    pub shared: bool,
+    /// How many callers wait for it. They are counted with the first of several holders, so that
+    /// the numbers can be added up.
+    pub waiters: usize,
+}
+
+/// Sorts locks by what they protect, and counts the waiters in a turnstile with the lock behind it.
+pub(super) fn in_order(
+    mut held: Vec<HeldLock>,
+    turnstiles: Vec<(PathBuf, usize)>,
+) -> Vec<HeldLock> {
+    for (behind, waiters) in turnstiles {
+        if let Some(first) = held.iter_mut().find(|lock| lock.lock == behind) {
+            first.waiters += waiters;
+        }
+    }
+    held.sort_by_cached_key(|it| {
+        (it.tag.clone(), it.name.clone(), it.cache.clone(), it.lock.clone())
+    });
+    held
+}
+
+/// JSON knows only text: other bytes in a path are shown as U+FFFD.
+fn as_text<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
+/// What [`Inspect::prune`] did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pruned {
+    /// How many locks' remains it removed.
+    pub removed: usize,
+    /// How many files of other users it may not remove.
+    pub others: usize,
+}

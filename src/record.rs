@@ -1,0 +1,284 @@
+//! The holder's record: what a holder writes into its lock file about itself.
+//!
+//! A record is for people and never evidence: anybody may write one. `lock/holder.rs` compares it
+//! with what the kernel knows of the process.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::duration::for_people;
+use crate::subject::Subject;
+use crate::user;
+use crate::visible::escaped;
+
+/// Largest record that is read, in bytes.
+const RECORD_MAX: usize = 64 * 1024;
+
+/// A holder, as its record in the lock file (one line of JSON) and the kernel describe it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process id.
+    pub pid: u32,
+    /// Its user's name, or the user's number where that has no name.
+    pub user: Option<String>,
+    /// The host's name.
+    pub host: Option<String>,
+    /// The canonical tag, if the lock protects an image.
+    pub tag: Option<String>,
+    /// The lock's name, if it is a named lock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The cache's id, if the lock protects a build cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<String>,
+    /// The build command, without secrets.
+    pub command: Option<String>,
+    /// The folder in which the build command runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+    /// When it took the lock (RFC 3339).
+    pub since: Option<String>,
+    /// Its version of buildlock.
+    pub version: Option<String>,
+    /// The build's random id, by which waiters tell its result from another's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
+    /// Whether the process has ended and something it left behind holds the lock.
+    #[serde(skip_deserializing, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
+    /// Whether nothing confirms what the record says.
+    #[serde(skip_deserializing, skip_serializing_if = "std::ops::Not::not")]
+    pub claimed: bool,
+    /// Whether this call runs inside one that holds the lock.
+    #[serde(skip)]
+    pub is_our_ancestor: bool,
+    /// Whether it shares the lock.
+    #[serde(skip)]
+    pub shares: bool,
+}
+
+/// Returns this process as a holder, without the lock and the time.
+pub type Ourselves = Arc<dyn Fn() -> Holder + Send + Sync>;
+
+/// The result of a build that failed by itself, which its holder leaves in the place of its record
+/// (one line of JSON).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedBuild {
+    /// The build's random id.
+    pub build: String,
+    /// The build command's exit status.
+    pub status: u8,
+}
+
+impl Holder {
+    /// Returns a record about this process, without the lock and the time.
+    pub fn ourselves(command: String, build: String) -> Self {
+        Holder {
+            pid: std::process::id(),
+            user: Some(user::our_name()),
+            host: our_host(),
+            command: Some(command),
+            directory: std::env::current_dir().ok().map(|it| it.to_string_lossy().into_owned()),
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            build: Some(build),
+            ..Holder::default()
+        }
+    }
+
+    /// Returns the same record for this lock.
+    #[must_use]
+    pub(crate) fn of_lock(self, subject: &Subject) -> Self {
+        Holder {
+            tag: subject.tag().map(str::to_owned),
+            name: subject.name().map(str::to_owned),
+            cache: subject.cache().map(str::to_owned),
+            ..self
+        }
+    }
+
+    /// Returns what the lock protects, by the record's own account.
+    pub(crate) fn subject(&self) -> Option<Subject> {
+        match (&self.tag, &self.name, &self.cache) {
+            (Some(tag), ..) => Some(Subject::Image(tag.clone())),
+            (None, Some(name), _) => Some(Subject::Named(name.clone())),
+            (None, None, cache) => cache.clone().map(Subject::Cache),
+        }
+    }
+
+    /// Tells whether it builds what `other` would build: the same command in the same folder, as
+    /// far as both are known. Secrets are not known.
+    pub fn builds_the_same_as(&self, other: &Holder) -> bool {
+        let is_same = |theirs: &Option<String>, ours: &Option<String>| {
+            theirs.is_none() || ours.is_none() || theirs == ours
+        };
+        is_same(&self.command, &other.command) && is_same(&self.directory, &other.directory)
+    }
+
+    /// Returns how long it has held the lock, in whole seconds of the wall clock.
+    pub fn held_for(&self) -> Option<Duration> {
+        let since = humantime::parse_rfc3339(self.since.as_deref()?).ok()?;
+        // A clock that was set back makes it zero. The record has whole seconds.
+        let held_for = SystemTime::now().duration_since(since).unwrap_or_default();
+        Some(Duration::from_secs(held_for.as_secs()))
+    }
+
+    /// Escapes what moves a reader's cursor or cannot be seen: anybody may write a record.
+    #[must_use]
+    pub(crate) fn escaped(self) -> Self {
+        let clean = |text: Option<String>| text.map(|text| escaped(&text));
+        Holder {
+            user: clean(self.user),
+            host: clean(self.host),
+            tag: clean(self.tag),
+            directory: clean(self.directory),
+            name: clean(self.name),
+            cache: clean(self.cache),
+            command: clean(self.command),
+            since: clean(self.since),
+            version: clean(self.version),
+            ..self
+        }
+    }
+}
+
+impl std::fmt::Display for Holder {
+    /// `alice@ci-3, pid 4242, building for 2m 3s: docker build -t env:abc .`
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.gone {
+            write!(f, "something that pid {} left behind when it ended", self.pid)?;
+        } else {
+            match (&self.user, &self.host) {
+                (Some(user), Some(host)) => write!(f, "{user}@{host}, pid {}", self.pid)?,
+                (Some(user), None) => write!(f, "{user}, pid {}", self.pid)?,
+                (None, _) => write!(f, "pid {}", self.pid)?,
+            }
+        }
+        if let Some(held_for) = self.held_for() {
+            write!(f, ", building for {}", for_people(held_for))?;
+        }
+        if self.claimed && (self.since.is_some() || self.command.is_some()) {
+            f.write_str(" by its own account")?;
+        }
+        match &self.command {
+            Some(command) => write!(f, ": {command}"),
+            None => Ok(()),
+        }
+    }
+}
+
+pub(crate) fn our_host() -> Option<String> {
+    Some(rustix::system::uname().nodename().to_string_lossy().into_owned())
+}
+
+/// Returns the first line of a lock file, whatever it contains.
+pub(crate) fn read_line(file: &File) -> Option<Vec<u8>> {
+    let mut text = vec![0; RECORD_MAX];
+    let mut length = 0;
+    loop {
+        match file.read_at(&mut text[length..], length as u64) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return None,
+        }
+    }
+    text.truncate(length);
+    text.iter().position(|&c| c == b'\n').map(|end| text[..end].to_vec())
+}
+
+/// Returns the holder's record in a lock file, fit to be shown. Anything else there is ignored.
+pub fn read_record(file: &File) -> Option<Holder> {
+    read_unescaped(file).map(Holder::escaped)
+}
+
+/// Returns the holder's record as it was written.
+pub(crate) fn read_unescaped(file: &File) -> Option<Holder> {
+    serde_json::from_slice(&read_line(file)?).ok()
+}
+
+/// Returns the result that a build left in a lock file. Anything else there is ignored.
+pub fn read_result(file: &File) -> Option<FailedBuild> {
+    /// A lock file usually contains a record, so one that is not a result is not an error.
+    #[derive(Deserialize)]
+    struct Line {
+        build: Option<String>,
+        status: Option<u8>,
+    }
+    let Line { build, status } = serde_json::from_slice(&read_line(file)?).ok()?;
+    Some(FailedBuild { build: build?, status: status? })
+}
+
+/// Replaces the content of a lock file by `line`, or by nothing.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_line(file: &File, line: Option<&impl Serialize>) -> std::io::Result<()> {
+    let Some(line) = line else { return file.set_len(0) };
+    replace_text(file, &serde_json::to_vec(line)?)
+}
+
+/// Replaces the content of a file by this line.
+pub(crate) fn replace_text(file: &File, line: &[u8]) -> std::io::Result<()> {
+    // The file is emptied first. A full disk may then leave half a line, which readers reject,
+    // instead of a new start with an old end. If two processes write at once, the line of the
+    // later one comes first.
+    file.set_len(0)?;
+    file.write_all_at(&[line, b"\n"].concat(), 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn records_are_written_read_and_replaced() {
+        let file = tempfile::tempfile().unwrap();
+        let holder = Holder::ourselves("docker build .".into(), "b1".into());
+        write_line(&file, Some(&holder)).unwrap();
+        assert_eq!(read_record(&file), Some(holder));
+        assert_eq!(read_result(&file), None);
+        let result = FailedBuild { build: "b1".into(), status: 3 };
+        write_line(&file, Some(&result)).unwrap();
+        assert_eq!((read_result(&file), read_record(&file)), (Some(result), None));
+        write_line(&file, None::<&Holder>).unwrap();
+        assert_eq!((read_result(&file), read_record(&file)), (None, None));
+    }
+
+    #[test]
+    fn a_record_without_an_end_or_beyond_all_bounds_is_none() {
+        let file = tempfile::tempfile().unwrap();
+        for text in ["", "\n", "{\"pid\":1}", "{\"pid\":-1}\n", "\0\0\0\n"] {
+            file.set_len(0).unwrap();
+            file.write_all_at(text.as_bytes(), 0).unwrap();
+            assert_eq!(read_record(&file), None, "{text:?}");
+        }
+        file.write_all_at(&vec![b' '; 1 << 20], 0).unwrap();
+        file.write_all_at(b"\n", 1 << 20).unwrap();
+        assert_eq!(read_record(&file), None);
+    }
+
+    #[test]
+    fn a_record_cannot_turn_or_hide_what_a_reader_sees() {
+        let file = tempfile::tempfile().unwrap();
+        let text = Some("a\u{202e}b\u{1b}c\u{200b}".to_owned());
+        let holder = Holder { user: text.clone(), command: text, ..Holder::default() };
+        write_line(&file, Some(&holder)).unwrap();
+        let read = read_record(&file).unwrap();
+        let shown = r"a\u{202e}b\u{1b}c\u{200b}";
+        assert_eq!(read.to_string(), format!("{shown}, pid 0: {shown}"));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_in_a_record_makes_the_readers_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(&bytes, 0).unwrap();
+            let _ = (read_record(&file), read_result(&file));
+        }
+    }
+}

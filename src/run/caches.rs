@@ -1,0 +1,114 @@
+//! What a build with caches does beside building: run again, alone, after a failure that a shared
+//! cache may have caused, and remember caches as warm after a success.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::Result;
+
+use super::Build;
+use super::job::Job;
+use crate::cache::{self, mounts_used_since};
+use crate::child::signals::{Signals, Work};
+use crate::child::{self, Ended};
+use crate::duration::Deadline;
+use crate::exit::Exit;
+use crate::lock::{Held, LockMode, release};
+use crate::subject::Subject;
+
+impl Job {
+    /// Tells whether a shared cache may be the cause of a failure. That a cache is warm is only
+    /// remembered, and builders lose caches. But a second run would miss what the first one has
+    /// read of its stdin.
+    pub(super) fn may_have_failed_of_a_cache(
+        &self,
+        ended: &Ended,
+        locks: &[Box<dyn Held>],
+    ) -> bool {
+        // A shell says 128+N of a command that signal N ended, and there are 64 signals.
+        let ended_within_a_shell = matches!(ended.exit, Exit::Code(129..=192));
+        let may_have = self.retry
+            && ended.by_itself()
+            && !ended_within_a_shell
+            && ended.exit != Exit::SUCCESS
+            && self.caches.are_shared(locks);
+        let may_be_run_again =
+            || !self.command.may_read_stdin() || child::stdin_can_be_read_again();
+        if may_have && !may_be_run_again() {
+            tracing::warn!(
+                "the build command failed with a shared cache: {}; it is not run again, because it \
+                 may have read its stdin (give it another, as in </dev/null)",
+                ended.exit
+            );
+            return false;
+        }
+        may_have
+    }
+
+    /// Runs the build command once more, with its caches alone, if their locks can be taken within
+    /// what is left of the time for waiting. Otherwise the first failure counts.
+    ///
+    /// # Errors
+    /// The build command cannot be run.
+    pub(super) fn run_again_alone(
+        self: &Arc<Self>,
+        build: &mut Build,
+        ended: Ended,
+        signals: &Signals,
+    ) -> Result<Ended> {
+        tracing::warn!(
+            "the build command failed with a shared cache: {}; running it once more, with the cache \
+             alone",
+            ended.exit
+        );
+        let is_cache = |lock: &mut Box<dyn Held>| lock.subject().cache().is_some();
+        let had: Vec<_> = build.locks.extract_if(.., is_cache).collect();
+        let shared = had.iter().filter(|lock| lock.mode() == LockMode::Shared);
+        let shared: Vec<Subject> = shared.map(|lock| lock.subject().clone()).collect();
+        release(had, None);
+        let deadline = Deadline::within(build.left);
+        let job = Arc::clone(self);
+        let take_all =
+            move || cache::take_all_alone(&job.caches, &job.store, &job.images, deadline);
+        match signals.unless_interrupted(take_all) {
+            Ok(Work::Done(Some(caches))) => {
+                caches.iter().for_each(|lock| lock.record());
+                build.locks.extend(caches);
+                build.at_fault = shared;
+                build.started = SystemTime::now();
+                self.run_command(&build.locks, signals)
+            }
+            Ok(Work::Done(None)) => Ok(ended),
+            Ok(Work::Interrupted(signal)) => {
+                Ok(Ended { exit: Exit::Signal(signal), interrupted: Some(signal), ..ended })
+            }
+            Err(error) => {
+                tracing::warn!("{error:#}; so its failure counts");
+                Ok(ended)
+            }
+        }
+    }
+
+    /// Remembers the caches that this build had alone as warm.
+    pub(super) fn remember_warm_caches(
+        self: &Arc<Self>,
+        locks: &[Box<dyn Held>],
+        started: SystemTime,
+        at_fault: &[Subject],
+        signals: &Signals,
+    ) -> Exit {
+        if !self.caches.may_be_warm_now(locks) {
+            return Exit::SUCCESS;
+        }
+        let job = Arc::clone(self);
+        let ask = move || Ok(mounts_used_since(&job.images, started));
+        let (mounts, exit) = match signals.unless_interrupted(ask) {
+            Ok(Work::Done(mounts)) => (mounts, Exit::SUCCESS),
+            Ok(Work::Interrupted(signal)) => (None, Exit::Signal(signal)),
+            // No thread could be started for it.
+            Err(_) => (None, Exit::SUCCESS),
+        };
+        self.caches.remember(locks, mounts.as_deref(), at_fault, &*self.store);
+        exit
+    }
+}

@@ -1,0 +1,149 @@
+//! What has to be built, and how: the command line, checked.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use rustix::process::Rlimit;
+
+use super::{nested, skip};
+use crate::cache::Caches;
+use crate::child;
+use crate::cli::{BuildArgs, CommonArgs, OnFailure};
+use crate::command::Command;
+use crate::duration::Limit;
+use crate::exit::Exit;
+use crate::image::{Check, Images};
+use crate::lock::Store;
+use crate::lock::place::Place;
+use crate::log;
+use crate::record::{Holder, Ourselves};
+use crate::reference::Tag;
+use crate::subject::Subject;
+use crate::validate;
+
+/// What has to be built, and how.
+pub(super) struct Job {
+    /// In the order in which their locks are taken, each once.
+    pub(super) tags: Vec<Tag>,
+    /// What its locks protect, in the order in which they are taken.
+    pub(super) subjects: Vec<Subject>,
+    pub(super) caches: Caches,
+    pub(super) command: Arc<Command>,
+    pub(super) images: Images,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) timeout: Limit,
+    pub(super) build_timeout: Option<Duration>,
+    pub(super) kill_after: Option<Duration>,
+    pub(super) conflict_exit_code: u8,
+    pub(super) share_failure: bool,
+    /// Whether the build command gets a second try when it may have failed because of a cache.
+    pub(super) retry: bool,
+    pub(super) force: bool,
+    /// The limit on open files that the build command gets.
+    pub(super) open_files: Rlimit,
+    /// This build's random id.
+    pub(super) id: String,
+    /// The lock folder, if the locks are in a folder.
+    pub(super) lock_folder: Option<PathBuf>,
+}
+
+impl Job {
+    /// Checks everything that can be known before any waiting.
+    ///
+    /// # Errors
+    /// The command line is wrong, the build command cannot be run, or the store cannot be used.
+    pub(super) fn validate(args: BuildArgs, common: &CommonArgs) -> Result<Self> {
+        if args.command.is_empty() {
+            bail!(
+                "no build command; give it after '--', as in: buildlock -t env:abc -- docker build -t \
+                 env:abc ."
+            );
+        }
+        let command = Arc::new(Command::new(args.command));
+        let mut tags = validate::tags(args.tags, &command)?;
+        let program = validate::program(&command)?;
+        let check = args.check.unwrap_or(Check::Local);
+        validate::only_builds(&command, &check)?;
+        validate::ends_with_an_image(&command, &check)?;
+        validate::cache_has_one_writer(&command, &program, !args.caches.is_empty());
+        let images = Images::of(&command, &program, args.engine, check.clone())?;
+        if images.are_podmans() {
+            tags = tags.into_iter().map(Tag::in_podman).collect();
+        }
+        tags.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+        tags.dedup();
+        if check == Check::Registry {
+            validate::registries_are_named(&tags);
+        }
+        let mut named_locks = args.locks;
+        named_locks.sort();
+        named_locks.dedup();
+        let caches = Caches::new(args.caches, &command)?;
+
+        let open_files = child::make_room(tags.len() + named_locks.len() + caches.len());
+        let id = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        let place = Place::of(common.store.as_deref(), &common.lock_dir)?;
+        let lock_folder = place.folder().map(ToOwned::to_owned);
+        let images_of = tags.iter().map(Subject::from);
+        let named = named_locks.into_iter().map(Subject::Named);
+        let subjects: Vec<Subject> = images_of.chain(named).chain(caches.subjects()).collect();
+        let ourselves = ourselves(Arc::clone(&command), id.clone());
+        let store = place.open(ourselves, &subjects)?;
+        Ok(Job {
+            force: args.force || nested::is_forced_by_ancestor(&tags, &*store),
+            store,
+            images,
+            command,
+            tags,
+            subjects,
+            caches,
+            timeout: args.timeout,
+            build_timeout: args.build_timeout.unless_zero(),
+            kill_after: args.kill_after.unless_zero(),
+            conflict_exit_code: args.conflict_exit_code,
+            share_failure: args.on_failure == OnFailure::Share,
+            retry: !args.no_retry,
+            open_files,
+            id,
+            lock_folder,
+        })
+    }
+
+    /// Returns this call as others read of it, without a lock and the time.
+    pub(super) fn ourselves(&self) -> Holder {
+        Holder::ourselves(self.command.to_string(), self.id.clone())
+    }
+
+    /// Says that there is nothing to build, and does what else the build command would have done for
+    /// its caller.
+    ///
+    /// # Errors
+    /// The engine gave no certain answer, or the image's ID cannot be written.
+    pub(super) fn skip(&self) -> Result<Exit> {
+        let check = match self.images.check() {
+            Check::Local => None,
+            Check::Registry => Some("registry"),
+            Check::Command(_) => Some("command"),
+        };
+        self.tags.iter().for_each(|tag| log::present(tag, check));
+        skip::give_id(&self.command, &self.images, &self.tags)?;
+        for output in self.command.build().iter().flat_map(|build| &build.side_outputs) {
+            tracing::warn!("the build command is not run, so it does not write {output}");
+        }
+        if self.command.pushes() && *self.images.check() == Check::Local {
+            tracing::warn!(
+                "the build command is not run, so nothing is pushed: the image is on the engine, and \
+                 the registry was not asked for it; --check registry looks there"
+            );
+        }
+        Ok(Exit::SUCCESS)
+    }
+}
+
+/// Returns this call as others read of it. That is found out only when it is needed: it may ask a
+/// directory service.
+fn ourselves(command: Arc<Command>, id: String) -> Ourselves {
+    Arc::new(move || Holder::ourselves(command.to_string(), id.clone()))
+}
