@@ -334,7 +334,7 @@ fn hard_link_to_a_lock_file_is_said_truly_and_cured_by_prune() {
     next.assert_no_stderr("remove it");
     let prune = scene.root().arg("prune").run();
     prune.assert_code(0).assert_stdout("0 lock files removed\n");
-    prune.assert_stderr(lock.to_str().unwrap()).assert_stderr("somebody holds it");
+    prune.assert_stderr(lock.to_str().unwrap()).assert_stderr("another process holds it");
     f.let_builds_go(1);
     build.wait().assert_code(0).assert_no_stderr("replaced").assert_no_stderr("removed");
 

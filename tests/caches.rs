@@ -520,7 +520,7 @@ fn second_run_of_a_nested_call_waits_for_those_beside_it_to_end() {
     );
     f.wait_for_builds(2);
     gate.open();
-    outer.wait_for_stderr("running it once more, with the cache for itself");
+    outer.wait_for_stderr("running it once more, with the cache alone");
     outer.wait_for_stderr("cache cargo: waiting for");
     assert_eq!(f.build_count("env:a"), 0);
     f.release_builds();
@@ -693,9 +693,9 @@ fn what_is_wrong_with_a_cache_is_said_before_any_waiting() {
     assert!(fifo.unwrap().success());
     for (caches, said) in [
         (&["--cache=a=none.lock"][..], "cannot read none.lock"),
-        (&["--cache=a=."], ". is no file"),
-        (&["--cache=a=fifo"], "fifo is no file"),
-        (&["--cache=a", "--cache=a=Cargo.lock"], "--cache a is there twice"),
+        (&["--cache=a=."], ". is not a file"),
+        (&["--cache=a=fifo"], "fifo is not a file"),
+        (&["--cache=a", "--cache=a=Cargo.lock"], "--cache a is given twice"),
         (&["--cache="], "needs an id"),
         (&["--cache=a="], "a file's name is missing"),
         (&["--cache=a\nb"], "no control characters"),

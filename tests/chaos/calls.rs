@@ -275,7 +275,7 @@ fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
             let since = |what: &str| troubles.contains(&what);
             let missing = plan.ends == Ends::Emptily || since("image");
             let caused = says("cannot tell whether the image is there") && since("engine")
-                || says("COMMAND ended with 0, but") && (missing || since("engine"))
+                || says("the build command exited 0, but") && (missing || since("engine"))
                 || says("No space left") && since("disk")
                 || says("the lock folder") && since("folder")
                 || named
