@@ -1,0 +1,100 @@
+//! Compose: `docker compose`, `docker-compose`, `podman-compose`.
+
+use std::ffi::OsString;
+
+use crate::command::builder::BuilderUse;
+use crate::command::call::{Call, Known};
+use crate::command::client::Client;
+use crate::command::engine::Engine;
+use crate::command::options::{Names, Opt, Valued, operands, skip_options};
+use crate::command::task::{Several, Task, Tool};
+
+/// Global options that take a value: those of `docker compose`, and those of docker-compose 1.
+const VALUED: Valued = Valued::Only(Names {
+    short: "fpcH",
+    long: &[
+        "ansi",
+        "context",
+        "env-file",
+        "file",
+        "host",
+        "log-level",
+        "parallel",
+        "profile",
+        "progress",
+        "project-directory",
+        "project-name",
+        "tlscacert",
+        "tlscert",
+        "tlskey",
+        "workdir",
+    ],
+});
+const BUILD_VALUED: Valued = Valued::Only(Names {
+    short: "m",
+    long: &["build-arg", "builder", "memory", "progress", "provenance", "sbom", "ssh"],
+});
+
+pub(super) fn recognize(call: &Call<'_>) -> Option<Known> {
+    match call.name {
+        "docker-compose" => Some(standalone(call, Engine::Docker)),
+        "podman-compose" => Some(standalone(call, Engine::Podman)),
+        _ => plugin(call),
+    }
+}
+
+/// Recognizes `docker compose`.
+fn plugin(call: &Call<'_>) -> Option<Known> {
+    let compose = call.of_client.as_ref().filter(|it| it.verb == Some("compose"))?;
+    let several = read(&format!("{} compose", call.name), compose.rest)?;
+    let builder = compose.builder.clone().with_words(compose.rest);
+    Some(call.known(compose.client.clone(), Task::Several(several), builder))
+}
+
+/// Reads a call of a program that is compose alone.
+fn standalone(call: &Call<'_>, engine: Engine) -> Known {
+    let globals = match engine {
+        Engine::Docker => docker_options(call.words),
+        _ => Vec::new(),
+    };
+    let client = Client::behind(&call.front, engine, engine.client().into(), globals);
+    let task =
+        read(call.program, call.words).map_or(Task::Other { pushes_or_runs: None }, Task::Several);
+    call.known(client, task, BuilderUse::among(call.words))
+}
+
+/// Returns those global options of docker-compose that docker has, too: they choose the engine.
+fn docker_options(words: &[&str]) -> Vec<OsString> {
+    const SHARED: [&str; 9] =
+        ["H", "host", "c", "context", "tls", "tlscacert", "tlscert", "tlskey", "tlsverify"];
+    let mut options = Vec::new();
+    skip_options(words, VALUED, |opt| {
+        if SHARED.contains(&opt.name) {
+            let dashes = if opt.name.len() == 1 { "-" } else { "--" };
+            options.push(OsString::from(format!("{dashes}{}", opt.name)));
+            options.extend(opt.value.map(OsString::from));
+        }
+    });
+    options
+}
+
+/// Reads the words behind `docker compose` or `docker-compose`. Returns none without a subcommand.
+fn read(called: &str, words: &[&str]) -> Option<Several> {
+    let (mut parallel, mut pushes) = (None, false);
+    let mut note = |opt: Opt<'_>| match opt.name {
+        "parallel" => parallel = Some(opt.value.unwrap_or("true").to_owned()),
+        "push" => pushes = opt.is_on(),
+        _ => {}
+    };
+    let at = skip_options(words, VALUED, &mut note);
+    let subcommand = (*words.get(at)?).to_owned();
+    let named = operands(&words[at + 1..], BUILD_VALUED, note);
+    Some(Several {
+        tool: Tool::Compose,
+        called: called.to_owned(),
+        subcommand,
+        named,
+        parallel,
+        pushes,
+    })
+}

@@ -1,0 +1,21 @@
+//! An engine's client that does not build.
+
+use crate::command::call::{Call, Known};
+use crate::command::task::Task;
+
+pub(super) fn recognize(call: &Call<'_>) -> Option<Known> {
+    let other = call.of_client.as_ref()?;
+    let builder = other.builder.clone().with_words(other.rest);
+    let task = Task::Other { pushes_or_runs: pushes_or_runs(other.words) };
+    Some(call.known(other.client.clone(), task, builder))
+}
+
+/// Returns the subcommand if it pushes an image, or runs one.
+fn pushes_or_runs(words: &[&str]) -> Option<String> {
+    let length = match words {
+        ["push" | "run", ..] => 1,
+        ["image" | "manifest", "push", ..] | ["container", "run", ..] => 2,
+        _ => return None,
+    };
+    Some(words[..length].join(" "))
+}

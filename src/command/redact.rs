@@ -1,0 +1,240 @@
+//! The build command as people may see it, without secrets.
+
+mod text;
+
+use std::ffi::OsString;
+
+use self::text::hide_in_text;
+use super::wrappers::{Front, is_assignment};
+use crate::visible::is_visible;
+
+/// The longest command that is shown, in bytes. A person reads no more of it in a message.
+const LONGEST: usize = 4096;
+
+/// Returns a command for messages and the holder record: quoted as a shell needs it, shortened, and
+/// without what may be secret.
+///
+/// Of `--build-arg` it keeps the name, of `--secret` the ID, and of `NAME=value` in front of a
+/// program the name. It drops the user and password in URLs.
+pub fn describe(argv: &[OsString]) -> String {
+    let lossy: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
+    let words: Vec<&str> = lossy.iter().map(AsRef::as_ref).collect();
+    let program = Front::read(argv, &words).map_or(argv.len(), |front| front.program);
+    let mut shown = Vec::with_capacity(words.len());
+    let mut expected = None;
+    for (at, word) in words.iter().enumerate() {
+        let flag = SecretFlag::of(word);
+        let hidden = match (expected, &flag) {
+            (Some(secret), _) => hide(secret, word),
+            (None, Some(flag)) => flag.without_value(),
+            (None, None) if at < program && is_assignment(word) => hide_value(word),
+            // docker run -e NAME=value
+            (None, None) if at > 0 && words[at - 1] == "-e" && is_assignment(word) => {
+                hide_value(word)
+            }
+            (None, None) if word.strip_prefix("-e").is_some_and(is_assignment) => hide_value(word),
+            (None, None) => hide_in_text(word),
+        };
+        shown.push(quoted(&hidden));
+        // This flag may really be the value of the one before it. Then too much is hidden.
+        expected = flag.filter(|flag| flag.value.is_none()).map(|flag| flag.secret);
+    }
+    shortened(shown.join(" "))
+}
+
+/// Quotes a word for a shell, with spaces in place of characters that a reader would not see.
+fn quoted(word: &str) -> String {
+    let clean: String = word.chars().map(|c| if is_visible(c) { c } else { ' ' }).collect();
+    shlex::try_quote(&clean).map_or_else(|_| clean.clone(), |quoted| quoted.into_owned())
+}
+
+fn shortened(mut text: String) -> String {
+    if text.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+/// How much of a secret value may be shown.
+#[derive(Clone, Copy)]
+enum Secret {
+    /// Of `NAME=value` the name.
+    Assignment,
+    /// Of `id=name,src=file` the ID.
+    Mount,
+    /// Nothing.
+    Whole,
+}
+
+/// An option that takes a secret value.
+struct SecretFlag<'a> {
+    secret: Secret,
+    name: &'a str,
+    /// The value, if it is in the same word.
+    value: Option<&'a str>,
+}
+
+impl<'a> SecretFlag<'a> {
+    fn of(word: &'a str) -> Option<Self> {
+        let (name, value) = match word.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (word, None),
+        };
+        let secret = match name {
+            "--build-arg" | "--env" => Secret::Assignment,
+            "--secret" => Secret::Mount,
+            "--creds" | "--password" | "--token" => Secret::Whole,
+            _ => return None,
+        };
+        Some(SecretFlag { secret, name, value })
+    }
+
+    fn without_value(&self) -> String {
+        match self.value {
+            Some(value) => format!("{}={}", self.name, hide(self.secret, value)),
+            None => self.name.to_owned(),
+        }
+    }
+}
+
+fn hide(secret: Secret, value: &str) -> String {
+    match secret {
+        Secret::Assignment => hide_in_text(value.split('=').next().unwrap_or_default()),
+        Secret::Mount => {
+            let ids = value.split(',').filter(|part| part.starts_with("id="));
+            hide_in_text(&ids.collect::<Vec<_>>().join(","))
+        }
+        Secret::Whole => "…".to_owned(),
+    }
+}
+
+fn hide_value(assignment: &str) -> String {
+    assignment.split_once('=').map_or_else(String::new, |(name, _)| format!("{name}=…"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn secrets_are_not_shown() {
+        for (line, shown) in [
+            (
+                "docker build --build-arg TOKEN=s3cret -t a .",
+                "docker build --build-arg TOKEN -t a .",
+            ),
+            ("docker build --build-arg=TOKEN=s3cret .", "docker build --build-arg=TOKEN ."),
+            ("docker build --build-arg TOKEN .", "docker build --build-arg TOKEN ."),
+            ("docker build --secret id=t,env=s3cret .", "docker build --secret id=t ."),
+            ("docker build --secret=id=t,src=s3cret .", "docker build --secret=id=t ."),
+            ("podman build --creds u:s3cret .", "podman build --creds … ."),
+            ("env TOKEN=s3cret docker build .", "env 'TOKEN=…' docker build ."),
+            ("sudo -n TOKEN=s3cret docker build .", "sudo -n 'TOKEN=…' docker build ."),
+            ("sudo -u root TOKEN=s3cret make", "sudo -u root TOKEN=… make"),
+            ("timeout 60 env -u A TOKEN=s3cret make", "timeout 60 env -u A TOKEN=… make"),
+            ("nice -n 5 env TOKEN=s3cret make x=1", "nice -n 5 env TOKEN=… make x=1"),
+            ("env -S TOKEN=s3cret make", "env -S TOKEN=… make"),
+            (
+                "docker build --cache-to type=s3,bucket=b,secret_access_key=s3cret .",
+                "docker build --cache-to type=s3,bucket=b,secret_access_key=… .",
+            ),
+            ("docker build https://u:s3cret@h/r.git", "docker build 'https://…@h/r.git'"),
+            ("docker build ssh://git@h/r.git", "docker build ssh://git@h/r.git"),
+            (
+                "sh -c 'docker build --build-arg TOKEN=s3cret -t a . && x'",
+                "sh -c 'docker build --build-arg TOKEN=… -t a . && x'",
+            ),
+            (
+                "sh -c 'docker build --build-arg \"TOKEN=s3cret word\" -t a .; x --secret=id=s3cret'",
+                "sh -c 'docker build --build-arg \"TOKEN=… -t a .; x --secret=…'",
+            ),
+            // A flag may be the value of another flag. What follows is hidden all the same.
+            (
+                "docker build -t --build-arg --build-arg TOKEN=s3cret .",
+                "docker build -t --build-arg --build-arg TOKEN .",
+            ),
+            ("podman build --secret --creds u:s3cret .", "podman build --secret  … ."),
+            (
+                "docker build --build-arg https://u:s3cret@h .",
+                "docker build --build-arg https://…@h .",
+            ),
+            (
+                "sh -c 'docker build --build-arg\tTOKEN=s3cret --token s3cret --secret --creds s3cret .'",
+                "sh -c 'docker build --build-arg TOKEN=… --token … --secret --creds … .'",
+            ),
+            (
+                "sh -c 'docker build --build-arg \\\n  TOKEN=s3cret .'",
+                r"sh -c 'docker build --build-arg \\   TOKEN=… .'",
+            ),
+            (
+                "sh -c 'docker build --cache-to type=s3,session_token=s3cret -t a .'",
+                "sh -c 'docker build --cache-to type=… -t a .'",
+            ),
+            (
+                "sh -c 'docker build --build-arg \"A --password s3cret B=c'",
+                "sh -c 'docker build --build-arg A --password … B=…'",
+            ),
+            (
+                r"sh -c 'x --creds\ --secret s3cret --password a\ --build-arg\ A=s3cret b'",
+                r"sh -c 'x --creds…--secret … --password …--build-arg\\ A=… b'",
+            ),
+            (
+                "sh -c 'docker login --password-stdin && x'",
+                "sh -c 'docker login --password-stdin && x'",
+            ),
+            ("docker run -e TOKEN=s3cret x", "docker run -e TOKEN=… x"),
+            ("docker run -eTOKEN=s3cret x", "docker run -eTOKEN=… x"),
+            ("docker compose run --env TOKEN=s3cret x", "docker compose run --env TOKEN x"),
+            ("docker run --env=TOKEN=s3cret x", "docker run --env=TOKEN x"),
+            ("docker run -e TOKEN x", "docker run -e TOKEN x"),
+            ("sh -ec 'TOKEN=s3cret docker build .'", "sh -ec TOKEN=… docker build ."),
+            ("sh -c 'a; TOKEN=s3cret b'", "sh -c a; TOKEN=… b"),
+            ("sh -c 'export TOKEN=\"s3cret s3cret\" && b'", "sh -c export TOKEN=… && b"),
+            ("sh -c '(TOKEN=s3cret b)'", "sh -c (TOKEN=… b)"),
+            ("sh -c 'b $(TOKEN=s3cret c)'", "sh -c b $(TOKEN=… c)"),
+            ("sh -c 'TOKEN=$(echo s3cret s3cret) b'", "sh -c TOKEN=… b"),
+            ("sh -c 'TOKEN=`echo s3cret s3cret` b'", "sh -c TOKEN=… b"),
+            ("sh -c 'docker run -eTOKEN=s3cret x'", "sh -c docker run -eTOKEN=… x"),
+            ("sh -c 'docker run --env=TOKEN=s3cret x'", "sh -c docker run --env=TOKEN=… x"),
+            ("env -S 'TOKEN=s3cret make'", "env -S TOKEN=…"),
+            (
+                "sh -c 'docker build --build-arg A=`echo s3cret s3cret` .'",
+                "sh -c docker build --build-arg A=… .",
+            ),
+            (
+                "buildctl build --opt build-arg:TOKEN=s3cret",
+                "buildctl build --opt 'build-arg:TOKEN=…'",
+            ),
+        ] {
+            let words = shlex::split(line).unwrap();
+            let said = describe(&words.into_iter().map(OsString::from).collect::<Vec<_>>());
+            assert!(!said.contains("s3cret"), "{said}");
+            assert_eq!(said.replace(['\'', '"'], ""), shown.replace(['\'', '"'], ""), "{line}");
+        }
+    }
+
+    #[test]
+    fn control_characters_and_endless_commands_are_not_shown() {
+        let said = describe(&["a\u{1b}[31m\n".into(), "b".repeat(100_000).into()]);
+        assert!(!said.contains(char::is_control) && said.len() < 5000, "{said}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_of_a_variable_in_a_script_is_shown(
+            before in prop_oneof![
+                "[a-z ]{0,9}[;&|(\n ]", Just(String::new()), Just("bash -c '".to_owned()),
+            ],
+            flag in prop_oneof![Just(""), Just("-e"), Just("--env="), Just("export ")],
+            quote in prop_oneof![Just(""), Just("'"), Just("\""), Just("`")],
+            after in "[a-z ;=']{0,12}",
+        ) {
+            let script = format!("{before}{flag}TOKEN={quote}s3cret{quote} docker build {after}");
+            let said = describe(&["sh".into(), "-c".into(), script.into()]);
+            prop_assert!(!said.contains("s3cret"), "{said}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Secrets within one longer word: a script for `sh -c`, a URL, an option of buildctl.
+
+/// Hides all that looks like a secret in a word.
+pub(super) fn hide_in_text(word: &str) -> String {
+    let text = hide_behind_flags(word);
+    let text = if word.contains(char::is_whitespace) { hide_assignments(&text) } else { text };
+    hide_user_in_urls(&hide_secret_fields(&text))
+}
+
+/// Hides the values of `NAME=value` in a script: of variables in front of a command, of `export`,
+/// of `docker run -e`.
+///
+/// It also hides what only looks like one of these: better too much than too little.
+fn hide_assignments(script: &str) -> String {
+    /// Characters that may stand before a word of a script.
+    const BEFORE: &str = "'\"`;&|(){}";
+    let mut shown = String::with_capacity(script.len());
+    let mut begins_word = true;
+    let mut rest = script;
+    while let Some(c) = rest.chars().next() {
+        let name = if begins_word { assigned_name(rest) } else { None };
+        let taken = name.map_or(c.len_utf8(), str::len);
+        shown.push_str(&rest[..taken]);
+        rest = &rest[taken..];
+        begins_word = c.is_whitespace() || BEFORE.contains(c);
+        if name.is_some() {
+            let (hidden, after) = rest.split_at(end_of_shell_word(rest));
+            shown.push_str(if hidden.is_empty() { "" } else { "…" });
+            rest = after;
+        }
+    }
+    shown
+}
+
+/// Returns the start of a word that sets a variable, up to the `=`: `NAME=`, `-eNAME=`,
+/// `--env=NAME=`.
+fn assigned_name(word: &str) -> Option<&str> {
+    let name = word.strip_prefix("--env=").or_else(|| word.strip_prefix("-e")).unwrap_or(word);
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let length = name.find(|c| !is_part(c)).filter(|&length| length > 0)?;
+    let end = word.len() - name.len() + length + 1;
+    (name[length..].starts_with('=')).then(|| &word[..end])
+}
+
+/// Hides the fields with secret names in lists such as `type=s3,secret_access_key=…`.
+fn hide_secret_fields(text: &str) -> String {
+    let is_secret = |name: &str| ["secret", "token", "password"].iter().any(|it| name.contains(it));
+    let field = |part: &str| match part.split_once('=') {
+        Some((name, value)) if is_secret(&name.to_ascii_lowercase()) => {
+            let end = value.trim_end().len();
+            format!("{name}=…{}", &value[end..])
+        }
+        _ => part.to_owned(),
+    };
+    let fields = |word: &str| match word.contains(',') {
+        true => word.split(',').map(field).collect::<Vec<_>>().join(","),
+        false => word.to_owned(),
+    };
+    text.split_inclusive(char::is_whitespace).map(fields).collect()
+}
+
+/// Hides the shell word behind each flag of a secret in a script. Of a build argument it keeps the
+/// name.
+fn hide_behind_flags(text: &str) -> String {
+    /// More than is ever shown of one word, in bytes.
+    const ENOUGH: usize = 8192;
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((at, flag)) = next_flag(rest) {
+        let (before, after) = rest.split_at(at + flag.len());
+        shown.push_str(before);
+        let value = behind_separators(after);
+        shown.push_str(&after[..after.len() - value.len()]);
+        if shown.len() > ENOUGH {
+            // Commands of other users are shown, too, and could be made to keep us busy.
+            return shown + "…";
+        }
+        rest = value;
+        if flag_at(value).is_some() {
+            continue;
+        }
+        // Where quotes do not match, another flag may seem to be part of the value.
+        let end = end_of_shell_word(value);
+        let end = next_flag(value).map_or(end, |(flag, _)| flag.min(end));
+        let (value, behind) = value.split_at(end);
+        match (flag.contains("build-arg"), value.split_once('=')) {
+            (true, Some((name, _))) => shown.push_str(&format!("{name}=…")),
+            // A name alone takes its value from the environment.
+            (true, None) => continue,
+            (false, _) => shown.push('…'),
+        }
+        rest = behind;
+    }
+    shown.push_str(rest);
+    shown
+}
+
+/// Finds the next flag of a secret, and where it stands.
+fn next_flag(text: &str) -> Option<(usize, &'static str)> {
+    let within_word = |c: char| c == '-' || c.is_alphanumeric();
+    text.match_indices(['-', 'b'])
+        .filter(|(at, _)| !text[..*at].ends_with(within_word))
+        .find_map(|(at, _)| flag_at(&text[at..]).map(|flag| (at, flag)))
+}
+
+/// Returns the flag of a secret at the start of `text`.
+fn flag_at(text: &str) -> Option<&'static str> {
+    const FLAGS: [&str; 6] =
+        ["--build-arg", "build-arg:", "--secret", "--creds", "--password", "--token"];
+    // --password-stdin is another flag.
+    let goes_on = |c: char| c == '-' || c == '_' || c.is_ascii_alphanumeric();
+    FLAGS.into_iter().find(|flag| {
+        text.strip_prefix(flag)
+            .is_some_and(|rest| flag.ends_with(':') || !rest.starts_with(goes_on))
+    })
+}
+
+/// Returns `text` from the first value on. A backslash at the end of a line continues it.
+fn behind_separators(mut text: &str) -> &str {
+    let separator = |c: char| c == '=' || c.is_whitespace();
+    while let Some(rest) = text.strip_prefix("\\\n").or_else(|| text.strip_prefix(separator)) {
+        text = rest;
+    }
+    text
+}
+
+/// Returns where the shell word at the start of `text` ends, in bytes. It respects quotes,
+/// backslashes and `$(…)`.
+fn end_of_shell_word(text: &str) -> usize {
+    let mut quote = None;
+    let mut escaped = false;
+    // How many `$(` are open.
+    let mut depth = 0;
+    for (at, c) in text.char_indices() {
+        match (quote, c) {
+            _ if escaped => escaped = false,
+            (None | Some('"'), '\\') => escaped = true,
+            (None, '\'' | '"' | '`') => quote = Some(c),
+            (Some(open), c) if open == c => quote = None,
+            (None, '(') => depth += 1,
+            (None, ')') if depth > 0 => depth -= 1,
+            (None, _) if depth > 0 => {}
+            (None, c) if c.is_whitespace() || matches!(c, ';' | '&' | '|' | ')') => return at,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// Hides the user and password in URLs: `https://user:token@host/`.
+///
+/// A user without a password is no secret where it is part of the address (`ssh://git@host`).
+fn hide_user_in_urls(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (before, after) = rest.split_at(at + 3);
+        shown.push_str(before);
+        let authority = after.find(['/', ' ', '\'', '"', '?', '#']).unwrap_or(after.len());
+        rest = match after[..authority].rfind('@') {
+            Some(user) if after[..user].contains(':') || !before.ends_with("ssh://") => {
+                shown.push('…');
+                &after[user..]
+            }
+            _ => after,
+        };
+    }
+    shown.push_str(rest);
+    shown
+}

@@ -1,0 +1,86 @@
+//! What a build command does, as far as its words tell.
+
+use std::path::PathBuf;
+
+/// What the program in a build command does.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// It builds one image.
+    Build(Build),
+    /// It runs compose or bake, which may build several images.
+    Several(Several),
+    /// It does something else.
+    Other {
+        /// The subcommand, if that pushes or runs an image: `push`, `image push`, `run`.
+        pushes_or_runs: Option<String>,
+    },
+}
+
+/// What a command that builds one image says about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Build {
+    /// The names that the image gets, as typed: the values of `-t`, or else of
+    /// `-o type=image,name=…`, and the value of `--manifest`.
+    pub tags: Vec<String>,
+    /// The manifest list that the image is added to (`podman build --manifest`).
+    pub manifest: Option<String>,
+    /// The values of `-o` and `--output`.
+    pub outputs: Vec<String>,
+    /// `--load`
+    pub load: bool,
+    /// `--push`
+    pub push: bool,
+    /// The build argument BUILDKIT_CACHE_MOUNT_NS, which BuildKit puts before the IDs of cache
+    /// mounts (<https://docs.docker.com/reference/dockerfile/#buildkit-built-in-build-args>).
+    pub cache_namespace: Option<String>,
+    /// The platforms that `--platform` names, or podman's `--os`, `--arch` and `--variant`.
+    pub platforms: Vec<String>,
+    /// Options that make it write more than the image and its ID, such as `--metadata-file m`.
+    pub side_outputs: Vec<String>,
+    /// Whether it prints the image's ID (`-q`).
+    pub prints_id: bool,
+    /// The file that it writes the image's ID to (`--iidfile`).
+    pub id_file: Option<PathBuf>,
+    /// An option that makes it build nothing (`--check`, `--call=outline`).
+    pub builds_nothing: Option<String>,
+    /// Whether it reads the context or the Dockerfile from stdin (`-`, `-f -`).
+    pub reads_stdin: bool,
+}
+
+/// A tool that may build several images at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tool {
+    /// `docker compose`, `docker-compose`, `podman-compose`
+    Compose,
+    /// `docker buildx bake`
+    Bake,
+}
+
+/// What a call of compose or bake says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Several {
+    pub tool: Tool,
+    /// The words that call the tool, such as `docker compose`.
+    pub called: String,
+    /// The subcommand of compose (`build`, `up`), or `bake`.
+    pub subcommand: String,
+    /// The services or targets that it names.
+    pub named: Vec<String>,
+    /// The value of `--parallel`, which limits how many builds run side by side. In docker-compose
+    /// 1 it is a switch.
+    pub parallel: Option<String>,
+    /// Whether it says that it pushes what it builds.
+    pub pushes: bool,
+}
+
+impl Several {
+    /// Tells whether the tool does nothing but build.
+    pub(crate) fn only_builds(&self) -> bool {
+        matches!(self.subcommand.as_str(), "build" | "bake")
+    }
+
+    /// Tells whether it may build several images.
+    pub(crate) fn builds_several(&self) -> bool {
+        self.only_builds() && self.named.len() != 1
+    }
+}
