@@ -28,5 +28,4 @@ pub mod status;
 pub mod subject;
 mod terminal;
 pub mod user;
-pub mod validate;
 pub mod visible;

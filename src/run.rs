@@ -3,10 +3,13 @@
 //! Validate, look, lock, look again, build, verify, release. The postcondition is the product:
 //! exit 0 means that the image exists.
 
+mod builder;
 mod caches;
+mod diagnose;
 mod job;
 mod locking;
 mod nested;
+mod preflight;
 mod recursion;
 mod skip;
 
@@ -26,7 +29,6 @@ use crate::lock::{Held, Scope, Turn, release};
 use crate::log;
 use crate::record::FailedBuild;
 use crate::subject::Subject;
-use crate::validate;
 
 /// Builds what is not there yet.
 ///
@@ -80,9 +82,9 @@ impl Job {
     /// 1. Validate what a skip does not need.
     fn validate_before_waiting(&self) -> Result<()> {
         recursion::refuse(&self.command)?;
-        validate::has_an_interpreter(&self.command)?;
+        preflight::has_an_interpreter(&self.command)?;
         if let Some(folder) = &self.lock_folder {
-            validate::lock_folder_is_shared(folder, &self.images);
+            preflight::lock_folder_is_shared(folder, &self.images);
         }
         Ok(())
     }
@@ -93,7 +95,7 @@ impl Job {
             return Ok(false);
         }
         let missing = self.images.first_missing(&self.tags)?;
-        missing.iter().for_each(validate::why_untold);
+        missing.iter().for_each(diagnose::why_untold);
         Ok(missing.is_none())
     }
 
@@ -184,7 +186,7 @@ impl Job {
             kill_after: self.kill_after,
             open_files: self.open_files,
         };
-        child::run(&job, signals).map_err(|why| validate::cannot_run(&self.command, why))
+        child::run(&job, signals).map_err(|why| diagnose::cannot_run(&self.command, why))
     }
 
     fn verify_and_release(self: &Arc<Self>, build: Build, ended: &Ended, signals: &Signals) -> End {
@@ -243,7 +245,7 @@ impl Job {
         let look = move || match job.images.first_missing(&job.tags) {
             Ok(None | Some(Missing { why: Why::Untold(_), .. })) => Ok(()),
             Ok(Some(missing)) => {
-                let why = validate::why_missing(&job.command, &missing, job.images.check());
+                let why = diagnose::why_missing(&job.command, &missing, job.images.check());
                 Err(anyhow!("the build command exited 0, but {why}"))
             }
             Err(error) => Err(error.context("the build command exited 0, but that proves nothing")),

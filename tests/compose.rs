@@ -322,7 +322,7 @@ fn builds_side_by_side_under_one_cache_are_warned_of() {
     for_each_tool(|site, tool| {
         let two = Two::new(site, tool, "side");
         let (words, advice): (&[&str], _) = match tool {
-            Tool::Compose1 | Tool::Compose1WithClient => (&["--parallel"], "leave --parallel away"),
+            Tool::Compose1 | Tool::Compose1WithClient => (&["--parallel"], "leave out --parallel"),
             Tool::Compose2 => (&[], "COMPOSE_BAKE=false docker compose --parallel 1 build"),
             Tool::Bake => (&[], "call buildlock once for each target"),
         };

@@ -297,7 +297,7 @@ fn builds_side_by_side_under_one_cache_are_warned_of() {
         ("COMPOSE_PARALLEL_LIMIT=1", "docker compose build", per_service),
         // Version 1 is a script, as it is here.
         ("", "docker-compose build", None),
-        ("", "docker-compose build --parallel", Some("leave --parallel away")),
+        ("", "docker-compose build --parallel", Some("leave out --parallel")),
         ("", "podman-compose build", Some("add --parallel 1")),
         ("", "podman-compose --parallel 1 build", None),
         ("COMPOSE_PARALLEL_LIMIT=1", "podman-compose build", None),

@@ -47,6 +47,16 @@ pub struct Build {
     pub reads_stdin: bool,
 }
 
+impl Build {
+    /// Returns the tags as options, for messages.
+    pub(crate) fn tag_options(&self) -> String {
+        match self.tags.as_slice() {
+            [] => "no tag at all".to_owned(),
+            tags => tags.iter().map(|tag| format!("-t {tag}")).collect::<Vec<_>>().join(" "),
+        }
+    }
+}
+
 /// A tool that may build several images at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tool {

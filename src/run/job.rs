@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use rustix::process::Rlimit;
 
-use super::{nested, skip};
+use super::{nested, preflight, skip};
 use crate::cache::Caches;
 use crate::child;
 use crate::cli::{BuildArgs, CommonArgs, OnFailure};
@@ -21,7 +21,6 @@ use crate::log;
 use crate::record::{Holder, Ourselves};
 use crate::reference::Tag;
 use crate::subject::Subject;
-use crate::validate;
 
 /// What has to be built, and how.
 pub(super) struct Job {
@@ -62,12 +61,12 @@ impl Job {
             );
         }
         let command = Arc::new(Command::new(args.command));
-        let mut tags = validate::tags(args.tags, &command)?;
-        let program = validate::program(&command)?;
+        let mut tags = preflight::tags(args.tags, &command)?;
+        let program = preflight::program(&command)?;
         let check = args.check.unwrap_or(Check::Local);
-        validate::only_builds(&command, &check)?;
-        validate::ends_with_an_image(&command, &check)?;
-        validate::cache_has_one_writer(&command, &program, !args.caches.is_empty());
+        preflight::only_builds(&command, &check)?;
+        preflight::ends_with_an_image(&command, &check)?;
+        preflight::cache_has_one_writer(&command, &program, !args.caches.is_empty());
         let images = Images::of(&command, &program, args.engine, check.clone())?;
         if images.are_podmans() {
             tags = tags.into_iter().map(Tag::in_podman).collect();
@@ -75,7 +74,7 @@ impl Job {
         tags.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         tags.dedup();
         if check == Check::Registry {
-            validate::registries_are_named(&tags);
+            preflight::registries_are_named(&tags);
         }
         let mut named_locks = args.locks;
         named_locks.sort();
