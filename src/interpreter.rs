@@ -1,4 +1,4 @@
-//! The program that the kernel runs a file with: a script's interpreter, or a binary's loader.
+//! The program that the kernel starts to run a file: a script's interpreter or a binary's loader.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -9,18 +9,18 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
-/// An interpreter that a program needs and that cannot be executed.
+/// An interpreter that a program needs but that cannot be executed.
 #[derive(Debug)]
-pub struct Broken {
-    /// As the file names it.
-    pub interpreter: PathBuf,
-    /// What the kernel says of it.
-    pub why: Errno,
+pub(crate) struct Broken {
+    /// The interpreter, as the file names it.
+    interpreter: PathBuf,
+    /// The kernel's error.
+    why: Errno,
 }
 
 impl Broken {
-    /// Or else it is there, and cannot be executed.
-    pub fn is_missing(&self) -> bool {
+    /// Tells a missing interpreter from one that is there but cannot be executed.
+    pub(crate) fn is_missing(&self) -> bool {
         self.why == Errno::NOENT
     }
 }
@@ -32,7 +32,7 @@ impl std::fmt::Display for Broken {
             (Some(name), Errno::NOENT) => write!(
                 f,
                 "its first line, which names the interpreter {name}, ends with a carriage return \
-                 (CRLF); give the script Unix line ends"
+                 (CRLF); give the script Unix line endings"
             ),
             (_, Errno::NOENT) => write!(f, "its interpreter {name} is missing"),
             (_, why) => {
@@ -43,21 +43,24 @@ impl std::fmt::Display for Broken {
     }
 }
 
-/// Finds what keeps the kernel from executing `program`, which can be executed as far as its own
-/// file tells. An interpreter may be a script, too.
-pub fn broken(program: &Path) -> Option<Broken> {
+/// Returns the interpreter that keeps the kernel from executing `program`.
+///
+/// The program's own file must be executable. An interpreter may be a script, too, and so need
+/// another one.
+pub(crate) fn broken(program: &Path) -> Option<Broken> {
     first_broken(program, of)
 }
 
-/// The same for scripts alone. What their first line names is all that the kernel goes by; a binary
-/// of another machine may run by a program that the system has registered for it (binfmt_misc),
-/// whatever loader it names.
-pub fn broken_of_script(program: &Path) -> Option<Broken> {
+/// Returns the same as [`broken`] if `program` is a script, and none for a binary.
+///
+/// For a script, the kernel uses nothing but the first line. A binary for another machine may run
+/// although its loader is missing: the system may have a program registered for it (binfmt_misc).
+pub(crate) fn broken_of_script(program: &Path) -> Option<Broken> {
     first_broken(program, |file| of_script(&start_of(&File::open(file).ok()?)?))
 }
 
 fn first_broken(program: &Path, of: impl Fn(&Path) -> Option<PathBuf>) -> Option<Broken> {
-    /// More than the kernel goes through (`exec_binprm`).
+    /// More interpreters of interpreters than the kernel follows (`exec_binprm`).
     const DEPTH: usize = 6;
     let chain = std::iter::successors(of(program), |interpreter| of(interpreter));
     chain.take(DEPTH).find_map(|interpreter| {
@@ -79,7 +82,7 @@ fn cannot_execute(interpreter: &Path) -> Option<Errno> {
 
 /// Returns the interpreter that a script's first line or an ELF file's header names (execve(2)).
 ///
-/// None where there is none, or the file cannot be read.
+/// Returns none if it names none, or if the file cannot be read.
 fn of(program: &Path) -> Option<PathBuf> {
     let file = File::open(program).ok()?;
     let start = start_of(&file)?;
@@ -89,13 +92,13 @@ fn of(program: &Path) -> Option<PathBuf> {
     })
 }
 
-/// Is it a script, so that its interpreter is no loader of binaries?
-pub fn is_script(program: &Path) -> bool {
+/// Tells whether a program is a script with an interpreter of its own.
+pub(crate) fn is_script(program: &Path) -> bool {
     let start = File::open(program).ok().and_then(|file| start_of(&file));
     start.is_some_and(|start| of_script(&start).is_some())
 }
 
-/// As much of a file as the kernel looks at, filled up with zeros as it does (BINPRM_BUF_SIZE).
+/// Reads as much of a file as the kernel does (BINPRM_BUF_SIZE), padded with zeros.
 fn start_of(file: &File) -> Option<[u8; 256]> {
     let mut start = Vec::new();
     file.take(256).read_to_end(&mut start).ok()?;
@@ -103,8 +106,9 @@ fn start_of(file: &File) -> Option<[u8; 256]> {
     start.try_into().ok()
 }
 
-/// As load_script() in the kernel's fs/binfmt_script.c reads it: a name that may go on beyond what
-/// the kernel looks at is none.
+/// Returns the interpreter of a script, as load_script() in the kernel's fs/binfmt_script.c reads it.
+///
+/// A name that may continue beyond what the kernel reads does not count.
 fn of_script(start: &[u8]) -> Option<PathBuf> {
     let line = start.strip_prefix(b"#!")?;
     let line = line.split_inclusive(|&c| c == b'\n').next()?;
@@ -114,7 +118,7 @@ fn of_script(start: &[u8]) -> Option<PathBuf> {
     (end > 0).then(|| OsStr::from_bytes(&name[..end]).into())
 }
 
-/// What the program header PT_INTERP names (elf(5)), for any machine.
+/// Returns what the program header PT_INTERP names (elf(5)), for any machine.
 fn loader(file: &File, header: &[u8]) -> Option<Vec<u8>> {
     const PT_INTERP: u64 = 3;
     const PATH_MAX: u64 = 4096;
@@ -131,7 +135,7 @@ fn loader(file: &File, header: &[u8]) -> Option<Vec<u8>> {
             _ => None,
         }
     };
-    // Where e_phoff, e_phentsize, p_offset and p_filesz stand, and how many bytes an address has.
+    // The offsets of e_phoff, e_phentsize, p_offset and p_filesz, and the size of an address.
     let (table, entry_size, offset, length, word) = match class {
         1 => (28, 42, 4, 16, 4),
         2 => (32, 54, 8, 32, 8),
@@ -163,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn interpreter_of_a_script_is_what_the_kernel_takes_for_it() {
+    fn the_interpreter_of_a_script_is_the_one_the_kernel_uses() {
         let long = [&b"#!/"[..], &[b'a'; 252]].concat();
         for (text, name) in [
             (&b"#!/bin/sh -e\n"[..], "/bin/sh"),
@@ -180,7 +184,7 @@ mod tests {
         }
     }
 
-    /// A file with two program headers, of which the second one is PT_INTERP.
+    /// Makes a file with two program headers, of which the second is PT_INTERP.
     fn elf(class: u8, order: u8, name: &[u8]) -> Vec<u8> {
         let number = |size: usize, value: u64| -> Vec<u8> {
             let bytes = value.to_le_bytes()[..size].to_vec();
@@ -200,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn loader_of_a_binary_is_found_for_machines_of_every_kind() {
+    fn the_loader_of_a_binary_is_found_for_every_kind_of_machine() {
         for (class, order) in [(1, 1), (1, 2), (2, 1), (2, 2)] {
             let file = elf(class, order, b"/lib/ld.so\0");
             assert_eq!(of_text(&file), Some("/lib/ld.so".into()), "{class} {order}");

@@ -1,5 +1,5 @@
-//! Calls inside of calls that do the same, without end: a `docker` in PATH that calls
-//! `buildlock -- docker "$@"`.
+//! Endless recursion: a `docker` in PATH calls `buildlock -- docker "$@"`, which finds the same
+//! `docker` again.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -11,10 +11,10 @@ use crate::command::Command;
 use crate::interpreter;
 use crate::proc;
 
-/// Refuses to build inside of a call for the same command in the same folder.
+/// Refuses to run inside another call with the same build command in the same folder.
 ///
 /// # Errors
-/// There is such a call: its build command is a wrapper that has called buildlock again.
+/// Fails if there is such a call. Its build command is a wrapper that called buildlock again.
 pub(super) fn refuse(command: &Command) -> Result<()> {
     let Some(here) = folder_of(std::process::id()) else { return Ok(()) };
     let does_the_same =
@@ -23,18 +23,14 @@ pub(super) fn refuse(command: &Command) -> Result<()> {
         return Ok(());
     };
     let program = command.program();
-    let real = match program.as_encoded_bytes().contains(&b'/') {
-        true => None,
-        false => which::which_all(program).ok().and_then(real_program),
-    };
-    let advice = match real {
+    let advice = match real_program(program) {
         Some(real) => format!("as in: buildlock -- {} ...", real.display()),
         None => "by its full path".to_owned(),
     };
     bail!(
-        "this call runs inside of one for the same command in the same folder (pid {outer}): '{}' \
-         is a wrapper that calls buildlock again, without end; have the wrapper name the real \
-         program, {advice}",
+        "this call runs inside another one with the same build command in the same folder (pid \
+         {outer}): '{}' is a wrapper that calls buildlock again, and would do so endlessly; have \
+         the wrapper name the real program, {advice}",
         program.display()
     )
 }
@@ -43,9 +39,10 @@ fn folder_of(pid: u32) -> Option<PathBuf> {
     std::fs::read_link(proc::path(pid, "cwd")?).ok()
 }
 
-/// Is this process a buildlock of the same user for the same words?
+/// Tells whether a process is a buildlock of our user with the same build command.
 ///
-/// Another user's command line lies in memory that may never answer, so it is not read.
+/// Reading another user's command line means reading that process's memory, which could block for
+/// ever. So other users' processes are skipped.
 fn has_same_words(pid: u32, command: &Command) -> bool {
     if proc::user(pid) != Some(rustix::process::getuid().as_raw()) {
         return false;
@@ -61,10 +58,13 @@ fn has_same_words(pid: u32, command: &Command) -> bool {
     is_buildlock && words.any(|word| word == "--") && words.eq(ours)
 }
 
-/// The program that the first one in PATH, a wrapper, stands in front of: the next one that is not
-/// a script, or else the next one.
-fn real_program(all: impl Iterator<Item = PathBuf>) -> Option<PathBuf> {
-    let mut others = all.skip(1).peekable();
+/// Returns the program in PATH that the wrapper `name`, the first in PATH, probably stands for: the
+/// next one that is not a script, or else the next one.
+fn real_program(name: &OsStr) -> Option<PathBuf> {
+    if name.as_encoded_bytes().contains(&b'/') {
+        return None;
+    }
+    let mut others = which::which_all(name).ok()?.skip(1).peekable();
     let next = others.peek().cloned();
     others.find(|path| !interpreter::is_script(path)).or(next)
 }
