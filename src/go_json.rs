@@ -1,13 +1,13 @@
-//! JSON as Go's `encoding/json` reads it, which is how docker and buildx read their own files.
+//! JSON by the rules of Go's `encoding/json`, with which docker and buildx read their own files.
 //!
-//! A reader with other rules could take another context, builder or credential from the same file
-//! (<https://pkg.go.dev/encoding/json#Unmarshal>):
+//! A reader with other rules could find another context, builder or credential in the same file.
+//! These are the rules (<https://pkg.go.dev/encoding/json#Unmarshal>):
 //!
 //! - The name of a struct's field matches in any case. Only a map's keys are exact.
-//! - Of several values for one field, the last one counts. It is read into what is already there:
-//!   an object adds to an earlier object, and a map's new entry replaces the old one.
+//! - If a field has several values, the last one counts. It is read into the value that is already
+//!   there: an object adds to an earlier object, and a map's new entry replaces the old one.
 //! - `null` empties a map, a list or a pointer, and changes nothing else.
-//! - What no field matches is skipped. A value of the wrong type is skipped too, and reported.
+//! - A member that matches no field is skipped. A value of the wrong type is skipped and reported.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,16 +16,14 @@ use serde::de::{
     DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor,
 };
 
-/// A Go value that JSON can be read into.
-///
-/// Without methods of its own it takes no value at all.
+/// A Go value that JSON can be read into. The default methods take no value at all.
 pub trait Target {
-    /// Takes a string. False: it is not one.
+    /// Takes a string. Returns false if this value is not a string.
     fn set_string(&mut self, _value: &str) -> bool {
         false
     }
 
-    /// Takes a boolean. False: it is not one.
+    /// Takes a boolean. Returns false if this value is not a boolean.
     fn set_bool(&mut self, _value: bool) -> bool {
         false
     }
@@ -33,22 +31,22 @@ pub trait Target {
     /// Takes `null`.
     fn set_null(&mut self) {}
 
-    /// Begins an object. False: it is neither a struct nor a map.
+    /// Begins an object. Returns false if this value is neither a struct nor a map.
     fn begin_object(&mut self) -> bool {
         false
     }
 
-    /// Returns what the object's member of this name is read into, if anything.
+    /// Returns the value that the object's member of this name is read into, if there is one.
     fn member(&mut self, _name: &str) -> Option<&mut dyn Target> {
         None
     }
 
-    /// Begins an array. False: it is not a list.
+    /// Begins an array. Returns false if this value is not a list.
     fn begin_array(&mut self) -> bool {
         false
     }
 
-    /// Returns what the array's element at this place is read into, if anything.
+    /// Returns the value that the array's element at this place is read into, if there is one.
     fn element(&mut self, _at: usize) -> Option<&mut dyn Target> {
         None
     }
@@ -57,8 +55,8 @@ pub trait Target {
     fn end_array(&mut self, _length: usize) {}
 }
 
-/// Makes a struct a [`Target`] with these fields: `fields!(Config { "currentContext" => context
-/// })`.
+/// Makes a struct a [`Target`] with the given fields, as in
+/// `fields!(Config { "currentContext" => context })`.
 macro_rules! fields {
     ($name:ident { $($json:literal => $field:ident),* $(,)? }) => {
         impl $crate::go_json::Target for $name {
@@ -79,9 +77,9 @@ macro_rules! fields {
 }
 pub(crate) use fields;
 
-/// Returns whether `name` in a text is the struct's field `field`, a name in ASCII.
+/// Returns whether `name` in a text means the struct's field `field`, which is ASCII.
 pub(crate) fn is_field(name: &str, field: &str) -> bool {
-    // Go folds every letter's case. Only these two letters outside ASCII fold to one inside.
+    // Go folds the case of every letter. Of those outside ASCII, only these two fold into ASCII.
     let fold = |c: char| match c {
         'ſ' => 's',
         '\u{212a}' => 'k',
@@ -93,7 +91,7 @@ pub(crate) fn is_field(name: &str, field: &str) -> bool {
 /// Reads the only value in `text`, as `json.Unmarshal` does.
 ///
 /// # Errors
-/// Returns what is not JSON, or has the wrong type.
+/// The text is not JSON, or a value has the wrong type.
 pub fn read<T: Target + Default>(text: &[u8]) -> serde_json::Result<T> {
     let mut value = T::default();
     let mut source = serde_json::Deserializer::from_slice(text);
@@ -102,11 +100,13 @@ pub fn read<T: Target + Default>(text: &[u8]) -> serde_json::Result<T> {
     Ok(value)
 }
 
-/// Reads the first value in `text`, as docker's client reads `config.json`: it warns of a value of
-/// the wrong type and goes on without it. A text without any value is an empty one.
+/// Reads the first value in `text`, as docker's client reads `config.json`.
+///
+/// The client warns of a value of the wrong type and goes on without it. A text without any value
+/// reads as an empty configuration.
 ///
 /// # Errors
-/// Returns what is not JSON.
+/// The text is not JSON.
 pub fn read_config<T: Target + Default>(text: &[u8]) -> serde_json::Result<T> {
     let mut value = T::default();
     if !text.trim_ascii().is_empty() {
@@ -116,15 +116,15 @@ pub fn read_config<T: Target + Default>(text: &[u8]) -> serde_json::Result<T> {
     Ok(value)
 }
 
-/// Where a value is read into.
+/// A value of a known type that JSON is read into.
 struct Place<'t> {
     target: &'t mut dyn Target,
-    /// Whether a value of the wrong type ends the reading.
+    /// Whether a value of the wrong type is an error.
     is_strict: bool,
 }
 
 impl Place<'_> {
-    /// Rejects a value of the wrong type, or skips it.
+    /// Rejects a value of the wrong type, or skips it if the reading is lenient.
     fn refuse<E: Error>(&self, value: Unexpected<'_>) -> Result<(), E> {
         if self.is_strict { Err(E::invalid_type(value, self)) } else { Ok(()) }
     }
@@ -219,7 +219,7 @@ impl Target for bool {
     }
 }
 
-/// A map, whose keys are exact.
+/// Reads into a map, whose keys are exact.
 impl<T: Target + Default> Target for BTreeMap<String, T> {
     fn set_null(&mut self) {
         self.clear();
@@ -236,7 +236,7 @@ impl<T: Target + Default> Target for BTreeMap<String, T> {
     }
 }
 
-/// A list. A second array for it is read into the elements of the first.
+/// Reads into a list. A second array for the same field is read into the elements of the first.
 impl<T: Target + Default> Target for Vec<T> {
     fn set_null(&mut self) {
         self.clear();
@@ -258,7 +258,7 @@ impl<T: Target + Default> Target for Vec<T> {
     }
 }
 
-/// A pointer.
+/// Reads into what Go has as a pointer.
 impl<T: Target + Default> Target for Option<T> {
     fn set_null(&mut self) {
         *self = None;
@@ -333,8 +333,8 @@ mod tests {
         read_config(text.as_bytes()).unwrap()
     }
 
-    // What is expected follows Go's decode.go. Docker's client, 20.10 and 28, confirms what can be
-    // seen through its own two files.
+    // The expected results follow Go's decode.go. Docker's client, 20.10 and 28, confirms those that
+    // show in its own two files.
 
     #[test]
     fn fields_match_in_any_case_and_the_last_value_counts() {
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_type_is_left_out_or_an_error() {
+    fn a_value_of_the_wrong_type_is_skipped_or_an_error() {
         for wrong in [
             r#"{"skText":7}"#,
             r#"{"skText":{}}"#,

@@ -1,8 +1,8 @@
-//! Image references: parse, canonical form, key.
+//! Image references: parsing, the canonical form, and the hash that names a lock file.
 //!
 //! The rules are those of the distribution reference grammar
 //! (<https://pkg.go.dev/github.com/distribution/reference>), as Docker's client applies them to
-//! `-t`: a name without a registry is one of Docker Hub, and is shown without it.
+//! `-t`. A name without a registry belongs to Docker Hub, and is shown without it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,14 +11,14 @@ use sha2::{Digest, Sha256};
 
 /// Longest name (registry and repository together) that the grammar allows, in characters.
 const NAME_MAX: usize = 255;
-/// The registry of names that have none.
+/// The registry of names that do not say one.
 pub const DOCKER_HUB: &str = "docker.io";
 /// Longest tag that the grammar allows, in characters.
 const TAG_MAX: usize = 128;
 
-/// An image that a build can be given as its tag.
+/// A name that a build can give to its image.
 ///
-/// Two are equal when Docker would write the same image for both.
+/// Two tags are equal if they name the same image for Docker.
 #[derive(Clone, Debug)]
 pub struct Tag {
     canonical: String,
@@ -26,18 +26,19 @@ pub struct Tag {
 }
 
 impl Tag {
-    /// Docker's familiar form with an explicit tag: `env:latest` for `docker.io/library/env`.
+    /// Returns Docker's familiar form with an explicit tag: `env:latest` for
+    /// `docker.io/library/env`.
     pub fn as_str(&self) -> &str {
         &self.canonical
     }
 
-    /// The name under which podman keeps what it builds: without a registry, that is
+    /// Returns the name under which podman keeps what it builds. Without a registry, that is
     /// `localhost/env:latest`.
     pub fn podman_name(&self) -> &str {
         &self.podman
     }
 
-    /// The registry that has it when it is pushed, and its name there: `docker.io` and
+    /// Returns the registry that the image is pushed to, and its name there: `docker.io` and
     /// `library/env:abc` for `env:abc`.
     pub fn in_registry(&self) -> (&str, String) {
         match split_registry(&self.canonical) {
@@ -46,8 +47,8 @@ impl Tag {
         }
     }
 
-    /// The same image as podman and buildah name it: `env` is their `localhost/env`, and Docker
-    /// Hub's is `docker.io/library/env`.
+    /// Returns the tag as podman and buildah understand it: `env` is their `localhost/env`, and
+    /// Docker Hub's image is `docker.io/library/env`.
     #[must_use]
     pub fn in_podman(self) -> Self {
         let canonical = match self.is_short() {
@@ -57,12 +58,12 @@ impl Tag {
         Tag { canonical, podman: self.podman }
     }
 
-    /// Whether both were given as the same name, be it podman's or docker's.
+    /// Returns whether both were given as the same name, whether podman's or docker's.
     pub fn is_same_name(&self, other: &Self) -> bool {
         self.podman == other.podman
     }
 
-    /// Whether it was given without a registry.
+    /// Returns whether the tag was given without a registry.
     pub fn is_short(&self) -> bool {
         self.podman.starts_with("localhost/") && !self.canonical.starts_with("localhost/")
     }
@@ -82,32 +83,32 @@ impl PartialEq for Tag {
 
 impl Eq for Tag {}
 
-/// The sha256 of these bytes in lower-case hex, as `sha256sum` prints it.
+/// Returns the SHA-256 of these bytes in lower-case hex, as `sha256sum` prints it.
 pub fn sha256_hex(bytes: impl AsRef<[u8]>) -> String {
     sha256(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The sha256 of these bytes.
+/// Returns the SHA-256 of these bytes.
 pub fn sha256(bytes: impl AsRef<[u8]>) -> [u8; 32] {
     Sha256::digest(bytes.as_ref()).into()
 }
 
-/// Why a text cannot be the tag of a build.
+/// Why a text is not a tag that a build can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Error {
     /// It is empty.
     Empty,
     /// It has a digest (`name@sha256:…`).
     Digest,
-    /// It looks like an image id: 64 hex digits.
+    /// It looks like an image ID: 64 hex digits.
     Identifier,
-    /// Its name is that of a digest's algorithm.
+    /// Its name is that of a digest algorithm.
     Algorithm,
     /// The repository has an upper-case letter.
     Uppercase,
     /// The name is longer than 255 characters.
     TooLong,
-    /// What stands before the first `/` is no registry.
+    /// The part before the first `/` is not a registry.
     Registry,
     /// The repository does not match the grammar.
     Repository,
@@ -119,19 +120,19 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Error::Empty => "an image reference cannot be empty",
-            Error::Digest => "a digest cannot be built to; give name:tag",
-            Error::Identifier => "64 hex digits are an image id, not a name",
+            Error::Digest => "a build cannot choose its digest; give name:tag",
+            Error::Identifier => "64 hex digits are an image ID, not a name",
             Error::Algorithm => {
-                "'sha256' is how an image id begins, not a name; docker refuses it as well"
+                "'sha256' is the start of an image ID, not a name; docker rejects it, too"
             }
-            Error::Uppercase => "the repository must be lower-case (the tag behind ':' need not be)",
+            Error::Uppercase => "the repository must be in lower case (the tag after ':' need not be)",
             Error::TooLong => "the name is longer than 255 characters",
-            Error::Registry => "what stands before the first '/' is no registry host",
+            Error::Registry => "the part before the first '/' is not a registry host",
             Error::Repository => {
-                "a repository is made of a-z, 0-9 and single separators ('.', '_', '__', '-', '/') between them"
+                "a repository consists of a-z and 0-9, with single separators ('.', '_', '__', '-', '/') between them"
             }
             Error::TagPart => {
-                "a tag is 1 to 128 characters of A-Z, a-z, 0-9, '_', '.' and '-', and does not start with '.' or '-'"
+                "a tag has 1 to 128 characters of A-Z, a-z, 0-9, '_', '.' and '-', and does not start with '.' or '-'"
             }
         })
     }
@@ -174,7 +175,7 @@ impl FromStr for Tag {
             return Err(Error::Algorithm);
         }
         let name =
-            if on_hub { format!("docker.io/{}", library(path)) } else { text_name(registry, path) };
+            if on_hub { format!("docker.io/{}", library(path)) } else { full_name(registry, path) };
         if name.len() > NAME_MAX {
             return Err(Error::TooLong);
         }
@@ -184,8 +185,8 @@ impl FromStr for Tag {
     }
 }
 
-/// Splits a reference at its first `/` if what stands before is a registry: it has a `.` or a
-/// `:`, or is `localhost`.
+/// Splits a reference at its first `/` if the part before it is a registry: one with a `.` or a
+/// `:`, or `localhost`.
 fn split_registry(text: &str) -> (Option<&str>, &str) {
     match text.split_once('/') {
         Some((first, rest)) if looks_like_registry(first) => (Some(first), rest),
@@ -197,16 +198,17 @@ fn looks_like_registry(text: &str) -> bool {
     text.contains(['.', ':']) || text == "localhost"
 }
 
-fn text_name(registry: Option<&str>, path: &str) -> String {
+fn full_name(registry: Option<&str>, path: &str) -> String {
     registry.map_or_else(|| path.to_owned(), |registry| format!("{registry}/{path}"))
 }
 
-/// An official image's repository on Docker Hub: `env` is `library/env`.
+/// Returns an image's repository on Docker Hub: `env` is `library/env`.
 fn library(path: &str) -> String {
     if path.contains('/') { path.to_owned() } else { format!("library/{path}") }
 }
 
-/// The short form of a repository on Docker Hub, unless that would read as another registry's.
+/// Returns the short form of a repository on Docker Hub, unless it would read as one of another
+/// registry.
 fn familiar(path: &str) -> String {
     let short = match path.strip_prefix("library/") {
         Some(official) if !official.contains('/') => official,
@@ -245,7 +247,7 @@ fn is_registry(text: &str) -> bool {
     (text.starts_with('[') || host.split('.').all(label)) && port.is_some_and(number)
 }
 
-/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
+/// Matches `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
 fn is_path_component(text: &str) -> bool {
     let word = |c: u8| c.is_ascii_digit() || c.is_ascii_lowercase();
     let separator =
@@ -256,7 +258,7 @@ fn is_path_component(text: &str) -> bool {
         && bytes.split(|&c| word(c)).filter(|run| !run.is_empty()).all(separator)
 }
 
-/// `[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}`
+/// Matches `[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}`.
 fn is_tag(text: &str) -> bool {
     text.len() <= TAG_MAX
         && text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
@@ -274,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn the_canonical_form_is_dockers_familiar_one_with_a_tag() {
+    fn the_canonical_form_is_dockers_familiar_form_with_a_tag() {
         for (text, expected) in [
             ("env", "env:latest"),
             ("env:abc", "env:abc"),
@@ -299,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hub_image_that_reads_like_another_registrys_keeps_its_registry() {
+    fn a_hub_image_that_looks_like_another_registrys_keeps_its_registry() {
         assert_eq!(canonical("docker.io/localhost/env").unwrap(), "docker.io/localhost/env:latest");
         assert_ne!(canonical("docker.io/localhost/env"), canonical("localhost/env"));
     }
@@ -315,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_knows_the_image_by_its_whole_name() {
+    fn a_registry_knows_the_image_by_its_full_name() {
         for (text, registry, name, is_short) in [
             ("env:abc", "docker.io", "library/env:abc", true),
             ("team/env", "docker.io", "team/env:latest", true),
@@ -334,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_docker_refuses_is_refused_with_its_reason() {
+    fn a_tag_that_docker_rejects_is_rejected_with_its_reason() {
         for (text, expected) in [
             ("", Error::Empty),
             ("Env", Error::Uppercase),
@@ -382,7 +384,7 @@ mod tests {
         );
     }
 
-    /// The grammar as the distribution project writes it, put together from its parts.
+    /// Returns the grammar as the distribution project writes it, assembled from its parts.
     fn grammar() -> Regex {
         let domain = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])(?:\.(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9]))*";
         let host = format!(r"(?:{domain}|\[(?:[a-fA-F0-9:]+)\])(?::[0-9]+)?");
@@ -409,7 +411,7 @@ mod tests {
         ) {
             let text = format!("{host}{path}{tag}");
             prop_assert!(grammar().is_match(&text));
-            // Docker reads the first part of «a_b.c/d» as a host, which it cannot be.
+            // Docker reads the first part of "a_b.c/d" as a host, which it cannot be.
             prop_assume!(!host.is_empty() || !looks_like_registry(path.split('/').next().unwrap()));
             prop_assert!(text.parse::<Tag>().is_ok(), "{}: {:?}", text, canonical(&text));
         }
