@@ -336,7 +336,7 @@ fn image_in_the_registry_has_to_be_for_all_platforms_that_command_names() {
                 125,
                 "is an image for linux/amd64, not for linux/arm64, which the build command is for",
             ),
-            ("", 125, "does not say whether for linux/amd64, linux/arm64"),
+            ("", 125, "does not say whether it is for linux/amd64, linux/arm64"),
         ] {
             let f = Fixture::new();
             let script =

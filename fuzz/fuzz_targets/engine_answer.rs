@@ -10,10 +10,10 @@ use std::path::Path;
 
 use arbitrary::{Arbitrary, Unstructured};
 use buildlock::command::Engine;
-use buildlock::image::Answer;
-use buildlock::image::client::{Said, existed, inspected};
-use buildlock::image::engine::{Response, context_in, host_in, read_answer, receive};
-use buildlock::image::registry;
+use buildlock::image::readers::{
+    Answer, Response, Said, context_in, host_in, read_distribution, read_exists, read_image,
+    read_imagetools, read_inspect, read_skopeo, receive,
+};
 use buildlock::reference::Tag;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -86,7 +86,7 @@ fn any_answer(data: &[u8]) {
     // Names and texts that nobody needs may be no UTF-8.
     let body: Option<Value> = serde_json::from_str(&String::from_utf8_lossy(&response.body)).ok();
     let text = |name| body.as_ref().and_then(|body| body.get(name)).and_then(Value::as_str);
-    match read_answer(&response, Path::new("/s"), NAME) {
+    match read_image(&response, Path::new("/s"), NAME) {
         Ok(Answer::Missing) => {
             assert_eq!(response.status, 404);
             assert!(text("message").is_some_and(no_such_image));
@@ -98,7 +98,7 @@ fn any_answer(data: &[u8]) {
         Err(error) => {
             let too_long = error.why.chars().count() > 600 && text("message").is_none();
             assert!(!too_long, "{}", error.why);
-            assert!(!error.passes || response.status >= 500 || response.status == 429);
+            assert!(!error.is_transient || response.status >= 500 || response.status == 429);
         }
     }
 }
@@ -167,7 +167,7 @@ fn good_answer(good: &Good) {
             Ok(response) if is_whole => assert_eq!(response.body, body),
             Ok(response) => {
                 assert!(matches!(good.coding, Coding::UntilTheEnd), "{good:?}");
-                let answer = read_answer(&response, Path::new("/s"), NAME);
+                let answer = read_image(&response, Path::new("/s"), NAME);
                 assert!(answer.is_err(), "half a body: {answer:?}");
             }
             Err(_) => {}
@@ -176,7 +176,7 @@ fn good_answer(good: &Good) {
     }
     let response = receive(&mut Pieces::new(&sent, good.piece)).expect("an answer");
     assert_eq!((response.status, &response.body), (status, &body), "{good:?}");
-    let answer = read_answer(&response, Path::new("/s"), NAME);
+    let answer = read_image(&response, Path::new("/s"), NAME);
     match (status, good.is_image) {
         (200, true) if !good.message.is_empty() => {
             assert!(matches!(answer, Ok(Answer::Present(_))))
@@ -196,7 +196,7 @@ fn any_client(data: &[u8]) {
     let said = Said { status, stdout: next(), stderr: next() };
     let stderr = String::from_utf8_lossy(&said.stderr);
     for engine in [Engine::Docker, Engine::Podman, Engine::Nerdctl] {
-        match inspected(engine, NAME, &said) {
+        match read_inspect(engine, NAME, &said) {
             Some(Answer::Missing) => {
                 assert!(status.is_some() && may_mean_no_such_image(&stderr), "{said:?}");
             }
@@ -209,7 +209,7 @@ fn any_client(data: &[u8]) {
             None => {}
         }
     }
-    match existed(&said) {
+    match read_exists(&said) {
         Some(Answer::Missing) => {
             assert_eq!(status, Some(1));
             let complains = |line: &str| {
@@ -238,7 +238,7 @@ fn any_registry(data: &[u8]) {
     for message in [&text, &harbors[0]] {
         let body = serde_json::json!({ "message": message }).to_string().into_bytes();
         let response = Response { status: status.unwrap_or(404), body };
-        if let Ok(Answer::Missing) = registry::read_answer(&response, &tag) {
+        if let Ok(Answer::Missing) = read_distribution(&response, &tag) {
             let is_unknown = unknown.iter().any(|code| message.starts_with(code));
             let is_harbors = harbors.contains(message);
             let by_status = (response.status == 404, response.status == 500);
@@ -246,10 +246,10 @@ fn any_registry(data: &[u8]) {
         }
     }
     let response = Response { status: 200, body: stdout.clone() };
-    let answer = registry::read_answer(&response, &tag);
+    let answer = read_distribution(&response, &tag);
     assert!(!matches!(answer, Ok(Answer::Missing)), "{response:?}");
     let said = Said { status: status.map(i32::from), stdout, stderr };
-    for answer in [registry::imagetools_said(&said, &tag), registry::skopeo_said(&said, &tag)] {
+    for answer in [read_imagetools(&said, &tag), read_skopeo(&said, &tag)] {
         match answer {
             Some(Answer::Missing) => {
                 assert!(said.status.is_some_and(|status| status != 0), "{said:?}");

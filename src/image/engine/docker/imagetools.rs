@@ -1,0 +1,159 @@
+//! The registry, asked by buildx, whose builder may have mirrors and certificates of its own.
+
+use serde_json::Value;
+
+use super::builders::Builders;
+use crate::command::Client;
+use crate::image::answer::{Answer, Unanswered};
+use crate::image::engine::client::{Said, run};
+use crate::image::engine::unknown_manifest::{full_name, with_advice};
+use crate::image::platform::{OciPlatform, Platform};
+use crate::reference::Tag;
+
+/// Runs `docker buildx imagetools inspect NAME` behind the build command's wrappers and with its
+/// builder.
+///
+/// # Errors
+/// buildx said neither that the image is there nor that it is not.
+pub(crate) fn look(
+    client: &Client,
+    builders: &Builders,
+    tag: &Tag,
+    with_platform: bool,
+) -> Result<Answer, Unanswered> {
+    let name = full_name(tag);
+    let builder = builders.by_flag();
+    let mut words = vec!["buildx"];
+    words.extend(builder.iter().flat_map(|builder| ["--builder", builder]));
+    words.extend(["imagetools", "inspect", &name]);
+    if with_platform {
+        words.extend(["--format", "{{json .Image}}"]);
+    }
+    let said = run(client, &words).map_err(with_advice)?;
+    read_imagetools(&said, tag).ok_or_else(|| with_advice(said.unanswered(client)))
+}
+
+/// Reads what buildx said about an image in its registry, if anything in it is certain.
+pub fn read_imagetools(said: &Said, tag: &Tag) -> Option<Answer> {
+    match said.status? {
+        0 => Some(Answer::Present(platforms_in(&said.stdout))),
+        _ => says_not_found(&said.stderr, tag).then_some(Answer::Missing),
+    }
+}
+
+/// Reads the configuration of one image, or several of them by their platforms.
+fn platforms_in(output: &[u8]) -> Vec<Platform> {
+    let image: Value = serde_json::from_slice(output).unwrap_or_default();
+    let several = image.as_object().into_iter().flat_map(|images| images.values());
+    [&image].into_iter().chain(several).filter_map(OciPlatform::read).collect()
+}
+
+fn says_not_found(complaint: &[u8], tag: &Tag) -> bool {
+    const ERROR: &str = "error: ";
+    let not_found = format!("{}: not found", full_name(tag));
+    let text = String::from_utf8_lossy(complaint);
+    text.lines().map(str::trim).any(|line| {
+        line.split_at_checked(ERROR.len())
+            .is_some_and(|(start, rest)| start.eq_ignore_ascii_case(ERROR) && rest == not_found)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NAME: &str = "registry.example/a/b:1";
+
+    fn tag(text: &str) -> Tag {
+        text.parse().unwrap()
+    }
+
+    fn said(status: i32, stdout: &str, stderr: &str) -> Said {
+        Said { status: Some(status), stdout: stdout.into(), stderr: stderr.into() }
+    }
+
+    fn platforms(answer: Option<Answer>) -> Vec<String> {
+        match answer {
+            Some(Answer::Present(platforms)) => platforms.iter().map(ToString::to_string).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn buildx_means_missing_by_this_very_name_alone() {
+        let missing = |stderr: &str| read_imagetools(&said(1, "", stderr), &tag(NAME));
+        for stderr in [
+            "ERROR: registry.example/a/b:1: not found\n",
+            "error: registry.example/a/b:1: not found\n",
+            "WARNING: no builder\nERROR: registry.example/a/b:1: not found",
+        ] {
+            assert_eq!(missing(stderr), Some(Answer::Missing), "{stderr}");
+        }
+        for stderr in [
+            "",
+            "registry.example/a/b:1: not found",
+            "ERROR: registry.example/a/b:12: not found",
+            "ERROR: registry.example/a/b:1: not found: 401",
+            "ERROR: failed to do request: registry.example/a/b:1: not found",
+            "sudo: docker: command not found",
+            "docker: 'buildx' is not a docker command.",
+            "é",
+        ] {
+            assert_eq!(missing(stderr), None, "{stderr}");
+        }
+        let hub = read_imagetools(
+            &said(1, "", "ERROR: docker.io/library/env:abc: not found"),
+            &tag("env:abc"),
+        );
+        assert_eq!(hub, Some(Answer::Missing));
+        let killed = Said {
+            status: None,
+            stdout: vec![],
+            stderr: "ERROR: registry.example/a/b:1: not found".into(),
+        };
+        assert_eq!(read_imagetools(&killed, &tag(NAME)), None);
+        assert_eq!(
+            read_imagetools(
+                &said(0, "Name: x", "ERROR: registry.example/a/b:1: not found"),
+                &tag(NAME)
+            ),
+            Some(Answer::Present(Vec::new()))
+        );
+    }
+
+    #[test]
+    fn buildx_names_the_platforms() {
+        let there = |json: &str| platforms(read_imagetools(&said(0, json, ""), &tag(NAME)));
+        assert_eq!(
+            there(r#"{"architecture":"arm64","os":"linux","config":{"Env":[]}}"#),
+            ["linux/arm64"]
+        );
+        let several = r#"{"linux/386":{"architecture":"386","os":"linux"},
+            "linux/arm/v7":{"architecture":"arm","os":"linux","variant":"v7"}}"#;
+        assert_eq!(there(several), ["linux/386", "linux/arm/v7"]);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_buildx_says_makes_us_panic_or_means_missing_by_chance(
+            code in -1..3_i32,
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            text in ".{0,60}",
+        ) {
+            for said in [
+                Said { status: Some(code), stdout: bytes.clone(), stderr: text.clone().into() },
+                Said { status: Some(code), stdout: text.into(), stderr: bytes },
+            ] {
+                prop_assert!(read_imagetools(&said, &tag(NAME)) != Some(Answer::Missing));
+            }
+        }
+
+        #[test]
+        fn anything_behind_the_right_words_makes_an_error_of_them(after in "[^\\s:].{0,9}") {
+            let line = format!("ERROR: {NAME}: not found");
+            let of = |text: String| read_imagetools(&said(1, "", &text), &tag(NAME));
+            prop_assert_eq!(of(format!("{line}{}", after.trim())), None);
+        }
+    }
+}

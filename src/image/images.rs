@@ -1,0 +1,138 @@
+//! The look-up of a build command's images.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::answer::{Answer, CacheMount, EngineProcess, Identity};
+use super::check::Check;
+use super::engine;
+use super::engine::backend::{Backend, Scope};
+use super::missing::{Missing, Why};
+use super::present;
+use super::present::meaning::Meaning;
+use super::retry::insist;
+use super::wanted::Wanted;
+use crate::command::{Client, Command, Engine};
+use crate::reference::Tag;
+
+/// Where the images of a build command are looked up.
+#[derive(Debug)]
+pub struct Images {
+    engine: Box<dyn Backend>,
+    check: Check,
+    present: Box<dyn Meaning>,
+    wanted: Wanted,
+    /// What the build command puts before the IDs of its cache mounts.
+    cache_namespace: Option<String>,
+}
+
+impl Images {
+    /// Finds out where the images of `command` are looked up: on the engine that it names, or on
+    /// `chosen`; or where `check` says. `program` is the file of the command's program.
+    ///
+    /// # Errors
+    /// Docker's context does not exist, or the engine cannot ask a registry.
+    pub(crate) fn of(
+        command: &Command,
+        program: &Path,
+        chosen: Option<Engine>,
+        check: Check,
+    ) -> Result<Self> {
+        let client = client_of(command, chosen);
+        let program = (client.program == command.program()).then_some(program);
+        let rules = engine::rules(client.engine);
+        let wanted = Wanted::by(command, |build| (rules.default_platform)(&client, build));
+        let engine = engine::open(command, client, program, &check)?;
+        tracing::debug!("images are looked up on {}, {engine}", engine.client());
+        let present = present::of(&check, &*engine)?;
+        let cache_namespace = command.build().and_then(|build| build.cache_namespace.clone());
+        Ok(Images { engine, check, present, wanted, cache_namespace })
+    }
+
+    /// Returns where an image has to be.
+    pub(crate) fn check(&self) -> &Check {
+        &self.check
+    }
+
+    /// Returns whether a name without a registry belongs to `localhost/`.
+    pub(crate) fn are_podmans(&self) -> bool {
+        self.present.uses_names_of_the_engine() && self.engine.has_podman_names()
+    }
+
+    /// Returns the process that listens on the engine's socket, if that is known.
+    pub(crate) fn engine_process(&self) -> Option<EngineProcess> {
+        self.engine.process()
+    }
+
+    /// Returns the first of `tags` whose image does not count as present, if any. Those of which
+    /// that is certain come first.
+    ///
+    /// # Errors
+    /// The engine gave no certain answer, even when asked again.
+    pub(crate) fn first_missing<'a>(&self, tags: &'a [Tag]) -> Result<Option<Missing<'a>>> {
+        let mut untold = None;
+        for tag in tags {
+            match self.why_missing(tag)? {
+                None => {}
+                Some(why @ Why::Untold(_)) => untold = untold.or(Some(Missing { tag, why })),
+                Some(why) => return Ok(Some(Missing { tag, why })),
+            }
+        }
+        Ok(untold)
+    }
+
+    fn why_missing(&self, tag: &Tag) -> Result<Option<Why>> {
+        let (engine, wanted) = (&*self.engine, &self.wanted);
+        Ok(match insist(tag, || self.present.look(engine, wanted, tag))? {
+            Answer::Missing => Some(Why::None),
+            Answer::Present(there) => self.present.shortfall(engine, wanted, tag, &there),
+        })
+    }
+
+    /// Returns the ID of an image on the engine. With `--check registry` or a command, the image
+    /// may be elsewhere.
+    ///
+    /// # Errors
+    /// The engine gave no certain answer, even when asked again.
+    pub(crate) fn identity(&self, tag: &Tag) -> Result<Identity> {
+        insist(tag, || self.present.identity(&*self.engine, &self.wanted, tag))
+    }
+
+    /// Returns what distinguishes the engine, and the builder on it, from others: their build
+    /// caches differ.
+    ///
+    /// Two names for one engine cost a build that runs alone. One name for two engines would be
+    /// wrong. With `on_all_hosts` the name holds beyond this machine; then a local engine is asked
+    /// for its ID.
+    pub(crate) fn engine(&self, on_all_hosts: bool) -> String {
+        let client = self.engine.client();
+        let scope = if on_all_hosts { Scope::AllHosts } else { Scope::ThisHost };
+        let variables = engine::rules(client.engine).endpoint_variables.iter().filter_map(|name| {
+            Some(format!("{name}={}", client.variable(name)?.to_string_lossy()))
+        });
+        let globals = client.globals.iter().map(|it| it.to_string_lossy().into_owned());
+        let namespace = self.cache_namespace.iter().cloned();
+        let place = self.engine.place(scope);
+        let named: Vec<_> = globals
+            .chain(variables)
+            .chain(self.engine.builder())
+            .chain(namespace)
+            .chain([place])
+            .collect();
+        format!("{client} {}", named.join("\0"))
+    }
+
+    /// Returns the engine's cache mounts, or nothing if it does not list them in time. A builder
+    /// other than the engine's own keeps its caches to itself.
+    pub(crate) fn cache_mounts(&self, within: Duration) -> Option<Vec<CacheMount>> {
+        self.engine.cache_mounts(within)
+    }
+}
+
+/// Returns the client of the engine to ask: the build command's, unless another engine is `chosen`.
+fn client_of(command: &Command, chosen: Option<Engine>) -> Client {
+    let named = command.client().filter(|client| chosen.is_none_or(|it| it == client.engine));
+    named.cloned().unwrap_or_else(|| Client::plain(chosen.unwrap_or(Engine::Docker)))
+}

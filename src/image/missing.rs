@@ -1,0 +1,32 @@
+//! An image that does not count as present, and why not.
+
+use crate::reference::Tag;
+
+/// An image that does not count as present.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Missing<'a> {
+    /// The name it would have.
+    pub(crate) tag: &'a Tag,
+    /// Why it does not count.
+    pub(crate) why: Why,
+}
+
+/// Why an image does not count as present.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Why {
+    /// There is no image of that name.
+    None,
+    /// There is one, but not for every platform it has to be for.
+    Other(Instead),
+    /// There is one, but the engine does not say whether it is for all of these platforms.
+    Untold(String),
+}
+
+/// The platforms of an image that is not for every platform it has to be for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Instead {
+    /// The platforms it is for.
+    pub(crate) there: String,
+    /// The platforms it lacks.
+    pub(crate) wanted: String,
+}
