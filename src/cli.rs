@@ -13,7 +13,7 @@ use crate::cache;
 use crate::command::Engine;
 use crate::duration::{self, Limit};
 use crate::exit;
-use crate::image::Check;
+use crate::image::check::Check;
 use crate::log;
 use crate::reference::Tag;
 
