@@ -19,15 +19,11 @@ mod wanted;
 
 pub(crate) use self::answer::{EngineProcess, Identity};
 pub(crate) use self::check::Check;
+pub(crate) use self::engine::compose::compose_config;
 pub(crate) use self::engine::docker::buildx;
 pub(crate) use self::engine::podman::is_buildah;
 pub(crate) use self::images::Images;
 pub(crate) use self::missing::{Instead, Missing, Why};
-
-/// What runs the engine's own client.
-pub(crate) mod client {
-    pub(crate) use super::engine::compose::compose_config;
-}
 
 /// Readers of what engines, clients and registries say, for the fuzz targets.
 pub mod readers {

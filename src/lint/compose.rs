@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::yaml::{Node, Yaml};
 use super::{Level, NotThat, project, walk};
-use crate::image::client;
+use crate::image::compose_config;
 use crate::reference::Tag;
 
 /// How many services may extend each other in a row.
@@ -194,7 +194,7 @@ fn leaves_open(layers: &[Layer<'_>], written: &[Built]) -> bool {
 /// What compose says that is built, and what it leaves out as it is written.
 fn asked(files: &[(PathBuf, Vec<u8>)], layers: &[Layer<'_>], written: Vec<Built>) -> Vec<Built> {
     let paths = files.iter().map(|(path, _)| path.as_path());
-    let Some(config) = client::compose_config(paths) else { return written };
+    let Some(config) = compose_config(paths) else { return written };
     let start = Place { path: files[0].0.clone(), line: 1, column: 1 };
     let mut built = configured(&config, layers, &written, &start);
     let is_known = |service: &str| config["services"].get(service).is_some();
