@@ -24,6 +24,7 @@ pub mod record;
 pub mod reference;
 pub mod run;
 pub mod signals;
+mod spawn;
 pub mod status;
 pub mod subject;
 mod terminal;

@@ -1,9 +1,9 @@
-//! The build command's program: all that executing it takes, ready before the fork, and what the
-//! forked process says if that fails.
+//! The build command's program: everything its execution needs, ready before the fork, and what the
+//! forked process reports if the execution fails.
 //!
-//! Nobody waits for the execution itself. It may take for ever: the kernel reads the program, and
-//! its file system may be a network mount whose server is away. So what became of it arrives by a
-//! pipe that can be polled beside signals and time limits.
+//! buildlock does not wait for the execution itself, which may hang: the kernel reads the program,
+//! whose file system may be a network mount with a server that is away. So its outcome arrives
+//! through a pipe that is polled beside signals and time limits.
 
 use std::ffi::{CString, OsString};
 use std::fs::File;
@@ -15,28 +15,33 @@ use nix::errno::Errno;
 use nix::libc;
 use rustix::pipe::PipeFlags;
 
-use super::{Job, NotRun, keeper};
+use super::ended::NotRun;
+use super::job::Job;
+use super::keeper::protocol::killed;
 
-/// What a forked process says through the pipe when it cannot go on: which step, and `errno`.
+/// What a forked process reports through the pipe when it cannot go on: which step failed, and
+/// `errno`.
 type Complaint = [libc::c_int; 2];
-/// Something before the execution.
+/// A step before the execution.
 const PREPARE: libc::c_int = 1;
 /// The execution itself.
 const EXECUTE: libc::c_int = 2;
 
-/// Words and variables, as the kernel takes them.
+/// Arguments and environment, in the form the kernel takes.
 #[derive(Debug)]
 pub(super) struct Program {
     /// Pointers into `_texts`, and null.
     words: Vec<*const libc::c_char>,
-    /// None where they are our own, untouched.
+    /// None if they are buildlock's own, unchanged.
     variables: Option<Vec<*const libc::c_char>>,
     _texts: Vec<CString>,
 }
 
 impl Program {
+    /// Prepares the execution of the job's build command.
+    ///
     /// # Errors
-    /// A word has a NUL in it.
+    /// An argument contains a NUL.
     pub(super) fn of(job: &Job<'_>) -> io::Result<Self> {
         let mut texts = Vec::new();
         let mut keep = |text: Vec<u8>| -> io::Result<*const libc::c_char> {
@@ -71,10 +76,10 @@ impl Program {
         Ok(Program { words, variables, _texts: texts })
     }
 
-    /// Becomes the program. Returns why not. For use in a forked process.
+    /// Becomes the program, or returns why it cannot. For use in a forked process.
     fn execute(&self) -> Errno {
         let (program, words) = (self.words[0], self.words.as_ptr());
-        // SAFETY: arrays that end with null of strings that end with NUL, all of which this owns.
+        // SAFETY: null-terminated arrays of NUL-terminated strings, all owned by this.
         unsafe {
             match &self.variables {
                 None => libc::execvp(program, words),
@@ -84,8 +89,8 @@ impl Program {
         Errno::last()
     }
 
-    /// Prepares this process, and becomes the program; or says through the pipe why not, and ends.
-    /// For use in a forked process: `prepare` makes system calls only.
+    /// Prepares this process and becomes the program, or reports through the pipe why it cannot
+    /// and exits. For use in a forked process: `prepare` must make system calls only.
     pub(super) fn become_it(&self, pipe: RawFd, prepare: impl FnOnce() -> io::Result<()>) -> ! {
         match prepare() {
             Ok(()) => complain(pipe, EXECUTE, self.execute() as libc::c_int),
@@ -94,8 +99,7 @@ impl Program {
     }
 }
 
-/// Says why this process does not get as far as executing anything, and ends it. For use in a
-/// forked process.
+/// Reports why this process cannot execute anything, and exits. For use in a forked process.
 pub(super) fn cannot_prepare(pipe: RawFd, error: &io::Error) -> ! {
     complain(pipe, PREPARE, error.raw_os_error().unwrap_or(libc::EINVAL))
 }
@@ -109,8 +113,8 @@ fn complain(pipe: RawFd, step: libc::c_int, errno: libc::c_int) -> ! {
     }
 }
 
-/// The pipe through which it is known what became of the execution: it ends when that went well,
-/// for the other end is closed on exec.
+/// The pipe that tells the outcome of the execution. Its other end is closed on exec, so a pipe
+/// that ends without a complaint means success.
 #[derive(Debug)]
 pub(super) struct Execution {
     pipe: Option<File>,
@@ -118,26 +122,26 @@ pub(super) struct Execution {
 }
 
 impl Execution {
-    /// Returns the end for the forked process, too.
+    /// Creates the pipe. Also returns the forked process's end.
     pub(super) fn pipe() -> io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&ours, true)?;
         Ok((Execution { pipe: Some(File::from(ours)), failed: None }, theirs))
     }
 
-    /// Readable as soon as it is known what became of it; none once it is.
+    /// Returns a descriptor that is readable as soon as the outcome is known; none afterwards.
     pub(super) fn news(&self) -> Option<BorrowedFd<'_>> {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// Is it still under way?
+    /// Is the execution still under way?
     pub(super) fn goes_on(&mut self) -> bool {
         self.look();
         self.pipe.is_some()
     }
 
-    /// Why the command did not run, once. Only the forked process itself can say so, in place of
-    /// executing it.
+    /// Returns, once, why the build command did not run. Only the forked process itself can report
+    /// this, instead of executing the build command.
     pub(super) fn failed(&mut self) -> Option<NotRun> {
         self.look();
         self.failed.take()
@@ -155,19 +159,19 @@ impl Execution {
             {
                 return;
             }
-            // It goes into a pipe whole or not at all (pipe(7)).
+            // A complaint goes into the pipe whole or not at all (pipe(7)).
             Ok(read) if read == bytes.len() => {
                 let (step, errno) = bytes.split_at(size_of::<libc::c_int>());
                 let number = |bytes: &[u8]| bytes.try_into().map_or(0, libc::c_int::from_ne_bytes);
                 let error = io::Error::from_raw_os_error(number(errno));
                 self.failed = Some(match (number(step), number(errno)) {
                     (EXECUTE, _) => NotRun::Execute(error),
-                    // It found no keeper any more.
-                    (_, libc::ESRCH) => NotRun::Prepare(keeper::killed()),
+                    // The keeper was already gone.
+                    (_, libc::ESRCH) => NotRun::Prepare(killed()),
                     _ => NotRun::Prepare(error),
                 });
             }
-            // Executed, or killed before that, which the kernel tells otherwise.
+            // Executed, or killed before that, which shows in its exit status.
             Ok(_) | Err(_) => {}
         }
         self.pipe = None;

@@ -1,8 +1,7 @@
-//! Children that nobody waits for.
+//! Reaping children that nothing in buildlock waits for.
 //!
-//! After `exec buildlock` in a script, the script's background jobs are children of buildlock, and
-//! process 1 of a container gets every orphan. Unless somebody waits for them, they stay as
-//! zombies.
+//! After `exec buildlock` in a script, the script's background jobs are buildlock's children, and
+//! process 1 of a container gets every orphan. Unless they are reaped, they stay as zombies.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -11,15 +10,14 @@ use nix::libc;
 /// Held while a thread has a child of its own to wait for.
 static HAS_CHILD: Mutex<()> = Mutex::new(());
 
-/// Keeps a child of this thread from being taken for one that nobody waits for, while the result
-/// exists.
-pub fn pause() -> MutexGuard<'static, ()> {
+/// Keeps [`strangers`] from reaping a child of this thread while the result exists.
+pub(crate) fn pause() -> MutexGuard<'static, ()> {
     HAS_CHILD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes the statuses of children that have ended, up to that of the keeper.
+/// Reaps children that have ended, up to the keeper.
 pub(super) fn strangers(keeper: u32) {
-    // What ends meanwhile is for the next time.
+    // Otherwise, what has ended is for the next call.
     let Ok(_no_thread_has_one) = HAS_CHILD.try_lock() else { return };
     // SAFETY: system calls on memory of this stack frame.
     unsafe {

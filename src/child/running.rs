@@ -1,55 +1,65 @@
-//! COMMAND while it runs: its signals, its limits, and the end of all that it has started.
+//! The build command while it runs: its signals, its limits, and the end of all it has started.
 
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
 
+use super::ended::{Ended, Left, NotRun};
+use super::job::Job;
 use super::keeper::{End, Kept};
+use super::reap;
 use super::signals::{self, Arrived, Signals};
 use super::tree::{self, Family};
-use super::{Ended, Job, Left, NotRun, reap};
-use crate::exit::Exit;
-use crate::expiry::went_off;
+use crate::exit::{self, Exit};
+use crate::expiry::{Expiry, went_off};
 use crate::proc;
 
-/// How long what was sent SIGKILL may take to end. A frozen cgroup and a network file system whose
-/// server is away hold processes for as long as they like.
+/// How long processes may take to end after SIGKILL. A frozen cgroup, or a network file system
+/// whose server is away, can hold them for any time.
 const KILL_GRACE: Duration = Duration::from_secs(5);
 
-/// How long what is still being executed may take to end by a signal before it is killed.
+/// How long a build command that is still being executed may take to end by a signal before it is
+/// killed.
 const EXECUTION_GRACE: Duration = Duration::from_millis(100);
 
+/// How soon to look again at what is left of the build command while ending it.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 pub(super) struct Running<'a> {
-    pub(super) job: &'a Job<'a>,
-    pub(super) start: Instant,
-    pub(super) kept: Kept,
-    /// Whether all children of ours are COMMAND's.
-    pub(super) are_children: bool,
-    pub(super) interrupted: Option<i32>,
-    pub(super) timed_out: bool,
-    pub(super) lost: bool,
+    job: &'a Job<'a>,
+    start: Instant,
+    kept: Kept,
+    /// Whether all our children belong to the build command.
+    are_children: bool,
+    interrupted: Option<i32>,
+    timed_out: bool,
+    lost: bool,
 }
 
 /// What came of watching the build command.
 pub(super) enum Watched {
     /// It ended.
     Ended(Exit),
-    /// It was killed, and has not ended.
+    /// It was sent SIGKILL, and has not ended.
     IsLeft,
     /// It never ran, and never will.
     NotRun(NotRun),
 }
 
-impl Running<'_> {
-    /// Waits for the end of the build command, and brings it about if it takes too long.
+impl<'a> Running<'a> {
+    pub(super) fn new(job: &'a Job<'a>, start: Instant, kept: Kept, are_children: bool) -> Self {
+        Running { job, start, kept, are_children, interrupted: None, timed_out: false, lost: false }
+    }
+
+    /// Waits for the end of the build command, and ends it if it takes too long.
     pub(super) fn watch(&mut self, signals: &Signals) -> Watched {
         let mut limit = self.job.limit.and_then(|limit| self.start.checked_add(limit));
         let (mut kill, mut give_up) = (None, None);
         let (mut killed, mut is_doomed) = (false, false);
         loop {
             let end = self.kept.end();
-            // We were stopped, and the keeper was not.
+            // The keeper enforces the limit if buildlock was stopped.
             self.timed_out |= self.kept.hit_limit;
             match end {
                 Some(End::Ended(exit)) => {
@@ -63,8 +73,8 @@ impl Running<'_> {
             let is_being_executed = self.kept.is_being_executed();
             let must_end = self.interrupted.is_some() || self.timed_out;
             if is_being_executed && must_end && !is_doomed {
-                // Nothing has begun that could end in order, and not every signal ends a process
-                // that hangs: SIGQUIT waits to dump its core.
+                // Nothing has begun that could end in order. Not every signal ends a process that
+                // hangs: SIGQUIT waits to dump its core.
                 is_doomed = true;
                 kill = from_now(Some(EXECUTION_GRACE));
             }
@@ -76,15 +86,17 @@ impl Running<'_> {
             match signals.next(until, &news) {
                 Some(arrived) => self.pass_on(arrived),
                 None if expiry.is_some_and(went_off) => {
-                    // The keeper does the second part, too, should we be stopped.
+                    // The keeper also sends the SIGKILL, in case buildlock is stopped.
                     let signal = if self.lost { libc::SIGKILL } else { libc::SIGTERM };
                     killed = self.lost;
                     if !self.lost {
-                        tracing::error!("the lock runs out and cannot be renewed: ending COMMAND");
+                        tracing::error!(
+                            "the lock runs out and cannot be renewed: ending the build command"
+                        );
                     }
                     self.lost = true;
                     self.signal_all(signal);
-                    // Should it be renewed after all, and so never be over.
+                    // If the lock is renewed after all, the second timer never goes off.
                     kill = kill.or(from_now(self.job.kill_after)).filter(|_| !killed);
                     give_up = killed.then(|| from_now(Some(KILL_GRACE))).flatten();
                 }
@@ -101,7 +113,7 @@ impl Running<'_> {
                     let limit = humantime::format_duration(self.job.limit.unwrap_or_default());
                     match is_being_executed {
                         false => tracing::warn!(
-                            "COMMAND has run for {limit} (--build-timeout): ending it"
+                            "the build command has run for {limit} (--build-timeout): ending it"
                         ),
                         true => tracing::warn!(
                             "the build command has not begun within {limit} (--build-timeout): \
@@ -113,7 +125,7 @@ impl Running<'_> {
                 None => {}
             }
             if give_up.is_some() && self.is_beyond_reach() {
-                // It runs as somebody else, and nobody knows for how long.
+                // It runs as another user, and nothing tells for how long.
                 return Watched::IsLeft;
             }
         }
@@ -124,8 +136,8 @@ impl Running<'_> {
         command.is_some_and(|pid| tree::send(pid, 0) == Err(Errno::EPERM))
     }
 
-    /// Passes a signal on to COMMAND, unless it has it already: what a terminal sends goes to the
-    /// whole foreground group.
+    /// Passes a signal on to the build command unless the command has it already: a terminal
+    /// signals the whole foreground group.
     pub(super) fn pass_on(&mut self, arrived: Arrived) {
         let Arrived { signal, from_terminal } = arrived;
         if signal == libc::SIGCHLD {
@@ -133,10 +145,10 @@ impl Running<'_> {
         }
         let command = self.kept.command_itself();
         self.note(signal);
-        // What it leaves behind is ended in any case.
+        // What an ended build command leaves behind is ended in any case.
         let Some(command) = command else { return };
-        // But the leader of a session, as under `ssh -t` or `docker run -t`, is the only one that
-        // hears from the kernel that its terminal is gone (tty_signal_session_leader() in Linux).
+        // When a terminal is gone, the kernel tells only the leader of its session, which buildlock
+        // is under `ssh -t` or `docker run -t` (tty_signal_session_leader() in Linux).
         let to_us_alone = signal == libc::SIGHUP && tree::are_we_session_leader();
         if from_terminal && !to_us_alone && tree::is_in_our_group(command) {
             return;
@@ -144,40 +156,51 @@ impl Running<'_> {
         let name = Exit::Signal(signal);
         match tree::send(command, signal) {
             Ok(()) => {
-                tracing::debug!("passed {name} on to COMMAND");
+                tracing::debug!("passed {name} on to the build command");
                 if signals::is_terminating(signal) {
-                    // As timeout(1) does it: a stopped process takes no other signal.
+                    // As timeout(1) does: a stopped process takes no other signal.
                     _ = tree::send(command, libc::SIGCONT);
                 }
             }
             Err(error) => tracing::warn!(
-                "{name} cannot be passed on to COMMAND (pid {command}): {}",
+                "cannot pass {name} on to the build command (pid {command}): {}",
                 error.desc()
             ),
         }
     }
 
-    /// Takes the statuses of children that nobody else waits for.
+    /// Reaps children that nothing else waits for.
     pub(super) fn reap(&self) {
         if let Some(keeper) = self.kept.pid() {
             reap::strangers(keeper);
         }
     }
 
+    /// Remembers a terminating signal.
     pub(super) fn note(&mut self, signal: i32) {
         if signals::is_terminating(signal) {
             self.interrupted = Some(signal);
         }
     }
 
+    /// Remembers that a lock ran out, if one has.
+    pub(super) fn note_expiry(&mut self) {
+        self.lost |= self.job.expiry.is_some_and(Expiry::is_over);
+    }
+
+    /// Has no signal, limit or lost lock interfered so far?
+    pub(super) fn is_undisturbed(&self) -> bool {
+        self.interrupted.is_none() && !self.timed_out && !self.lost
+    }
+
     fn signal_all(&self, signal: libc::c_int) {
         for pid in self.family().members() {
-            // What has ended meanwhile, or is beyond our reach, is dealt with at the end.
+            // Processes that have ended meanwhile or are beyond our reach are dealt with at the end.
             _ = tree::send(pid, signal);
             // A stopped process takes no other signal.
             _ = tree::send(pid, libc::SIGCONT);
         }
-        // Each order would have it begin anew.
+        // The keeper starts over with each order, so send one only.
         match signal {
             libc::SIGKILL if !proc::is_ours() => self.kept.kill_all(),
             _ if !proc::is_ours() => self.kept.end_all(),
@@ -193,8 +216,9 @@ impl Running<'_> {
         }
     }
 
-    /// Ends what is left of the build command, which may still build, before the locks run out:
-    /// with SIGTERM first, unless it has had that. Returns what cannot be ended.
+    /// Ends what is left of the build command, which may still be building, before the locks run
+    /// out. Begins with the signal `first`: SIGTERM, or SIGKILL if SIGTERM was sent before. Returns
+    /// what cannot be ended.
     pub(super) fn end_what_is_left(&mut self, signals: &Signals, first: libc::c_int) -> Left {
         let mut told: Vec<u32> = Vec::new();
         let mut unreachable: Vec<u32> = Vec::new();
@@ -206,7 +230,7 @@ impl Running<'_> {
             self.kept.end_all();
         }
         loop {
-            // There may be no keeper to see to that.
+            // The keeper would kill them, but it may be gone.
             if self.job.expiry.is_some_and(|expiry| went_off(expiry.kill())) {
                 signal = libc::SIGKILL;
             }
@@ -215,8 +239,8 @@ impl Running<'_> {
             let are_unknown = unseen && self.kept.is_ending();
             if left.is_empty() && !are_unknown {
                 unreachable.retain(|&pid| tree::exists(pid));
-                // What has lost its parent since the keeper was killed may be anywhere, or is ours
-                // and cannot be seen.
+                // Since the keeper was killed, orphans may have gone to another process, or to us
+                // where we cannot see them.
                 let is_gone = self.kept.pid().is_none();
                 let are_unknown = is_gone && (unseen || !self.are_children);
                 return Left { processes: unreachable, are_unknown };
@@ -227,7 +251,9 @@ impl Running<'_> {
             }
             let new = left.iter().filter(|pid| !told.contains(pid)).count();
             if new > 0 {
-                tracing::debug!("sending signal {signal} to what COMMAND left behind: {left:?}");
+                tracing::debug!(
+                    "sending signal {signal} to what the build command left behind: {left:?}"
+                );
             }
             for &pid in left.iter().filter(|pid| signal == libc::SIGKILL || !told.contains(pid)) {
                 match tree::send(pid, signal) {
@@ -242,12 +268,13 @@ impl Running<'_> {
                     self.kept.kill_all();
                 }
             }
-            // The parent is told of an end, not buildlock; and what is ending may have forked meanwhile.
+            // The kernel tells the parent of an end, and buildlock is not the parent. A process that
+            // is ending may also have forked meanwhile.
             let until = [kill, give_up, from_now(Some(LOOK_AGAIN))].into_iter().flatten().min();
             match signals.next(until, &[]) {
                 Some(arrived) if arrived.signal == libc::SIGCHLD => self.pass_on(arrived),
                 Some(arrived) if signals::is_terminating(arrived.signal) => {
-                    // Somebody loses patience.
+                    // The sender has lost patience.
                     self.interrupted = Some(arrived.signal);
                     signal = libc::SIGKILL;
                 }
@@ -260,9 +287,19 @@ impl Running<'_> {
         }
     }
 
-    /// Lets the keeper go, unless something is left that it must wait for.
-    pub(super) fn ended(self, exit: Exit, left: Left) -> Ended {
+    /// Ends the keeper: nothing of the build command exists.
+    pub(super) fn let_keeper_go(self) {
+        self.kept.finish();
+    }
+
+    /// Says how the build command ended, `exit` being none if it could not be ended. The keeper
+    /// stays if something is left that it must wait for.
+    pub(super) fn ended(self, exit: Option<Exit>, left: Left) -> Ended {
         let Running { start, kept, interrupted, timed_out, lost, .. } = self;
+        let exit = exit.unwrap_or(match interrupted {
+            Some(signal) => Exit::Signal(signal),
+            None => Exit::Code(exit::TIMEOUT),
+        });
         if left.is_empty() {
             kept.finish()
         } else {
@@ -271,9 +308,6 @@ impl Running<'_> {
         Ended { exit, elapsed: start.elapsed(), interrupted, timed_out, lost, left }
     }
 }
-
-/// How soon what is left of COMMAND is looked at again while it is being ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 fn from_now(duration: Option<Duration>) -> Option<Instant> {
     duration.and_then(|duration| Instant::now().checked_add(duration))

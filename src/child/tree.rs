@@ -1,4 +1,4 @@
-//! COMMAND's descendants: find them, signal them, take their statuses.
+//! The build command's descendants: finding and signalling them.
 
 use nix::errno::Errno;
 use nix::libc;
@@ -7,11 +7,11 @@ use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 use crate::proc::{self, is_zombie};
 
 fn pid_of(pid: u32) -> Pid {
-    // The kernel's process ids fit: the largest is 2^22 (proc_sys_kernel(5)).
+    // A process id fits: the largest is 2^22 (proc_sys_kernel(5)).
     Pid::from_raw(pid.cast_signed())
 }
 
-/// Sends a signal, by its number, to one of our descendants; 0 only asks whether that may be done.
+/// Sends a signal, by number, to one of our descendants. Signal 0 only checks for permission.
 ///
 /// # Errors
 /// As kill(2): ESRCH, and EPERM for a setuid program.
@@ -20,41 +20,41 @@ pub(super) fn send(pid: u32, signal: libc::c_int) -> Result<(), Errno> {
     Errno::result(unsafe { libc::kill(pid.cast_signed(), signal) }).map(drop)
 }
 
-/// Is there such a process?
+/// Does the process exist?
 pub(super) fn exists(pid: u32) -> bool {
     send(pid, 0) != Err(Errno::ESRCH)
 }
 
-/// Does what a terminal sends to our process group reach this process too?
+/// Is the process in our group, so that signals from a terminal reach it, too?
 pub(super) fn is_in_our_group(pid: u32) -> bool {
     getpgid(Some(pid_of(pid))) == Ok(getpgrp())
 }
 
-/// Did this process begin its session, so that no shell stands between it and the terminal?
+/// Does buildlock lead its session, so that no shell stands between it and the terminal?
 pub(super) fn are_we_session_leader() -> bool {
     getsid(None) == Ok(getpid())
 }
 
-/// This process's children.
+/// Returns buildlock's children.
 pub(super) fn children() -> Vec<u32> {
     children_of(std::process::id())
 }
 
-/// Where the build command's processes are found.
+/// Where to find the build command's processes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Family {
-    /// The keeper, which adopts those that have lost their parent; none once it has ended.
+    /// The keeper, which adopts orphans; none once it has ended.
     pub(super) keeper: Option<u32>,
-    /// The build command itself, while it certainly runs.
+    /// The build command itself, as long as it certainly runs.
     pub(super) command: Option<u32>,
-    /// Whether all other children of ours are the build command's, too: we adopt them once there is
-    /// no keeper. What we were before execve(2) may have had children of its own.
+    /// Whether all our other children belong to the build command, too: buildlock adopts them if the
+    /// keeper is gone. False if the program before execve(2) had children of its own.
     pub(super) are_children: bool,
 }
 
 impl Family {
-    /// All of it that lives, but for the keeper. None of it can be seen without `/proc`, but for
-    /// the build command.
+    /// Returns all live processes of the build command, without the keeper. Where there is no
+    /// `/proc`, only the build command itself can be seen.
     pub(super) fn members(&self) -> Vec<u32> {
         let roots = || {
             let mut roots = self.keeper.map(children_of).unwrap_or_default();
@@ -79,8 +79,9 @@ impl Family {
             found.push(pid);
         }
         if found.is_empty() {
-            // What has forked and ended since we saw it hides its child, which is the keeper's now;
-            // or ours, if that has ended. Nothing is left only if there is nobody new.
+            // A process that forked and ended since we saw it hides its child. The keeper has
+            // adopted that child, or we have if the keeper is gone. Nothing is left only if neither
+            // has a new child.
             found = roots();
             found.retain(|pid| !seen.contains(pid));
         }
@@ -88,7 +89,7 @@ impl Family {
     }
 }
 
-/// The children of all threads of a process (`/proc/PID/task/TID/children`,
+/// Returns the children of all threads of a process (`/proc/PID/task/TID/children`,
 /// proc_pid_tid_children(5)).
 fn children_of(pid: u32) -> Vec<u32> {
     let mut children = Vec::new();

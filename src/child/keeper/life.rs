@@ -1,4 +1,4 @@
-//! The forked process: it makes system calls only.
+//! What the keeper does after the fork. It makes system calls only.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -6,23 +6,25 @@ use std::os::fd::RawFd;
 use nix::libc;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{COMMAND, EMPTY, ENDED, LIMIT, NAME, Report, order};
+use super::children::for_each_child;
+use super::protocol::{COMMAND, EMPTY, ENDED, LIMIT, NAME, Report, order};
 
-/// How soon a keeper looks for ends of which it is not told, in milliseconds.
+/// How soon to look for ended children when no signal tells of them, in milliseconds.
 const LOOK_AGAIN: libc::c_int = 100;
-/// How soon what has come of the command is killed again while it must be dead, in milliseconds.
+/// How soon to send SIGKILL again while the build command must be dead, in milliseconds.
 const KILL_AGAIN: libc::c_int = 10;
-/// The longest that this becomes.
+/// The longest this pause becomes.
 const KILL_AGAIN_MAX: libc::c_int = 1000;
-/// How much longer buildlock may take to kill what it has told to end, in milliseconds.
+/// How long after `--kill-after` buildlock may take to kill what it has told to end, in
+/// milliseconds.
 const BUILDLOCKS_GRACE: i64 = 1000;
 
-/// What the forked process knows.
+/// What the forked process needs to know, prepared before the fork.
 #[derive(Clone, Debug)]
-pub(in crate::child) struct KeepersSide {
+pub(crate) struct KeepersSide {
     pub(super) orders: RawFd,
     pub(super) reports: RawFd,
-    /// Both ends of both.
+    /// Both ends of both pipes.
     pub(super) line: [RawFd; 4],
     pub(super) expiry: RawFd,
     pub(super) limit: RawFd,
@@ -30,30 +32,29 @@ pub(in crate::child) struct KeepersSide {
     pub(super) kill_after: Option<i64>,
     pub(super) has_proc: bool,
     pub(super) words: Option<(usize, usize)>,
-    /// All descriptors that the keeper needs, sorted.
+    /// All descriptors the keeper needs, sorted.
     pub(super) kept: Vec<RawFd>,
 }
 
-/// How far the keeper is with ending everything.
+/// How far the keeper has got with ending everything.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ending {
     No,
-    /// buildlock does it, and has until this moment.
+    /// buildlock does it, and has until this moment, in milliseconds of the monotonic clock.
     Relieved(Option<i64>),
-    /// All have been sent SIGTERM, and get SIGKILL at this moment, in milliseconds of the monotonic
-    /// clock.
+    /// All have been sent SIGTERM, and get SIGKILL at this moment.
     Terminating(Option<i64>),
-    /// They are killed, and once more after this pause.
+    /// They are sent SIGKILL, and again after this pause.
     Killing(libc::c_int),
 }
 
 impl KeepersSide {
-    /// Forks: returns in the child, which becomes the command; the parent becomes the keeper. With
-    /// all signals blocked in both. For use between fork and exec.
+    /// Forks, with all signals blocked in both processes. Returns in the child, which becomes the
+    /// build command. The parent becomes the keeper. For use between fork and exec.
     ///
     /// # Errors
-    /// There can be no more processes.
-    pub(in crate::child) fn split(&self) -> io::Result<()> {
+    /// No further process can be created.
+    pub(crate) fn split(&self) -> io::Result<()> {
         // SAFETY: system calls only, on memory of this stack frame.
         let forked = unsafe {
             let mut all: libc::sigset_t = std::mem::zeroed();
@@ -65,11 +66,11 @@ impl KeepersSide {
         match forked {
             -1 => Err(io::Error::last_os_error()),
             0 => {
-                // The execution would close them, but may take for ever. Meanwhile the end of the orders
-                // must tell the keeper that buildlock is gone, and that of the reports buildlock that
-                // the keeper is.
+                // The execution would close them, but may hang. Meanwhile the end of the orders
+                // must tell the keeper that buildlock is gone, and the end of the reports must tell
+                // buildlock that the keeper is gone.
                 for end in self.line {
-                    // SAFETY: a system call; this process has no use for it.
+                    // SAFETY: a system call; this process does not use the descriptor.
                     unsafe { libc::close(end) };
                 }
                 Ok(())
@@ -78,13 +79,13 @@ impl KeepersSide {
         }
     }
 
-    /// The keeper's life.
+    /// Lives as the keeper.
     fn keep(&self, command: libc::pid_t) -> ! {
         self.close_the_rest();
         self.take_name();
         // SAFETY: system calls only, on memory of this stack frame.
         unsafe {
-            // Somebody may have stopped us when buildlock ends, and then nobody would wake us.
+            // A keeper that is stopped when buildlock ends must continue, to end the build command.
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGCONT);
             libc::setsid();
             self.report([COMMAND, command, 0]);
@@ -116,7 +117,7 @@ impl KeepersSide {
                 life.end_what_is_left();
                 let orders = if life.alone { -1 } else { self.orders };
                 let mut all = [deaths, orders, self.expiry, life.limit].map(polled);
-                // Without a descriptor for deaths (the system is out of them) we look for them.
+                // Without the descriptor (the system is out of them), look for deaths instead.
                 let patience = life.patience(if deaths < 0 { LOOK_AGAIN } else { -1 });
                 libc::poll(all.as_mut_ptr(), 4, patience);
                 let mut told: libc::signalfd_siginfo = std::mem::zeroed();
@@ -134,10 +135,10 @@ impl KeepersSide {
         }
     }
 
-    /// What kills processes by the name of buildlock, or by its command line, must not find us.
+    /// Takes the keeper's name, so that `pkill buildlock` or `pkill -f` does not find it.
     fn take_name(&self) {
         // SAFETY: a system call with a constant string that ends with NUL. The words lie in memory
-        // of our own, a copy since fork(2), which nobody reads any more.
+        // of our own, copied by fork(2), which nothing reads any more.
         unsafe {
             libc::prctl(libc::PR_SET_NAME, NAME.as_ptr());
             if let Some((start, end)) = self.words {
@@ -151,8 +152,8 @@ impl KeepersSide {
         }
     }
 
-    /// Closes all descriptors but those needed: pipes of others would stay open with us, and
-    /// buildlock waits for the end of one to know that the command was executed.
+    /// Closes all descriptors but those needed, since pipes of others would otherwise stay open.
+    /// buildlock, for one, waits for the end of a pipe to know that the build command was executed.
     fn close_the_rest(&self) {
         let mut first = 0;
         for &kept in &self.kept {
@@ -168,18 +169,18 @@ impl KeepersSide {
     }
 }
 
-/// How many processes are remembered as having got SIGTERM. What does not fit gets SIGKILL only.
+/// How many processes are remembered as having been sent SIGTERM. Any others get SIGKILL only.
 const TOLD_MAX: usize = 1024;
 
-/// What the keeper has learnt.
+/// What the keeper has learnt since the fork.
 struct Life<'a> {
     side: &'a KeepersSide,
     command: libc::pid_t,
-    /// The command has ended.
+    /// Whether the build command has ended.
     ended: bool,
-    /// buildlock has ended.
+    /// Whether buildlock has ended.
     alone: bool,
-    /// buildlock wants to know when nothing is left.
+    /// Whether buildlock wants to know when nothing is left.
     ordered: bool,
     limit: RawFd,
     ending: Ending,
@@ -188,9 +189,10 @@ struct Life<'a> {
 }
 
 impl Life<'_> {
-    /// Takes the statuses of ended children. That of the command is reported, but left there for as
-    /// long as buildlock may send it signals, so that its process id stays its own. Returns false
-    /// if there are no children any more.
+    /// Reaps ended children. Returns whether any children exist.
+    ///
+    /// The build command's status is reported, but the build command is not reaped as long as
+    /// buildlock may send it signals, so that no other process gets its process id.
     fn reap(&mut self) -> bool {
         // SAFETY: system calls only, on memory of this stack frame.
         unsafe {
@@ -246,20 +248,20 @@ impl Life<'_> {
         }
     }
 
-    /// The locks run out.
+    /// Kills everything because the locks run out.
     fn runs_out(&mut self) {
         self.send_to_command(libc::SIGKILL);
-        self.for_each_child(|pid| kill(pid, libc::SIGKILL));
+        for_each_child(self.side.has_proc, |pid| kill(pid, libc::SIGKILL));
         // SAFETY: system calls only, on memory of this stack frame.
         unsafe {
-            // It stays readable unless the lock is renewed after all: look again soon. What is
-            // somebody else's cannot be killed, and ends when it will.
+            // The timer stays readable unless the lock is renewed after all, so look again soon.
+            // Processes of another user cannot be killed.
             let again = if self.alone { 10 * KILL_AGAIN } else { KILL_AGAIN };
             libc::poll(std::ptr::null_mut(), 0, again);
         }
     }
 
-    /// The command takes too long, and buildlock has not ended it.
+    /// Ends everything because the build command takes too long and buildlock has not ended it.
     fn takes_too_long(&mut self) {
         self.limit = -1;
         if !self.ended || self.alone {
@@ -276,7 +278,7 @@ impl Life<'_> {
         self.ending = Ending::Terminating(self.kill_at());
     }
 
-    /// What is left gets its SIGTERM, once, or its SIGKILL.
+    /// Sends what is left SIGTERM, once each, or SIGKILL.
     fn end_what_is_left(&mut self) {
         if let Ending::Terminating(Some(kill_at)) | Ending::Relieved(Some(kill_at)) = self.ending
             && now() >= kill_at
@@ -287,7 +289,7 @@ impl Life<'_> {
             Ending::No | Ending::Relieved(_) => {}
             Ending::Terminating(_) => {
                 let (mut told, mut count) = (self.told, self.told_count);
-                self.for_each_child(|pid| {
+                for_each_child(self.side.has_proc, |pid| {
                     if count < TOLD_MAX && !told[..count].contains(&pid) {
                         told[count] = pid;
                         count += 1;
@@ -299,13 +301,13 @@ impl Life<'_> {
                 (self.told, self.told_count) = (told, count);
             }
             Ending::Killing(pause) => {
-                self.for_each_child(|pid| kill(pid, libc::SIGKILL));
+                for_each_child(self.side.has_proc, |pid| kill(pid, libc::SIGKILL));
                 self.ending = Ending::Killing((2 * pause).min(KILL_AGAIN_MAX));
             }
         }
     }
 
-    /// How long to wait for news, in milliseconds; -1 for as long as it takes.
+    /// Returns how long to wait for news, in milliseconds; -1 means without a limit.
     fn patience(&self, otherwise: libc::c_int) -> libc::c_int {
         let ending = match self.ending {
             Ending::Terminating(Some(kill_at)) | Ending::Relieved(Some(kill_at)) => {
@@ -324,72 +326,6 @@ impl Life<'_> {
             kill(self.command, libc::SIGCONT);
         }
     }
-
-    /// Calls `act` with each child. Theirs become the keeper's, and are for the next time.
-    ///
-    /// `/proc/thread-self/children` (proc_pid_tid_children(5)) has their numbers with a space
-    /// behind each. Without it, waitid(2) tells of a number whether it is a child's.
-    fn for_each_child(&self, mut act: impl FnMut(libc::pid_t)) {
-        /// What does not fit is for the next time.
-        const AT_ONCE: usize = 4096;
-        /// The largest number of a process, unless more are allowed (proc_sys_kernel(5)).
-        const PID_MAX: libc::pid_t = 1 << 15;
-        /// The largest that can be allowed.
-        const PID_MAX_LIMIT: libc::pid_t = 1 << 22;
-        let mut text = [0_u8; AT_ONCE];
-        let mut read = -1;
-        if self.side.has_proc {
-            // SAFETY: system calls only, on memory of this stack frame and a constant string that
-            // ends with NUL.
-            unsafe {
-                let path = c"/proc/thread-self/children".as_ptr();
-                let children = libc::open(path, libc::O_RDONLY | libc::O_CLOEXEC);
-                read = libc::read(children, text.as_mut_ptr().cast(), text.len());
-                libc::close(children);
-            }
-        }
-        let Ok(length) = usize::try_from(read) else {
-            // Numbers are given out in turn, so the children's lie between our own and the next.
-            // SAFETY: system calls only; the new process does nothing but end.
-            let (own, next) = unsafe {
-                // As fork(2), but without a signal at its end, which would wake us to do it again.
-                let next = libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) as libc::pid_t;
-                match next {
-                    0 => libc::_exit(0),
-                    -1 => (0, PID_MAX_LIMIT),
-                    _ => {
-                        libc::waitpid(next, std::ptr::null_mut(), libc::__WALL);
-                        (libc::getpid(), next)
-                    }
-                }
-            };
-            // Unless they have begun again from the lowest.
-            let highest = if own <= PID_MAX { PID_MAX } else { PID_MAX_LIMIT };
-            let (up_to, lowest) = if own < next { (next, next) } else { (highest, 1) };
-            return (own..=up_to).chain(lowest..=next).filter(|&pid| is_child(pid)).for_each(act);
-        };
-        let mut pid: libc::pid_t = 0;
-        for &c in &text[..length] {
-            match c {
-                b'0'..=b'9' => pid = pid.wrapping_mul(10).wrapping_add(libc::pid_t::from(c - b'0')),
-                _ => {
-                    if pid > 0 {
-                        act(pid);
-                    }
-                    pid = 0;
-                }
-            }
-        }
-    }
-}
-
-fn is_child(pid: libc::pid_t) -> bool {
-    // SAFETY: a system call on memory of this stack frame.
-    unsafe {
-        let mut about: libc::siginfo_t = std::mem::zeroed();
-        let look = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-        libc::waitid(libc::P_PID, pid.cast_unsigned(), &raw mut about, look) == 0
-    }
 }
 
 fn kill(pid: libc::pid_t, signal: libc::c_int) {
@@ -397,7 +333,7 @@ fn kill(pid: libc::pid_t, signal: libc::c_int) {
     unsafe { libc::kill(pid, signal) };
 }
 
-/// The monotonic clock, in milliseconds.
+/// Returns the monotonic clock's time, in milliseconds.
 fn now() -> i64 {
     let time = clock_gettime(ClockId::Monotonic);
     time.tv_sec * 1000 + time.tv_nsec / 1_000_000
@@ -409,7 +345,7 @@ fn polled(fd: RawFd) -> libc::pollfd {
 
 /// Closes the descriptors from `first` to `last`, both included.
 fn close_from_to(first: RawFd, last: RawFd) {
-    /// What is closed one by one where the kernel cannot close many at once (before Linux 5.9).
+    /// The last descriptor to close where the kernel cannot close a range (before Linux 5.9).
     const ONE_BY_ONE_MAX: RawFd = 4096;
     if first > last {
         return;

@@ -84,7 +84,7 @@ pub(crate) fn run_expression(
     let (mut stdout, mut stderr) =
         (nameless_file().map_err(failed)?, nameless_file().map_err(failed)?);
     // If we are ended before the time limit, a client of an engine that hangs would stay for ever.
-    let expression = crate::child::ended_with_us(expression)
+    let expression = crate::spawn::ended_with_us(expression)
         .stdin_null()
         .stdout_file(stdout.try_clone().map_err(failed)?)
         .stderr_file(stderr.try_clone().map_err(failed)?)

@@ -27,7 +27,7 @@ impl Meaning for FromCommand {
     fn look(&self, _: &dyn Backend, _: &Wanted, tag: &Tag) -> Result<Answer, Unanswered> {
         let shell = duct::cmd("sh", ["-c", &self.command]).env("BUILDLOCK_TAG", tag.as_str());
         // If it hangs, the culprit may be something it has started.
-        let (shell, _alive) = crate::child::killed_with_all_it_starts(shell)
+        let (shell, _alive) = crate::spawn::killed_with_all_it_starts(shell)
             .map_err(|error| Unanswered::permanent(format!("cannot run {NAME}: {error}")))?;
         let said = run_expression(&NAME, shell, ANSWER_WITHIN)?;
         match said.status {

@@ -1,8 +1,8 @@
-//! Hosts' addresses, also for a program that has the C library in it.
+//! Looking up the addresses of hosts, even in a statically linked buildlock.
 //!
-//! getaddrinfo(3) loads modules by nsswitch.conf(5), and a static program can do that only beside
-//! the very version of the C library that it was linked with. getent(1) belongs to the one that is
-//! there. A connection lasts for many questions, so a process for each costs nothing to speak of.
+//! getaddrinfo(3) loads modules named in nsswitch.conf(5). A static program can do that only where
+//! the very version of the C library is installed that it was linked with. getent(1) belongs to the
+//! installed one. A connection serves many questions, so one process for each hardly counts.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -14,16 +14,17 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 
-use crate::child::{self, reap};
+use crate::child::reap;
+use crate::spawn;
 
-/// So many addresses are taken of a host: the room that there is for them.
+/// The most addresses of one host that are used: ureq has no room for more.
 const MOST: usize = 16;
 
-/// Asks `getent ahosts`; where that is not there, the C library.
+/// Asks `getent ahosts`, or the C library if there is no getent.
 #[derive(Debug, Default)]
 pub(super) struct Getent {
     otherwise: DefaultResolver,
-    /// What it said last, for when it says nothing: who ends COMMAND may end it, too.
+    /// The last answers, for when getent fails: whatever ends the build command may end it, too.
     known: Mutex<HashMap<String, Vec<IpAddr>>>,
 }
 
@@ -41,7 +42,7 @@ impl Resolver for Getent {
         }
         let (sender, receiver) = mpsc::sync_channel(1);
         let name = host.to_owned();
-        // It ends when getent does, which may take longer than anybody waits for it.
+        // The thread ends when getent does, which may be after the time limit.
         std::thread::Builder::new().name("names".into()).spawn(move || {
             _ = sender.send(ask(&name));
         })?;
@@ -75,14 +76,14 @@ impl Getent {
     }
 }
 
-/// The addresses that it prints: none for a name that is unknown.
+/// Returns the addresses that getent prints: none if the name is unknown.
 fn ask(host: &str) -> std::io::Result<Vec<IpAddr>> {
     let getent = duct::cmd("getent", ["ahosts", host]);
     let getent = getent.stdin_null().stderr_null().stdout_capture().unchecked();
     let _child_is_ours = reap::pause();
-    let said = child::ended_with_us(getent).run()?;
+    let said = spawn::ended_with_us(getent).run()?;
     let said = String::from_utf8_lossy(&said.stdout);
-    // A line for each kind of socket.
+    // getent prints a line for each type of socket.
     let lines = said.lines().filter(|line| line.contains(" STREAM"));
     Ok(lines.filter_map(|line| line.split(' ').next()?.parse().ok()).collect())
 }
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_has_the_addresses_that_the_system_knows() {
+    fn a_host_has_the_addresses_the_system_knows() {
         let found = resolve("http://localhost:2379").unwrap();
         assert!(!found.is_empty(), "localhost is unknown");
         assert!(found.iter().all(|it| it.ip().is_loopback() && it.port() == 2379), "{found:?}");
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_known_is_used_when_nobody_says_anything() {
+    fn last_answer_is_used_when_the_look_up_fails() {
         let getent = Getent::default();
         getent.known.lock().unwrap().insert("gone.invalid".into(), vec![[127, 0, 0, 9].into()]);
         let found = resolve_with(&getent, "http://gone.invalid:3").unwrap();
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_needs_nobody_to_be_asked() {
+    fn an_address_needs_no_look_up() {
         assert_eq!(resolve("http://127.0.0.7:1").unwrap(), ["127.0.0.7:1".parse().unwrap()]);
         assert_eq!(resolve("http://[::1]:2").unwrap(), ["[::1]:2".parse().unwrap()]);
     }
