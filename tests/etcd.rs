@@ -687,7 +687,7 @@ fn prune_has_nothing_to_do_and_there_are_no_paths() {
     let pruned = site.buildlock(&["prune"]).run();
     pruned.assert_code(0).assert_stdout("0 lock files removed\n");
     let path = site.buildlock(&["path", "env:abc"]).run();
-    path.assert_code(125).assert_stdout("").assert_stderr("is no file");
+    path.assert_code(125).assert_stdout("").assert_stderr("is not a file");
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! Where an etcd cluster is: `etcd://HOST:PORT[,HOST:PORT...]/PREFIX?ttl=15s`, and what else is
-//! needed to be let in, which comes from the environment and from files and never stands in an
-//! address that everybody on the machine can read.
+//! Where an etcd cluster is, `etcd://HOST:PORT[,HOST:PORT...]/PREFIX?ttl=15s`, and the credentials
+//! for it. These come from the environment and from files, never from the address, which everyone
+//! on the machine can read.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,29 +10,30 @@ use ureq::Agent;
 use ureq::tls::{Certificate, ClientCert, PemItem, PrivateKey, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::transport::{Connector, RustlsConnector, TcpConnector};
 
-use super::client::{Client, Login};
+use super::client::Client;
+use super::members::Login;
 use super::names::Getent;
 use super::punctual::Punctual;
 
-/// The lease, unless somebody says otherwise.
+/// The default time to live of a lease.
 const TTL: Duration = Duration::from_secs(15);
-/// Shorter ones leave no time to end a build, longer ones keep a dead one's lock for too long.
+/// Shorter leases leave no time to end a build. Longer ones keep a dead holder's lock for too long.
 const TTL_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(5)..=Duration::from_secs(600);
-/// Where etcd's members listen unless somebody says otherwise.
+/// The default port of etcd's members.
 const PORT: u16 = 2379;
-/// Longest name under which locks are kept, in bytes.
+/// Longest prefix of keys, in bytes.
 const PREFIX_MAX: usize = 512;
 
-/// A cluster, and how to be let in.
+/// A cluster, and the credentials for it.
 #[derive(Debug)]
 pub struct Address {
-    /// `etcd://…` as typed, but for what is the default.
+    /// `etcd://…` as typed, without the query.
     shown: String,
     members: Vec<String>,
     /// In front of all keys; without a slash at its end.
     pub(super) prefix: String,
-    /// How long a lease lasts that nobody renews.
+    /// How long a lease lasts unless it is renewed.
     pub(super) ttl: Duration,
     user: Option<String>,
     password: Option<String>,
@@ -47,7 +48,7 @@ impl std::fmt::Display for Address {
 }
 
 impl Address {
-    /// Is it one of a cluster, and not a folder's?
+    /// Is this the address of a cluster, rather than a folder?
     pub fn is_one(url: &str) -> bool {
         url.starts_with("etcd://") || url.starts_with("etcds://")
     }
@@ -55,19 +56,21 @@ impl Address {
     /// Reads an address, and the files that the environment names (BUILDLOCK_ETCD_*).
     ///
     /// # Errors
-    /// It is no address; a file cannot be read, or is not what it should be.
+    /// The address is not valid, or a file cannot be read or has the wrong content.
     pub fn parse(url: &str) -> Result<Self> {
         let address = Self::parse_with(url, |name| {
             std::env::var(name).ok().filter(|value| !value.is_empty())
         })
         .with_context(|| format!("--store: {}", crate::visible::escaped(&without_user(url))))?;
         if address.shows_the_password() {
-            tracing::warn!("{address}: the password goes over the network as it is; use etcds://");
+            tracing::warn!(
+                "{address}: the password goes over the network unencrypted; use etcds://"
+            );
         }
         Ok(address)
     }
 
-    /// Can who listens between here and a member read the password?
+    /// Can an eavesdropper on the way to a member read the password?
     fn shows_the_password(&self) -> bool {
         let is_far = |member: &String| {
             let host = member.strip_prefix("http://").unwrap_or_default();
@@ -82,10 +85,10 @@ impl Address {
         let is_secure = scheme == "etcds";
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (hosts, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        // A password may have a slash in it, so it is looked for everywhere.
+        // A password may contain a slash, so look beyond the hosts.
         if url.contains('@') {
             bail!(
-                "a user stands in it, and everybody who sees this process sees that; \
+                "the address names a user, and everyone on this machine can read it; \
                  set BUILDLOCK_ETCD_USER and BUILDLOCK_ETCD_PASSWORD, or BUILDLOCK_ETCD_PASSWORD_FILE"
             );
         }
@@ -93,7 +96,7 @@ impl Address {
             hosts.split(',').map(|host| member(host, is_secure)).collect::<Result<_>>()?;
         let prefix = prefix.trim_matches('/');
         if prefix.len() > PREFIX_MAX || prefix.chars().any(|c| c.is_control() || c == '#') {
-            bail!("the prefix has at most {PREFIX_MAX} bytes, no '#' and no control characters");
+            bail!("a prefix has at most {PREFIX_MAX} bytes, no '#' and no control characters");
         }
         let mut ttl = TTL;
         for part in query.split('&').filter(|part| !part.is_empty()) {
@@ -105,7 +108,7 @@ impl Address {
                         .filter(|ttl| TTL_RANGE.contains(ttl))
                         .with_context(|| format!("ttl={value}: a lease lasts from 5s to 10m"))?;
                 }
-                _ => bail!("'{part}' is unknown; only ttl can stand behind '?'"),
+                _ => bail!("'{part}' is unknown; only ttl= may follow the '?'"),
             }
         }
         let file = |name: &str| variable(name).map(PathBuf::from);
@@ -114,7 +117,7 @@ impl Address {
                 (Some(password), _) => Some(password),
                 (None, Some(file)) => {
                     let text = String::from_utf8(read(&file)?)
-                        .with_context(|| format!("{} is no text", file.display()))?;
+                        .with_context(|| format!("{} is not text", file.display()))?;
                     Some(text.trim_end_matches(['\r', '\n']).to_owned())
                 }
                 (None, None) => None,
@@ -122,10 +125,10 @@ impl Address {
         let user = variable("BUILDLOCK_ETCD_USER");
         match (&user, &password) {
             (Some(_), None) => bail!(
-                "BUILDLOCK_ETCD_USER is set, and neither BUILDLOCK_ETCD_PASSWORD nor BUILDLOCK_ETCD_PASSWORD_FILE"
+                "BUILDLOCK_ETCD_USER is set without BUILDLOCK_ETCD_PASSWORD or BUILDLOCK_ETCD_PASSWORD_FILE"
             ),
             (None, Some(_)) => {
-                bail!("there is a password for etcd, and BUILDLOCK_ETCD_USER is not set")
+                bail!("a password for etcd is set without BUILDLOCK_ETCD_USER")
             }
             _ => {}
         }
@@ -135,12 +138,10 @@ impl Address {
                 Some(ClientCert::new_with_certs(&certificates(&cert)?, private_key(&key)?))
             }
             (None, None) => None,
-            _ => bail!("BUILDLOCK_ETCD_CERT and BUILDLOCK_ETCD_KEY go together"),
+            _ => bail!("BUILDLOCK_ETCD_CERT and BUILDLOCK_ETCD_KEY must be set together"),
         };
         if !is_secure && (roots.is_some() || certificate.is_some()) {
-            bail!(
-                "certificates are set for etcd, and the address is not etcds://, so they would not be used"
-            );
+            bail!("certificates for etcd are set, but only an etcds:// address uses them");
         }
         let members_shown = hosts.to_owned();
         let slash = if prefix.is_empty() { "" } else { "/" };
@@ -164,12 +165,12 @@ impl Address {
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
-            // A lock is asked for where it is, and by nobody else.
+            // A lock is requested from its cluster directly.
             .proxy(None)
             .user_agent(concat!("buildlock/", env!("CARGO_PKG_VERSION")));
         let login = self.user.clone().zip(self.password.clone());
         let login = login.map(|(user, password)| Login { user, password });
-        // One that is cut off must not use up the time in which another could be asked.
+        // A silent member must leave time to ask another.
         let within = (self.ttl / 8).clamp(Duration::from_secs(1), Duration::from_secs(5));
         let connector = ().chain(TcpConnector::default()).chain(Punctual);
         let connector = connector.chain(RustlsConnector::default());
@@ -178,7 +179,7 @@ impl Address {
     }
 }
 
-/// `http://HOST:PORT` of `HOST[:PORT]`.
+/// Returns `http://HOST:PORT` for `HOST[:PORT]`.
 fn member(host: &str, is_secure: bool) -> Result<String> {
     let scheme = if is_secure { "https" } else { "http" };
     let (name, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -194,11 +195,11 @@ fn member(host: &str, is_secure: bool) -> Result<String> {
         Ok(port) if !name.is_empty() && name.chars().all(is_name) => {
             Ok(format!("{scheme}://{name}:{port}"))
         }
-        _ => bail!("'{host}' is no HOST or HOST:PORT"),
+        _ => bail!("'{host}' is not HOST or HOST:PORT"),
     }
 }
 
-/// A message is for everybody to read.
+/// Removes credentials from an address, since messages are for everyone to read.
 fn without_user(url: &str) -> String {
     match url.split_once("://") {
         Some((scheme, rest)) => {
@@ -209,11 +210,11 @@ fn without_user(url: &str) -> String {
 }
 
 fn read(file: &Path) -> Result<Vec<u8>> {
-    // Before it is opened: a FIFO would wait for its other end.
+    // Check before opening: a FIFO would block until its other end is opened.
     let about =
         std::fs::metadata(file).with_context(|| format!("cannot read {}", file.display()))?;
     if !about.is_file() {
-        bail!("{} is no file", file.display());
+        bail!("{} is not a regular file", file.display());
     }
     std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
 }
@@ -227,7 +228,7 @@ fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>> {
         })
         .collect();
     if found.is_empty() {
-        bail!("{} has no certificate in PEM", file.display());
+        bail!("{} contains no certificate in PEM format", file.display());
     }
     Ok(found)
 }
@@ -235,7 +236,7 @@ fn certificates(file: &Path) -> Result<Vec<Certificate<'static>>> {
 fn private_key(file: &Path) -> Result<PrivateKey<'static>> {
     PrivateKey::from_pem(&read(file)?)
         .ok()
-        .with_context(|| format!("{} has no private key in PEM", file.display()))
+        .with_context(|| format!("{} contains no private key in PEM format", file.display()))
 }
 
 #[cfg(test)]
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn invalid_addresses_are_refused() {
         for url in [
             "etcd://",
             "etcd:///p",
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn password_that_others_can_read_is_warned_of() {
+    fn password_that_others_can_read_causes_a_warning() {
         let login = |name: &str| {
             ["BUILDLOCK_ETCD_USER", "BUILDLOCK_ETCD_PASSWORD"].contains(&name).then(|| "x".into())
         };
@@ -296,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_environment_says_must_fit_together() {
+    fn variables_must_fit_together() {
         for variables in [
             &[("BUILDLOCK_ETCD_USER", "me")][..],
             &[("BUILDLOCK_ETCD_PASSWORD", "x")],

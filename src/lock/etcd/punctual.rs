@@ -1,8 +1,7 @@
-//! Time limits of connections, to the millisecond.
+//! Time limits of connections, precise to the millisecond.
 //!
 //! The kernel rounds the limit on a socket up by as much as an eighth (its timer wheel): two
-//! seconds become two and a quarter. So a longer limit is set in parts, each shorter than what is
-//! left.
+//! seconds become two and a quarter. So a limit is set in parts, each shorter than the time left.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,7 @@ use ureq::Error;
 use ureq::unversioned::transport::time::Duration as Limit;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
-/// Makes each connection punctual, below TLS.
+/// Makes each connection keep its time limits, below TLS.
 #[derive(Debug)]
 pub(super) struct Punctual;
 
@@ -30,7 +29,7 @@ impl<In: Transport> Connector<In> for Punctual {
 #[derive(Debug)]
 pub(super) struct OnTime<T>(T);
 
-/// So much of `left` that it has not passed when the kernel says that it has.
+/// Returns a part of `left` short enough that the kernel's rounding does not exceed `left`.
 fn part_of(left: Duration) -> Duration {
     (left * 7 / 8).max(Duration::from_millis(1))
 }
@@ -40,7 +39,7 @@ impl<T: Transport> Transport for OnTime<T> {
         self.0.buffers()
     }
 
-    /// Our questions are shorter than the buffer of a socket, so this does not wait for anybody.
+    /// Sends at once: questions are shorter than a socket's buffer.
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         let timeout = match timeout.after {
             Limit::Exact(left) => NextTimeout { after: part_of(left).into(), ..timeout },

@@ -1,45 +1,50 @@
-//! Whether the cluster answers, and how long a question to it may take.
+//! Whether the cluster answers, and how long a question may take.
 //!
-//! A wait for locks ends at its limit, whatever the cluster does. So each question has a bound that
-//! follows from the wait that is under way, and a cluster that has just left a question without an
-//! answer is not asked another one that only serves people or tidiness.
+//! A wait for locks ends at its limit, whatever the cluster does. So the current wait bounds each
+//! question. A cluster that has just left a question unanswered is not asked another one that only
+//! serves messages or tidiness.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::duration::Deadline;
 
-/// How long a question may take in all, whichever member answers: an election takes a second or
+/// How long a question may take in total, whichever member answers. An election takes a second or
 /// two.
 pub(super) const WITHIN: Duration = Duration::from_secs(10);
-/// The same for what is only for people or for tidiness; and for all questions of a caller that
-/// does not wait (`--timeout 0s`).
+/// How long a question may take that only serves messages or tidiness; and how long all questions
+/// of a caller that does not wait (`--timeout 0s`) may take in total.
 pub(super) const SHORTLY: Duration = Duration::from_secs(2);
-/// A question that has gone unanswered for less may still get its answer.
+/// How long a watch may be silent before it is made anew: a member that is cut off from the others
+/// is silent, too.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// The average pause before a question is asked again that was refused or not answered.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
+/// A question counts as unanswered after this time.
 const TIME_TO_ANSWER: Duration = Duration::from_millis(500);
-/// How long after its limit a wait may still ask who it has waited for. The process ends within 100
-/// ms of the limit, and has to give back its lease before.
+/// How long after its limit a wait may still ask for the holder's name. The process must end within
+/// 100 ms of the limit, and give back its lease before that.
 const GRACE: Duration = Duration::from_millis(25);
-/// The least that a question is given: enough for a member that is near.
+/// The least time for a question: enough for a member nearby.
 const LEAST: Duration = Duration::from_millis(20);
 
-/// What is known of the cluster's answers, for all threads of this process.
+/// What all threads of this process know of the cluster's answers.
 #[derive(Debug, Default)]
 pub(super) struct Reach(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// The limit of the wait that is under way, if there is one.
+    /// The limit of the current wait, if there is one.
     wait: Option<Deadline>,
-    /// Whether the cluster's last word was that somebody else holds the lock.
+    /// Whether the cluster last said that another process holds the lock.
     is_busy: bool,
-    /// How many questions are being asked.
+    /// How many questions are waiting for an answer.
     asking: usize,
-    /// Since when questions have been asked without any answer.
+    /// Since when questions have been waiting without any answer.
     silent_since: Option<Instant>,
-    /// When a question was given up, if none has been answered since.
+    /// When a question was last given up, if none has been answered since.
     given_up: Option<Instant>,
-    /// Why members gave no answer, since the last one.
+    /// Why a member last gave no answer, if none has answered since.
     why: Option<String>,
 }
 
@@ -48,34 +53,34 @@ impl Reach {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A wait for locks is under way.
+    /// Notes that a wait for locks begins.
     pub(super) fn waits(&self, deadline: Deadline) {
         self.state().wait = Some(deadline);
     }
 
-    /// The wait is over: something runs under the locks.
+    /// Notes that the wait is over: something runs under the locks.
     pub(super) fn has_waited(&self) {
         self.state().wait = None;
     }
 
-    /// The cluster has said whether somebody else holds the lock.
+    /// Notes whether the cluster says that another process holds the lock.
     pub(super) fn is_busy(&self, is_busy: bool) {
         self.state().is_busy = is_busy;
     }
 
-    /// A question is asked.
+    /// Notes that a question is asked.
     pub(super) fn asks(&self) {
         let mut state = self.state();
         state.asking += 1;
         state.silent_since.get_or_insert_with(Instant::now);
     }
 
-    /// One member did not answer a question, which goes on to the next.
+    /// Notes that a member did not answer. The question goes to the next one.
     pub(super) fn missed(&self, why: &str) {
         self.state().why = Some(why.to_owned());
     }
 
-    /// A question was answered.
+    /// Notes that a question was answered.
     pub(super) fn answered(&self) {
         let mut state = self.state();
         state.asking = state.asking.saturating_sub(1);
@@ -83,20 +88,20 @@ impl Reach {
         (state.given_up, state.why) = (None, None);
     }
 
-    /// A question was given up without an answer.
+    /// Notes that a question was given up without an answer.
     pub(super) fn gave_up(&self) {
         let mut state = self.state();
         state.asking = state.asking.saturating_sub(1);
         state.given_up = Some(Instant::now());
     }
 
-    /// Says why a question gets no answer that there is no time to ask.
+    /// Returns why there is no answer to a question that there was no time to ask.
     pub(super) fn why(&self) -> String {
         self.state().why.clone().unwrap_or_else(|| "there was no time to ask".to_owned())
     }
 
-    /// Says why it is unknown whether the lock is held, if it is: no question has been answered for
-    /// a while, or none since the lock was wanted.
+    /// Returns why it is unknown whether the lock is held, if it is unknown: no question has been
+    /// answered for a while, or none since the wait began.
     pub(super) fn silence(&self) -> Option<String> {
         let state = self.state();
         let silent = state.silent_since?.elapsed();
@@ -105,12 +110,12 @@ impl Reach {
         is_silent.then(|| state.why.clone().unwrap_or_else(no_answer))
     }
 
-    /// Does the caller not wait at all?
+    /// Does the caller not wait at all (`--timeout 0s`)?
     pub(super) fn is_at_once(&self) -> bool {
         self.state().wait.is_some_and(|deadline| deadline.is_at_once())
     }
 
-    /// Returns how long a question may take that only serves people or tidiness: `longest` at most.
+    /// Returns how long a question may take that only serves messages or tidiness, `longest` at most.
     pub(super) fn limited(&self, longest: Duration) -> Duration {
         let state = self.state();
         let was_given_up = state.given_up.is_some_and(|at| at.elapsed() < SHORTLY);
@@ -125,14 +130,14 @@ impl Reach {
         }
     }
 
-    /// Returns the same for a look at a lock that is held. No wait depends on it.
+    /// Returns how long a look at a held lock may take. No wait depends on it.
     pub(super) fn unless_silent(&self) -> Duration {
         let given_up = self.state().given_up;
         if given_up.is_some_and(|at| at.elapsed() < SHORTLY) { Duration::ZERO } else { SHORTLY }
     }
 
-    /// Returns how long giving back the lease may take. A caller that ends while it waits ends at
-    /// once.
+    /// Returns how long giving back the lease may take. A caller that is ended while it waits must
+    /// end at once.
     pub(super) fn to_leave(&self, is_lost: bool) -> Duration {
         let left = self.limited(SHORTLY);
         let is_waiting = self.state().wait.is_some();
@@ -145,12 +150,17 @@ impl Reach {
 }
 
 /// Returns how long a question may take that a wait until `deadline` depends on. A caller that does
-/// not wait for a lock still waits for the cluster's word, but not for long.
+/// not wait for a lock still waits for the cluster's answer, but not for long.
 pub(super) fn within(deadline: Deadline) -> Duration {
     if deadline.is_at_once() {
         return SHORTLY.saturating_sub(deadline.so_far()).max(GRACE);
     }
     deadline.left().map_or(WITHIN, |left| left.clamp(LEAST, WITHIN))
+}
+
+/// Returns a random pause before a question is asked again.
+pub(super) fn pause() -> Duration {
+    ASK_AGAIN.mul_f64(0.5 + fastrand::f64())
 }
 
 #[cfg(test)]
@@ -175,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn cluster_that_gave_no_answer_is_asked_nothing_for_people() {
+    fn silent_cluster_is_asked_nothing_that_only_serves_messages() {
         let reach = Reach::default();
         reach.waits(limit("1h"));
         reach.asks();
@@ -193,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn moment_without_an_answer_is_no_silence_where_somebody_was_seen_to_hold_the_lock() {
+    fn short_pause_is_not_silence_if_the_lock_was_seen_to_be_held() {
         let reach = Reach::default();
         reach.asks();
         assert!(reach.silence().is_some());
