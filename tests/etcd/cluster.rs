@@ -1,7 +1,7 @@
-//! A cluster of real members of etcd on this machine, which a test may kill, pause and cut off.
+//! Clusters of real etcd members on this machine, which tests can kill, pause and cut off.
 //!
-//! Members are processes of the test and end with the [`Cluster`]; their data is in a temporary
-//! folder. Needs `etcd` and `etcdctl`, 3.4 or later.
+//! Members are child processes of the test and end with the [`Cluster`]. Their data is in a
+//! temporary folder. Needs `etcd` and `etcdctl`, 3.4 or later.
 #![allow(dead_code, unreachable_pub)]
 
 use std::fs::{self, File};
@@ -18,16 +18,16 @@ use tempfile::TempDir;
 use crate::common::{BOUND, send_signal, skip};
 use crate::outside::has;
 
-/// What kind of cluster.
+/// How to set up a cluster.
 #[derive(Clone, Copy)]
 pub struct Plan<'a> {
-    /// How many members.
+    /// The number of members.
     pub members: usize,
-    /// Whether clients have to show a certificate, and get to see one.
+    /// Whether clients and members authenticate each other with certificates.
     pub secure: bool,
-    /// More of etcd's own flags.
+    /// More flags for etcd.
     pub flags: &'a [&'a str],
-    /// One network for each member, if they are not all on this machine's loopback.
+    /// Gives each member a network of its own. Otherwise, all use the loopback.
     pub network: Option<&'a Network>,
 }
 
@@ -41,12 +41,12 @@ impl Default for Plan<'_> {
 pub struct Cluster {
     members: Vec<Member>,
     secure: bool,
-    /// Who `etcdctl` is, once there are users.
+    /// The user and password for `etcdctl`, once there are users.
     login: Mutex<Option<String>>,
     prefixes: AtomicUsize,
-    /// The network namespace from which all members are reached, if that is not ours.
+    /// The network namespace that reaches all members, if that is not ours.
     namespace: Option<String>,
-    // Dropped last: members write there until they have ended.
+    // Dropped last, since members write there until they have ended.
     dir: TempDir,
 }
 
@@ -59,13 +59,14 @@ struct Member {
 }
 
 impl Cluster {
-    /// Starts one, and waits until it answers. None where etcd is not installed, which it says.
+    /// Starts a cluster, and waits until it answers. If etcd is not installed, says so and returns
+    /// none.
     #[track_caller]
     pub fn start(plan: Plan<'_>) -> Option<Self> {
         if ["etcd", "etcdctl", "openssl"].into_iter().any(|program| !has(program)) {
             return None;
         }
-        // Somebody else may take a port between our look and etcd's start.
+        // Another process may take a port before etcd starts.
         (0..3).find_map(|_| Self::try_start(plan)).or_else(|| panic!("etcd does not start"))
     }
 
@@ -107,7 +108,7 @@ impl Cluster {
                 ("initial-advertise-peer-urls", peers),
                 ("initial-cluster", all.join(",")),
                 ("initial-cluster-token", dir.path().display().to_string()),
-                // A password is hashed quickly.
+                // Hash passwords quickly.
                 ("bcrypt-cost", "4".to_owned()),
             ];
             words.push("etcd".to_owned());
@@ -145,28 +146,29 @@ impl Cluster {
         Some(cluster)
     }
 
-    /// `etcd://…` with all members, a prefix that no other test has, and this time to live.
+    /// Returns an address with all members and this time to live, and its prefix, which no other
+    /// test uses.
     pub fn store(&self, ttl: &str) -> (String, String) {
         let n = self.prefixes.fetch_add(1, Ordering::Relaxed);
         let prefix = format!("test/{n}");
         (self.store_at(&(0..self.members.len()).collect::<Vec<_>>(), &prefix, ttl), prefix)
     }
 
-    /// The same with these members, in this order, and a prefix.
+    /// Returns an address with these members, in this order, and this prefix.
     pub fn store_at(&self, members: &[usize], prefix: &str, ttl: &str) -> String {
         let scheme = if self.secure { "etcds" } else { "etcd" };
         let members: Vec<_> = members.iter().map(|&n| self.members[n].client.as_str()).collect();
         format!("{scheme}://{}/{prefix}?ttl={ttl}", members.join(","))
     }
 
-    /// A file of the certificates: `ca.pem`, `client.pem`, `client.key`, `other-ca.pem`.
+    /// Returns the path of `ca.pem`, `client.pem`, `client.key` or `other-ca.pem`.
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     // Members.
 
-    /// Which member leads.
+    /// Returns the leader.
     pub fn leader(&self) -> usize {
         let mut leader = None;
         self.wait_for("a leader", || {
@@ -179,7 +181,7 @@ impl Cluster {
         leader.unwrap()
     }
 
-    /// Waits until another one leads.
+    /// Waits until another member leads.
     pub fn wait_for_other_leader(&self, old: usize) {
         self.wait_for("another leader", || {
             (0..self.members.len()).filter(|&n| n != old).any(|n| {
@@ -200,27 +202,27 @@ impl Cluster {
         Some(status[0]["Status"].clone())
     }
 
-    /// Kills a member; its data stays.
+    /// Kills a member, but keeps its data.
     pub fn kill(&self, n: usize) {
         self.members[n].kill();
     }
 
-    /// Starts a member again that was killed.
+    /// Restarts a member that was killed.
     pub fn restart(&self, n: usize) {
         self.members[n].start();
     }
 
-    /// A member does nothing any more, and keeps its connections.
+    /// Stops a member, which keeps its connections.
     pub fn pause(&self, n: usize) {
         send_signal(self.members[n].pid(), "STOP");
     }
 
-    /// It goes on.
+    /// Continues a member that was paused.
     pub fn resume(&self, n: usize) {
         send_signal(self.members[n].pid(), "CONT");
     }
 
-    /// All members, by their numbers.
+    /// Returns the numbers of all members.
     pub fn all(&self) -> std::ops::Range<usize> {
         0..self.members.len()
     }
@@ -244,9 +246,9 @@ impl Cluster {
         }
     }
 
-    // What is in it.
+    // Content.
 
-    /// Fills it up to its quota: nothing more can be written.
+    /// Uses up the quota, so that nothing more can be written.
     pub fn fill(&self) {
         let value = "x".repeat(20_000);
         self.wait_for("the end of its room", || {
@@ -256,13 +258,13 @@ impl Cluster {
         });
     }
 
-    /// `etcdctl WORDS`: what it prints.
+    /// Runs `etcdctl WORDS`, and returns what it prints.
     #[track_caller]
     pub fn etcdctl(&self, words: &[&str]) -> String {
         self.try_etcdctl(words).unwrap_or_else(|said| panic!("etcdctl {words:?}: {said}"))
     }
 
-    /// The same, where it may fail.
+    /// Runs `etcdctl WORDS`, which may fail.
     pub fn try_etcdctl(&self, words: &[&str]) -> Result<String, String> {
         let mut all = match &self.namespace {
             Some(namespace) => enter(namespace),
@@ -297,7 +299,7 @@ impl Cluster {
         Err(said + &String::from_utf8_lossy(&done.stderr))
     }
 
-    /// From now on who asks has to say who he is; `etcdctl` is root.
+    /// Adds a user, and requires authentication from now on. `etcdctl` becomes root.
     pub fn enable_users(&self, user: &str, password: &str) {
         self.etcdctl(&["user", "add", "root:of-the-root"]);
         self.etcdctl(&["user", "grant-role", "root", "root"]);
@@ -316,20 +318,20 @@ impl Cluster {
         *lock(&self.login) = Some("root:of-the-root".to_owned());
     }
 
-    /// The keys below a prefix.
+    /// Returns the keys below a prefix.
     pub fn keys(&self, prefix: &str) -> Vec<String> {
         let prefix = format!("/{prefix}/");
         let text = self.etcdctl(&["get", "--prefix", "--keys-only", &prefix]);
         text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
     }
 
-    /// The leases that there are, by their hexadecimal names.
+    /// Returns all leases, as hexadecimal numbers.
     pub fn leases(&self) -> Vec<String> {
         let text = self.etcdctl(&["lease", "list"]);
         text.lines().skip(1).map(|line| line.trim().to_owned()).collect()
     }
 
-    /// The revision at which a key was created.
+    /// Returns the revision at which a key was created.
     pub fn created(&self, key: &str) -> i64 {
         let text = self.etcdctl(&["get", key, "--write-out=json"]);
         let answer: Value = serde_json::from_str(&text).unwrap();
@@ -370,7 +372,7 @@ impl Member {
         lock(&self.process).as_mut().is_none_or(|it| it.try_wait().unwrap().is_some())
     }
 
-    /// Killed or paused.
+    /// Is the member killed or paused?
     fn is_stopped(&self) -> bool {
         self.has_ended() || crate::outside::state(self.pid()) == 'T'
     }
@@ -389,7 +391,7 @@ impl Drop for Cluster {
     }
 }
 
-/// Network namespaces, each with a cable of its own to the hub, which is one as well.
+/// Network namespaces, each connected by a cable of its own to the hub, which is one, too.
 pub struct Network {
     hub: String,
     ends: Vec<End>,
@@ -404,7 +406,7 @@ pub struct End {
 }
 
 impl Network {
-    /// Makes one with so many ends. None where that is not allowed, which it says.
+    /// Creates a network with this many ends. If that is not allowed, says so and returns none.
     #[track_caller]
     pub fn new(ends: usize) -> Option<Self> {
         if !rustix::process::geteuid().is_root() || !has("ip") {
@@ -415,7 +417,7 @@ impl Network {
         let hub = format!("{name}-hub");
         let mut network = Network { hub: hub.clone(), ends: Vec::new() };
         if !ip(&["netns", "add", &hub]) {
-            skip("there are no network namespaces to be had");
+            skip("network namespaces are not available");
             return None;
         }
         let in_hub = |words: &[&str]| ip(&[&["-n", &hub], words].concat());
@@ -424,7 +426,7 @@ impl Network {
             && in_hub(&["addr", "add", "10.99.0.1/24", "dev", "bridge"])
             && in_hub(&["link", "set", "bridge", "up"]);
         if !made {
-            skip("there are no bridges to be had");
+            skip("network bridges are not available");
             return None;
         }
         for n in 0..ends {
@@ -441,29 +443,29 @@ impl Network {
                 && in_it(&["link", "set", "eth0", "up"]);
             network.ends.push(End { namespace, address, port });
             if !made {
-                skip("there are no cables between network namespaces to be had");
+                skip("cables between network namespaces are not available");
                 return None;
             }
         }
         Some(network)
     }
 
-    /// Pulls an end's cable out.
+    /// Unplugs an end's cable.
     pub fn cut(&self, n: usize) {
         assert!(ip(&["-n", &self.hub, "link", "set", &self.ends[n].port, "down"]));
     }
 
-    /// Puts it in again.
+    /// Plugs the cable in again.
     pub fn mend(&self, n: usize) {
         assert!(ip(&["-n", &self.hub, "link", "set", &self.ends[n].port, "up"]));
     }
 
-    /// The words in front of a program that is to run at an end.
+    /// Returns the words in front of a program that run it at an end.
     pub fn at(&self, n: usize) -> Vec<String> {
         enter(&self.ends[n].namespace)
     }
 
-    /// The words in front of a program that is to run in the hub.
+    /// Returns the words in front of a program that run it in the hub.
     pub fn at_hub(&self) -> Vec<String> {
         enter(&self.hub)
     }
@@ -492,21 +494,21 @@ fn ip(words: &[&str]) -> bool {
     ip.status().is_ok_and(|status| status.success())
 }
 
-/// A number that differs between the networks of one process.
+/// Returns a number that differs between the networks of one process.
 fn number_of_network() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 fn free_ports(n: usize) -> Vec<u16> {
-    // All at once, so that none comes twice.
+    // Hold all of them at once, so that they differ.
     let held: Vec<_> = (0..n).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
 
-/// An authority with certificates for the server and a client, and another authority.
+/// Creates an authority with certificates for the server and a client, and another authority.
 fn make_certificates(folder: &Path) {
-    // etcd's gateway asks etcd, and shows the server's certificate.
+    // etcd's gateway is itself a client of etcd, and uses the server's certificate.
     let extensions = "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n";
     fs::write(folder.join("extensions"), extensions).unwrap();
     let openssl = |words: &str| {

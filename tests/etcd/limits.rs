@@ -1,4 +1,4 @@
-//! Time limits, where the cluster does not answer.
+//! Time limits when the cluster does not answer.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -7,14 +7,14 @@ use crate::cluster::{Cluster, Plan};
 use crate::common::{Finished, Fixture};
 use crate::member::{answering, dead_port, generous, silent, trickling};
 use crate::outside::number;
-use crate::{ENDLESS, own_site, takes_the_machine};
+use crate::site::{ENDLESS, own_site, takes_the_machine};
 
-/// By when a wait of this length has ended.
+/// Returns the longest time that a wait with this limit may take.
 fn on_time(limit: Duration) -> Duration {
     limit + limit / 100 + Duration::from_millis(100)
 }
 
-/// Runs a call with this limit until one ends on time: a busy machine has more than one try.
+/// Runs a call with this limit until one ends on time: a busy machine gets several tries.
 #[track_caller]
 fn ends_on_time(limit: Duration, call: impl Fn() -> Finished) -> Finished {
     let mut took = Vec::new();
@@ -47,7 +47,7 @@ fn wait_ends_at_its_limit_whatever_kind_of_cluster_says_nothing() {
             trickling(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n")
         ),
         format!("etcd://127.0.0.1:{}/p", trickling(b"HTTP/1.1 200 OK\r\nX-Endless: ")),
-        // A handshake that stalls, and one that never comes to its end.
+        // A handshake that stalls, and one that never ends.
         format!("etcds://127.0.0.1:{}/p", silent()),
         format!("etcds://127.0.0.1:{}/p", trickling(&[0x16, 3, 3, 0x3f, 0, 2, 0, 0x3e, 0xfc])),
         "etcd://slow.invalid/p".to_owned(),
@@ -90,7 +90,7 @@ fn members_that_say_nothing_leave_time_for_one_that_answers() {
     let alive = answering(usize::MAX, |path| generous("1", path));
     let dumb = [silent(), silent()];
     let store = format!("etcd://127.0.0.1:{},127.0.0.1:{},127.0.0.1:{alive}/p", dumb[0], dumb[1]);
-    // Which one is asked first is left to chance.
+    // Chance decides which member is asked first.
     for _ in 0..4 {
         let done = wait_for_a_lock(&f, &store, Duration::from_secs(2));
         assert!(!done.stderr.contains("reached"), "{done}");
@@ -112,7 +112,7 @@ fn cluster_that_stops_while_somebody_waits_ends_the_wait_at_its_limit() {
         site.cluster.pause(0);
         waiter
     };
-    // The waiter that looks again when the lock is free, and the one that stands in line.
+    // A waiter that looks again when the lock is free, and one that queues.
     for words in [&[][..], &["--force"]] {
         let done = ends_on_time(Duration::from_secs(2), || {
             let done = wait(words, "2s").wait();
@@ -122,7 +122,7 @@ fn cluster_that_stops_while_somebody_waits_ends_the_wait_at_its_limit() {
         });
         done.assert_code(125).assert_stderr("reached").assert_no_stderr("gave up");
     }
-    // Less than a silence that counts: it is the holder that was waited for.
+    // Too short to count as silence: the waiter waited for the holder.
     let done = ends_on_time(Duration::from_millis(450), || {
         let done = wait(&[], "450ms").wait();
         site.cluster.resume(0);
@@ -130,7 +130,7 @@ fn cluster_that_stops_while_somebody_waits_ends_the_wait_at_its_limit() {
         done
     });
     done.assert_code(124).assert_stderr(&format!("pid {}", first.pid()));
-    // A signal ends a waiter without an answer of the cluster.
+    // A signal ends a waiter without an answer from the cluster.
     let waiter = wait(&["--force"], "1h");
     let sent = Instant::now();
     waiter.signal("TERM");
@@ -148,7 +148,7 @@ fn member_that_stops_does_not_hide_the_holder_that_is_waited_for() {
     let first = site.ticking("a", ENDLESS).start();
     site.wait_for_tick("a");
     let leader = site.cluster.leader();
-    // Without the leader nobody would answer until there is another one.
+    // Without the leader, no member would answer until the next election.
     for member in site.cluster.all().filter(|member| *member != leader) {
         let done = ends_on_time(Duration::from_millis(1500), || {
             let call = site.buildlock(&["-w1500ms", "--force", "--check=false", "-t", "env:abc"]);
@@ -184,8 +184,7 @@ fn end_of_a_build_is_not_held_up_by_a_cluster_that_says_nothing() {
         let ended = Instant::now();
         fs::write(&gate, "").unwrap();
         build.wait().assert_code(status);
-        // A question for the locks that it had, one to give them back, and one to give back the
-        // lease.
+        // One question checks the locks, one releases them, and one gives back the lease.
         assert!(ended.elapsed() < Duration::from_secs(6), "{:?}", ended.elapsed());
         site.cluster.resume(0);
         site.cluster.wait_until_healthy();

@@ -1,4 +1,4 @@
-//! Stand-ins for members of a cluster: the test says what they answer.
+//! Stand-ins for members of a cluster. The test decides what they answer.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-/// Answers each connection with what `serve` does, on a thread of its own. Its port.
+/// Starts a server that calls `serve` for each connection, on a thread of its own. Returns its port.
 pub(crate) fn server(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -20,17 +20,17 @@ pub(crate) fn server(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 
     port
 }
 
-/// A port where nobody listens.
+/// Returns a port on which nothing listens.
 pub(crate) fn dead_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Takes connections and says nothing.
+/// Starts a server that accepts connections and says nothing. Returns its port.
 pub(crate) fn silent() -> u16 {
     server(|mut stream| _ = stream.read_to_end(&mut Vec::new()))
 }
 
-/// Says `start` once it was asked, and then a byte every now and then.
+/// Starts a server that answers with `start`, and then one byte every 20 ms. Returns its port.
 pub(crate) fn trickling(start: &'static [u8]) -> u16 {
     server(move |mut stream| {
         _ = stream.read(&mut [0; 4096]);
@@ -41,7 +41,8 @@ pub(crate) fn trickling(start: &'static [u8]) -> u16 {
     })
 }
 
-/// One that answers `requests` requests, with the JSON that `answer` makes of their path. Its port.
+/// Starts a server that answers this many requests with the JSON that `answer` returns for their
+/// path. Returns its port.
 pub(crate) fn answering(requests: usize, answer: impl Fn(&str) -> Value + Send + 'static) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -70,7 +71,7 @@ pub(crate) fn answering(requests: usize, answer: impl Fn(&str) -> Value + Send +
     port
 }
 
-/// What the only member of a cluster answers that gives every caller its lock, in term 2.
+/// Returns what the only member of a cluster answers that grants every lock, in term 2.
 pub(crate) fn generous(cluster: &str, path: &str) -> Value {
     let header = json!({ "cluster_id": cluster, "raft_term": "2", "revision": "5" });
     match path {

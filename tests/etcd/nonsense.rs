@@ -1,21 +1,21 @@
-//! Servers whose answers make no sense. Such a server may keep a lock from buildlock. It must
-//! neither make it panic nor make it believe in a longer lease than it asked for.
+//! Servers whose answers make no sense. Such a server may refuse a lock. It must neither make
+//! buildlock panic nor make it rely on a longer lease than it requested.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::common::{Finished, Fixture};
+use crate::cluster::Plan;
+use crate::common::{Finished, Fixture, sha256};
 use crate::member::{answering, generous};
-use crate::{ENDLESS, TICKING, TTL, assert_lost, own_site};
-use crate::{cluster::Plan, common::sha256};
+use crate::site::{ENDLESS, TICKING, TTL, assert_lost, own_site};
 
-/// A build whose only member answers as `generous` does, but for what `change` makes of it.
+/// Runs a build whose only member answers as [`generous`], with `change` applied.
 fn build(requests: usize, change: impl Fn(&str, &mut Value) + Send + 'static) -> Finished {
     build_with("5s", requests, change)
 }
 
-/// The same with a lease of this length, which also bounds how long an answer may take.
+/// As [`build`], with a time to live, which also bounds how long an answer may take.
 fn build_with(
     ttl: &str,
     requests: usize,
@@ -41,7 +41,7 @@ fn lease_is_never_believed_to_be_longer_than_was_asked_for() {
     std::thread::scope(|scope| {
         for ttl in leases {
             scope.spawn(move || {
-                // Until some renewals are over: then nobody answers any more.
+                // After some renewals, the member no longer answers.
                 let done = build(16, move |path, answer| match path {
                     "/v3/lease/grant" => answer["TTL"] = ttl.clone(),
                     "/v3/lease/keepalive" => answer["result"]["TTL"] = ttl.clone(),
@@ -165,7 +165,7 @@ fn keys_beyond_the_first_hundred_are_looked_after_as_well() {
     let call = call.args(locks.iter().map(|name| format!("--lock={name}")));
     let build = call.args(["--", "ticking", "a", ENDLESS, "env:abc"]).start();
     site.wait_for_tick("a");
-    // All of them are there: the build goes on.
+    // All keys exist, so the build continues.
     site.f.wait_for("more of the build than a lease", || site.ticks("a").len() > 300);
     let folder = format!("locks/named-locks/{}/", sha256(&locks[119]));
     let keys = site.keys();
