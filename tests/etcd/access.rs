@@ -23,7 +23,7 @@ fn cluster_that_cannot_be_reached_is_an_error() {
 }
 
 #[test]
-fn cluster_that_is_gone_is_what_a_waiter_reports_at_its_deadline() {
+fn waiter_reports_a_cluster_that_is_gone_at_its_deadline() {
     let stop_while_somebody_waits = |stop: fn(&Cluster, usize), limit: u64| {
         let plan = Plan { members: 1, ..Plan::default() };
         let Some(site) = own_site(plan, "1m") else { return };
@@ -60,7 +60,7 @@ fn cluster_that_is_full_is_an_error_at_once() {
 }
 
 #[test]
-fn server_that_is_no_etcd_is_an_error() {
+fn server_that_is_not_etcd_is_an_error() {
     let f = Fixture::new();
     for answer in [
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",

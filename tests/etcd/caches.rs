@@ -73,7 +73,7 @@ fn cache_is_warmed_by_one_and_then_shared_on_all_hosts() {
 }
 
 #[test]
-fn who_wants_a_cache_alone_is_not_overtaken_by_those_who_share_it() {
+fn build_alone_with_a_cache_is_not_overtaken_by_builds_that_share_it() {
     const WARM: &str = "--cache=cargo=Cargo.lock";
     let Some(site) = site() else { return };
     fs::write(site.f.work_dir().join("Cargo.lock"), "one\n").unwrap();

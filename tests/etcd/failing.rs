@@ -7,7 +7,7 @@ use crate::outside::buildlock_path;
 use crate::site::{ENDLESS, SOON, TTL, assert_lost, now, own_site, site};
 
 #[test]
-fn leader_may_die_while_somebody_waits_and_while_somebody_builds() {
+fn leader_may_die_during_a_wait_and_a_build() {
     let Some(site) = own_site(Plan::default(), "10s") else { return };
     let first = site.ticking("a", ENDLESS).start();
     site.wait_for_tick("a");
@@ -70,7 +70,7 @@ fn build_ends_in_time_when_all_members_are_dead() {
 }
 
 #[test]
-fn member_may_be_paused_and_go_on_late() {
+fn member_may_be_paused_and_continue_late() {
     let Some(site) = own_site(Plan::default(), "8s") else { return };
     let leader = site.cluster.leader();
     let first = site.ticking("a", ENDLESS).start();

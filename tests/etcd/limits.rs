@@ -99,7 +99,7 @@ fn members_that_say_nothing_leave_time_for_one_that_answers() {
 }
 
 #[test]
-fn cluster_that_stops_while_somebody_waits_ends_the_wait_at_its_limit() {
+fn cluster_that_stops_during_a_wait_ends_it_at_its_limit() {
     let _machine = takes_the_machine();
     let plan = Plan { members: 1, ..Plan::default() };
     let Some(site) = own_site(plan, "1m") else { return };

@@ -12,7 +12,7 @@ use crate::site::{
 };
 
 #[test]
-fn next_host_goes_on_within_a_second_of_the_time_to_live_of_one_that_was_killed() {
+fn next_host_continues_within_a_second_after_the_lease_of_a_killed_holder() {
     let _machine = takes_the_machine();
     let Some(site) = site() else { return };
     // etcd checks its leases only every half second, so a busy machine gets several tries.
@@ -47,7 +47,7 @@ fn time_from_kill_to_next(site: &Site) -> Duration {
 }
 
 #[test]
-fn one_that_was_stopped_for_longer_than_its_lease_notices_and_its_build_had_ended() {
+fn holder_stopped_for_longer_than_its_lease_notices_and_its_build_has_ended() {
     let Some(site) = site() else { return };
     let first = site.ticking("a", ENDLESS).env("STUBBORN", "1").start();
     site.wait_for_tick("a");
@@ -67,7 +67,7 @@ fn one_that_was_stopped_for_longer_than_its_lease_notices_and_its_build_had_ende
 }
 
 #[test]
-fn one_whose_lease_is_revoked_ends_its_build_and_says_so() {
+fn holder_whose_lease_is_revoked_ends_its_build_and_says_so() {
     let _machine = takes_the_machine();
     let Some(site) = site() else { return };
     let first = site.ticking("a", ENDLESS).start();
@@ -87,7 +87,7 @@ fn one_whose_lease_is_revoked_ends_its_build_and_says_so() {
 }
 
 #[test]
-fn one_whose_key_is_deleted_by_hand_ends_its_build() {
+fn holder_whose_key_is_deleted_by_hand_ends_its_build() {
     let Some(site) = site() else { return };
     let first = site.ticking("a", ENDLESS).start();
     site.wait_for_tick("a");
@@ -99,7 +99,7 @@ fn one_whose_key_is_deleted_by_hand_ends_its_build() {
 }
 
 #[test]
-fn one_that_has_lost_a_lock_gives_the_others_back_at_once() {
+fn holder_that_has_lost_a_lock_gives_the_others_back_at_once() {
     let Some(site) = own_site(Plan { members: 1, ..Plan::default() }, "1m") else { return };
     let words = ["-t", "env:abc", "-t", "env:other", "--", "ticking", "a", ENDLESS, "env:abc"];
     let first = site.buildlock(&words).start();
@@ -111,7 +111,7 @@ fn one_that_has_lost_a_lock_gives_the_others_back_at_once() {
 }
 
 #[test]
-fn build_whose_keeper_was_killed_ends_before_its_lease_all_the_same() {
+fn build_whose_keeper_was_killed_still_ends_before_its_lease() {
     let Some(site) = own_site(Plan { members: 1, ..Plan::default() }, "5s") else { return };
     let words = ["-k", "0", "-t", "env:abc", "--", "ticking", "a", ENDLESS, "env:abc"];
     let build = site.buildlock(&words).env("STUBBORN", "1").start();
@@ -176,7 +176,7 @@ fn members_of_different_clusters_are_not_taken_for_one() {
 }
 
 #[test]
-fn waiter_whose_lease_is_revoked_stands_in_line_again() {
+fn waiter_whose_lease_is_revoked_queues_again() {
     let Some(site) = site() else { return };
     let first = site.ticking("a", ENDLESS).start();
     site.wait_for_tick("a");

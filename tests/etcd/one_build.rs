@@ -31,7 +31,7 @@ fn fifty_calls_on_two_hosts_build_one_tag_once() {
 }
 
 #[test]
-fn two_hundred_waiters_go_on_as_soon_as_the_image_is_there() {
+fn two_hundred_waiters_continue_as_soon_as_the_image_is_present() {
     let _machine = takes_the_machine();
     let Some(site) = site() else { return };
     site.f.hold_builds();
@@ -53,7 +53,7 @@ fn two_hundred_waiters_go_on_as_soon_as_the_image_is_there() {
 }
 
 #[test]
-fn builds_that_fail_are_built_by_one_after_the_other_and_never_beside_each_other() {
+fn failing_builds_run_one_after_the_other_and_never_together() {
     let Some(site) = site() else { return };
     site.f.steer("STANDIN_BUILD_STATUS=7");
     let calls = (0..12).map(|n| match n % 2 {
@@ -123,7 +123,7 @@ fn fence_of_a_tag_grows_whatever_else_is_locked_and_however_calls_are_nested() {
 }
 
 #[test]
-fn image_that_is_there_needs_no_cluster() {
+fn present_image_needs_no_cluster() {
     let f = Fixture::new();
     f.make_image("env:abc");
     let done = f.docker_build("env:abc").env("BUILDLOCK_STORE", "etcd://127.0.0.1:1/p").run();

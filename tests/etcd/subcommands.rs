@@ -44,7 +44,7 @@ fn prune_has_nothing_to_do_and_there_are_no_paths() {
 }
 
 #[test]
-fn garbage_in_the_place_of_a_holder_is_waited_for_and_harms_nobody() {
+fn garbage_in_the_place_of_a_holder_is_waited_for_and_does_no_harm() {
     let Some(site) = site() else { return };
     let folder = format!("/{}/locks/image-locks/{}", site.prefix, sha256("env:abc"));
     let evil = "{\"pid\":-1,\"host\":\"\x1b[2J\u{202e}\",\"process\":[]}";

@@ -9,7 +9,7 @@ use crate::outside::Gate;
 use crate::site::{ENDLESS, SOON, now, site};
 
 #[test]
-fn who_has_no_time_is_told_who_holds_the_lock_and_where() {
+fn caller_without_time_is_told_who_holds_the_lock_and_where() {
     let Some(site) = site() else { return };
     site.f.hold_builds();
     let first = site.docker_build("env:abc").start();
@@ -28,7 +28,7 @@ fn who_has_no_time_is_told_who_holds_the_lock_and_where() {
 }
 
 #[test]
-fn who_is_ended_while_he_waits_leaves_nothing_and_is_not_waited_for() {
+fn waiter_that_is_ended_leaves_nothing_and_is_not_waited_for() {
     let Some(site) = site() else { return };
     let first = site.ticking("a", ENDLESS).start();
     site.wait_for_tick("a");
@@ -48,7 +48,7 @@ fn who_is_ended_while_he_waits_leaves_nothing_and_is_not_waited_for() {
 }
 
 #[test]
-fn who_is_ended_while_he_builds_gives_the_lock_back_at_once() {
+fn holder_that_is_ended_gives_the_lock_back_at_once() {
     let Some(site) = site() else { return };
     for (n, signal) in ["TERM", "INT"].into_iter().enumerate() {
         let (a, b) = (format!("a{n}"), format!("b{n}"));
@@ -81,7 +81,7 @@ fn lock_is_free_after_a_build_that_ran_too_long_or_left_a_daemon_behind() {
 }
 
 #[test]
-fn failure_is_shared_with_those_who_waited_for_it() {
+fn failure_is_shared_with_those_that_waited_for_it() {
     let Some(site) = site() else { return };
     site.f.hold_builds();
     site.f.steer("STANDIN_BUILD_STATUS=7");
@@ -106,7 +106,7 @@ fn failure_is_shared_with_those_who_waited_for_it() {
 
 /// The waiter waits for two builds, and the second one makes the image.
 #[test]
-fn image_of_another_command_is_warned_of_by_the_build_that_was_waited_for_last() {
+fn warning_of_another_command_is_about_the_build_waited_for_last() {
     let ours = ["docker", "build", "-t", "env:abc", "."];
     let other = ["docker", "build", "-f", "Dockerfile.other", "-t", "env:abc", "."];
     for (first, last) in [(&ours[..], &other[..]), (&other, &ours)] {
