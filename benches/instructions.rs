@@ -3,10 +3,8 @@
 //! A guard that is no timing: it counts under callgrind, beside a stand-in for the engine on a
 //! socket, and comes to the same number on a busy machine.
 
-#[path = "../tests/common/mod.rs"]
-mod common;
-#[path = "../tests/engine/fake.rs"]
-mod fake;
+#[path = "../tests/support/mod.rs"]
+mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,8 +13,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use crate::common::Fixture;
-use crate::fake::{FakeEngine, found, send};
+use crate::support::Fixture;
+use crate::support::fake_engine::{FakeEngine, found, send};
 
 /// How many it may take: a third more than it took with Rust 1.95 and glibc 2.36 on x86-64 when
 /// this was written, 376,000 and 677,000. What loading libraries takes is in the second.

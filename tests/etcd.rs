@@ -10,7 +10,6 @@ mod access;
 mod caches;
 #[path = "etcd/cluster.rs"]
 mod cluster;
-mod common;
 #[path = "etcd/failing.rs"]
 mod failing;
 #[path = "etcd/limits.rs"]
@@ -25,11 +24,10 @@ mod nested;
 mod nonsense;
 #[path = "etcd/one_build.rs"]
 mod one_build;
-#[path = "common/outside.rs"]
-mod outside;
 #[path = "etcd/site.rs"]
 mod site;
 #[path = "etcd/subcommands.rs"]
 mod subcommands;
+mod support;
 #[path = "etcd/waiting.rs"]
 mod waiting;

@@ -1,19 +1,15 @@
 //! `buildlock lint`: the corpus in `tests/lint/`, what `--fix` writes, exit statuses.
 
-mod common;
-#[path = "common/mounts.rs"]
-mod mounts;
-#[path = "common/outside.rs"]
-mod outside;
+mod support;
 
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{Finished, Fixture};
-use mounts::Namespace;
-use outside::{OTHER_USER, as_other_user, has, open_to_everybody};
 use serde_json::Value;
+use support::{
+    Finished, Fixture, Namespace, OTHER_USER, as_other_user, has, open_to_everybody, skip,
+};
 
 #[test]
 fn every_dockerfile_of_the_corpus_has_the_findings_beside_it() {
@@ -110,7 +106,7 @@ fn what_cannot_be_looked_at_is_not_left_out_of_a_folder() {
     set_mode(0o644);
     // root is refused nothing by a mode.
     let run = match rustix::process::geteuid().is_root() {
-        true if !has("setpriv") => return common::skip("needs setpriv"),
+        true if !has("setpriv") => return skip("needs setpriv"),
         true => as_other_user(&f, &open_to_everybody(&f)).arg("lint").arg(&closed).run(),
         false => f.buildlock(["lint"]).arg(&closed).run(),
     };
@@ -757,7 +753,7 @@ fn fix_does_without_a_folder_that_it_may_write_but_not_without_a_file() {
     // root is refused nothing by a mode.
     let root = rustix::process::geteuid().is_root();
     if root && !has("setpriv") {
-        common::skip("needs setpriv");
+        skip("needs setpriv");
         return;
     }
     let program = root.then(|| open_to_everybody(&f));
@@ -791,7 +787,7 @@ fn attributes_of_what_is_fixed_stay() {
     write(&f, "Dockerfile", RACE);
     let path = f.work_dir().join("Dockerfile");
     if setxattr(&path, "user.whose", b"mine", XattrFlags::empty()).is_err() {
-        common::skip("needs a file system with attributes");
+        skip("needs a file system with attributes");
         return;
     }
     f.buildlock(["lint", "--fix"]).run().assert_code(0);

@@ -5,11 +5,9 @@
 //! end, or buildlock built more than once.
 
 mod cases;
-#[path = "../../tests/common/mod.rs"]
-mod common;
-#[path = "../../tests/engine/mod.rs"]
-mod engine;
 mod measure;
+#[path = "../../tests/support/mod.rs"]
+mod support;
 mod table;
 
 use std::fs;
@@ -60,7 +58,7 @@ fn main() -> ExitCode {
 fn measure(options: &Options) -> Result<()> {
     // As docker's client decides it.
     let buildkit = std::env::var("DOCKER_BUILDKIT").is_ok_and(|value| value == "1");
-    let Some(site) = engine::site(buildkit) else {
+    let Some(site) = support::engine::site(buildkit) else {
         bail!("no engine to measure anything on");
     };
     let built = || assert_cmd::cargo::cargo_bin!("buildlock").to_owned();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::engine::{Recipe, Site};
+use crate::support::engine::{Recipe, Site};
 
 /// Where everything happens: an engine, a lock folder, a file for flock(1).
 pub struct Bench<'a> {

@@ -4,12 +4,8 @@
 //! `$CARGO_HOME/registry`, where builds beside each other collide, and then sleeps for as long as
 //! it would compile. Crates come from the registry, as on this machine.
 
-#[path = "../../tests/common/mod.rs"]
-mod common;
-#[path = "../../tests/engine/mod.rs"]
-mod engine;
-#[path = "../../tests/engine/rust_image.rs"]
-mod rust_image;
+#[path = "../../tests/support/mod.rs"]
+mod support;
 #[allow(dead_code)]
 #[path = "../bench/table.rs"]
 mod table;
@@ -23,7 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use serde_json::{Value, json};
 
-use crate::rust_image::{CacheMounts, Rust, build_flags, rust};
+use crate::support::engine::rust_image::{CacheMounts, Rust, build_flags, rust};
 use crate::table::median;
 
 /// Builds at once.

@@ -6,8 +6,8 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use crate::cluster::{Cluster, Plan};
-use crate::common::{Finished, Fixture};
 use crate::site::{ENDLESS, SOON, as_ci, ended, own_site};
+use crate::support::{Finished, Fixture};
 
 #[test]
 fn cluster_that_cannot_be_reached_is_an_error() {

@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{BOUND, send_signal, skip};
-use crate::outside::has;
+use crate::support::{BOUND, has, send_signal, skip, state};
 
 /// How to set up a cluster.
 #[derive(Clone, Copy)]
@@ -374,7 +373,7 @@ impl Member {
 
     /// Is the member killed or paused?
     fn is_stopped(&self) -> bool {
-        self.has_ended() || crate::outside::state(self.pid()) == 'T'
+        self.has_ended() || state(self.pid()) == 'T'
     }
 
     fn kill(&self) {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::cluster::{Cluster, Network, Plan};
-use crate::outside::buildlock_path;
 use crate::site::{ENDLESS, SOON, TTL, assert_lost, now, own_site, site};
+use crate::support::buildlock_path;
 
 #[test]
 fn leader_may_die_during_a_wait_and_a_build() {

@@ -4,10 +4,10 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Cluster, Plan};
-use crate::common::{Finished, Fixture};
 use crate::member::{answering, dead_port, generous, silent, trickling};
-use crate::outside::number;
 use crate::site::{ENDLESS, own_site, takes_the_machine};
+use crate::support::number;
+use crate::support::{Finished, Fixture};
 
 /// Returns the longest time that a wait with this limit may take.
 fn on_time(limit: Duration) -> Duration {

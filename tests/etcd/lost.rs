@@ -4,12 +4,12 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::cluster::Plan;
-use crate::common::{Fixture, send_signal};
 use crate::member;
-use crate::outside::state;
 use crate::site::{
     ENDLESS, SOON, Site, TICKING, TTL, assert_lost, now, own_site, site, takes_the_machine,
 };
+use crate::support::state;
+use crate::support::{Fixture, send_signal};
 
 #[test]
 fn next_host_continues_within_a_second_after_the_lease_of_a_killed_holder() {

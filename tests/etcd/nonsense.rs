@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cluster::Plan;
-use crate::common::{Finished, Fixture, sha256};
 use crate::member::{answering, generous};
 use crate::site::{ENDLESS, TICKING, TTL, assert_lost, own_site};
+use crate::support::{Finished, Fixture, sha256};
 
 /// Runs a build whose only member answers as [`generous`], with `change` applied.
 fn build(requests: usize, change: impl Fn(&str, &mut Value) + Send + 'static) -> Finished {

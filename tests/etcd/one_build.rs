@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::Fixture;
 use crate::site::{ENDLESS, TTL, ended, site, takes_the_machine};
+use crate::support::Fixture;
 
 #[test]
 fn fifty_calls_on_two_hosts_build_one_tag_once() {

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, Plan};
-use crate::common::{Finished, Fixture, Invocation, Running, sha256};
-use crate::outside::buildlock_path;
+use crate::support::buildlock_path;
+use crate::support::{Finished, Fixture, Invocation, Running, sha256};
 
 /// The shortest time to live that is allowed.
 pub(crate) const TTL: Duration = Duration::from_secs(5);

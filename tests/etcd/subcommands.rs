@@ -4,8 +4,8 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::common::sha256;
 use crate::site::{ENDLESS, site};
+use crate::support::sha256;
 
 #[test]
 fn status_shows_locks_of_all_hosts() {

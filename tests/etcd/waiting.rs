@@ -3,10 +3,10 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::common::is_alive;
-use crate::outside;
-use crate::outside::Gate;
 use crate::site::{ENDLESS, SOON, now, site};
+use crate::support::Gate;
+use crate::support::is_alive;
+use crate::support::number;
 
 #[test]
 fn caller_without_time_is_told_who_holds_the_lock_and_where() {
@@ -39,7 +39,7 @@ fn waiter_that_is_ended_leaves_nothing_and_is_not_waited_for() {
         let sent = Instant::now();
         // An impatient user sends several.
         (0..3).for_each(|_| waiter.signal(signal));
-        waiter.wait().assert_signal(outside::number(signal));
+        waiter.wait().assert_signal(number(signal));
         site.f.wait_for("its key to be gone", || site.keys_of("env:abc").len() == 1);
         assert!(sent.elapsed() < SOON, "{:?}", sent.elapsed());
     }
@@ -58,7 +58,7 @@ fn holder_that_is_ended_gives_the_lock_back_at_once() {
         waiter.wait_for_stderr("waiting for");
         let sent = now();
         (0..3).for_each(|_| first.signal(signal));
-        first.wait().assert_signal(outside::number(signal));
+        first.wait().assert_signal(number(signal));
         waiter.wait().assert_code(0);
         site.assert_apart(&a, &b);
         let took = Duration::from_nanos((site.ticks(&b)[0] - sent).try_into().unwrap());
@@ -75,7 +75,7 @@ fn lock_is_free_after_a_build_that_ran_too_long_or_left_a_daemon_behind() {
     late.args(["ticking", "a", ENDLESS, "env:abc"]).run().assert_code(124);
     site.f.steer("STANDIN_CHILD=setsid");
     site.docker_build("env:abc").run().assert_code(0);
-    let daemon = outside::wait_for_pid(&site.f, "child.pid");
+    let daemon = site.f.wait_for_pid("child.pid");
     assert!(is_alive(daemon));
     site.assert_nothing_left();
 }
