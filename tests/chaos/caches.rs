@@ -1,5 +1,5 @@
-//! What is known of build caches: who may have warmed them and for which files, when that was
-//! forgotten, what the engine has said of its mounts, and who came before whom.
+//! What is known of build caches: which builds may have warmed them for which files, when they were
+//! forgotten, what the engine said of its mounts, and the order of callers.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -9,18 +9,19 @@ use serde_json::Value;
 
 use crate::plan::{CACHES, CacheUse, Plan, Shape};
 
-/// How many in a row that were called later may share a cache before somebody who waits to have it
-/// alone. A turnstile is a flock, too, and now and then somebody slips in: but not all who come.
+/// How many later callers in a row may share a cache before a caller that waits to have it alone.
+///
+/// The turnstile is a flock, too, so now and then a later caller slips in. Not all may.
 const OVERTAKERS_MAX: usize = 6;
 
-/// What may be wrong with the engine's word on its cache mounts.
+/// What may be wrong with the engine's answer about its cache mounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Usage {
     /// It says that there are none.
     Nothing,
-    /// It says that it has a problem.
+    /// It reports an internal error.
     Error,
-    /// It has to add up all sizes first.
+    /// It must add up all sizes first.
     Slow,
     /// Its answer ends in the middle.
     CutsShort,
@@ -31,21 +32,21 @@ pub const USAGES: [Usage; 4] = [Usage::Nothing, Usage::Error, Usage::Slow, Usage
 /// All of it.
 #[derive(Default)]
 pub struct Caches {
-    /// What has stood in each file, and when.
+    /// The contents of each file, and when it had them.
     files: BTreeMap<&'static str, Vec<Version>>,
     newest: u64,
     warmings: Vec<Warming>,
-    /// When it was forgotten that a cache is warm: the id, and from when to when that took.
+    /// When caches were forgotten: the id, and how long that took, from and to.
     forgotten: Vec<(String, SystemTime, SystemTime)>,
-    /// The engine's mounts: by the cache's id, its own id and when it was used last.
+    /// The engine's mounts: by the cache's id, the mount's id and when it was used last.
     mounts: HashMap<String, (String, SystemTime)>,
     mounts_made: usize,
     pub usage: Option<Usage>,
-    /// What the engine told each call of its mounts.
+    /// What the engine told each call about its mounts.
     told: HashMap<usize, Vec<Told>>,
     /// Builds, in the order in which they began.
     begun: Vec<Begun>,
-    /// When a cache's turnstile was taken away: then who stands in it stands there for nothing.
+    /// When a cache's turnstile was removed: a caller in it then no longer holds back others.
     turnstiles_gone: Vec<(String, SystemTime)>,
 }
 
@@ -55,20 +56,20 @@ struct Version {
     to: Option<SystemTime>,
 }
 
-/// A build that may have made it known that a cache is warm.
+/// A build that may have marked a cache as warm.
 struct Warming {
     cache: CacheUse,
     call: usize,
-    /// Since when its files may have been read, and until when; until now if none.
+    /// When its files may have been read: from, and to; until now if none.
     from: SystemTime,
     to: Option<SystemTime>,
-    /// When the build had ended; none where that is not known.
+    /// When the build had ended; none if that is unknown.
     built: Option<SystemTime>,
-    /// When the call had; none if it still runs.
+    /// When the call had ended; none if it still runs.
     over: Option<SystemTime>,
 }
 
-/// None of its mounts if the engine gave no answer, or a late one.
+/// What the engine told a call: none of its mounts if the answer was late or missing.
 struct Told {
     at: SystemTime,
     mounts: Option<Vec<(String, SystemTime)>>,
@@ -82,7 +83,7 @@ struct Begun {
     began: SystemTime,
 }
 
-/// A call, as far as it matters here.
+/// The part of a call that matters here.
 pub struct Caller<'a> {
     pub call: usize,
     pub plan: &'a Plan,
@@ -91,8 +92,8 @@ pub struct Caller<'a> {
 }
 
 impl Caches {
-    /// Puts something new into a cache's file, or at times something that stood there before. In
-    /// one step: nobody is to read half of it.
+    /// Puts something new into a cache's file, or sometimes an earlier content. This is one step,
+    /// so that no reader sees half of it.
     pub fn change(&mut self, folder: &Path, file: &'static str, again: bool) {
         let before = self.files.get(file).and_then(|versions| versions.first());
         let content = match before {
@@ -114,21 +115,23 @@ impl Caches {
         versions.push(Version { content, from, to: None });
     }
 
-    /// What somebody may have read in `file` between these times.
+    /// Returns what may have been read in `file` between these times.
     fn read(&self, file: &str, from: SystemTime, to: SystemTime) -> Vec<u64> {
         let during = |it: &&Version| it.from <= to && it.to.is_none_or(|until| until >= from);
         self.files[file].iter().filter(during).map(|it| it.content).collect()
     }
 
-    /// A nested call may find that all is there, and its outer one take that for a build: so it
-    /// may warm its caches whatever is built.
+    /// Notes that a call begins.
+    ///
+    /// A nested call may find everything present, which its outer one takes for a build. So it may
+    /// warm its caches, whatever is built.
     pub fn begins(&mut self, caller: &Caller<'_>) {
         if caller.plan.shape == Shape::Nested {
             self.warms(caller, None, None);
         }
     }
 
-    /// A build has ended with 0, with these caches for itself.
+    /// Notes that a build has ended with 0, with these caches for itself.
     pub fn built(&mut self, caller: &Caller<'_>, began: SystemTime, alone: &[String]) {
         self.warms(caller, Some(began), Some(alone));
     }
@@ -147,8 +150,8 @@ impl Caches {
         }
     }
 
-    /// The call has ended, and remembers nothing any more. Of a nested one that was disturbed, the
-    /// inner one may go on.
+    /// Notes that a call has ended, and will not mark a cache any more. If a nested one was
+    /// disturbed, the inner one may go on.
     pub fn ends(&mut self, caller: &Caller<'_>) {
         if caller.plan.shape == Shape::Nested && caller.disturbed {
             return;
@@ -168,7 +171,7 @@ impl Caches {
         self.turnstiles_gone.push((id.to_owned(), SystemTime::now()));
     }
 
-    /// A build uses its caches, or has used them.
+    /// Notes that a build uses its caches, or has used them.
     pub fn use_mounts(&mut self, plan: &Plan) {
         for cache in &plan.caches {
             let made = &mut self.mounts_made;
@@ -180,12 +183,12 @@ impl Caches {
         }
     }
 
-    /// As `docker builder prune` does it: all that no build uses.
+    /// Removes all mounts that no build uses, as `docker builder prune` does.
     pub fn lose_mounts(&mut self, is_used: impl Fn(&str) -> bool) {
         self.mounts.retain(|id, _| is_used(id));
     }
 
-    /// What the engine says when it says what is true.
+    /// Returns what the engine says when it tells the truth.
     pub fn mounts(&self) -> Vec<(String, SystemTime)> {
         self.mounts.values().cloned().collect()
     }
@@ -194,13 +197,13 @@ impl Caches {
         self.told.entry(call).or_default().push(Told { at: SystemTime::now(), mounts });
     }
 
-    /// A build begins with a cache.
+    /// Notes that a build begins with a cache.
     pub fn begin_with(&mut self, caller: &Caller<'_>, cache: &CacheUse, shared: bool) {
         let (cache, called, began) = (cache.id.clone(), caller.called, SystemTime::now());
         self.begun.push(Begun { cache, shared, called, began });
     }
 
-    /// A build begins that shares `cache`: what is wrong with that?
+    /// Returns what is wrong with a build that begins to share `cache`.
     pub fn shares(
         &self,
         caller: &Caller<'_>,
@@ -238,13 +241,13 @@ impl Caches {
                 cache.id
             ));
         }
-        // With two caches, and with little time, nobody knows which answer was for which, and
-        // which came too late.
+        // With two caches and little time, it is unknown which answer was for which, and which came
+        // too late.
         let is_plain = |plan: &Plan| plan.caches.len() == 1 && plan.shape != Shape::Nested;
         if !is_plain(caller.plan) || caller.disturbed || caller.plan.timeout.is_some() {
             return None;
         }
-        // Its first answer is the one that it goes by.
+        // Its first answer is the one that counts.
         let told = self.told.get(&call)?.first()?;
         let there = told.mounts.as_ref()?;
         let may_be_left = |it: &&Warming| {
@@ -269,7 +272,7 @@ impl Caches {
         })
     }
 
-    /// Was somebody who waited to have a cache alone overtaken by those who share it?
+    /// Was a caller that waited to have a cache alone overtaken by callers that share it?
     pub fn starved(&self, caller: &Caller<'_>, events: &[Value]) -> Option<String> {
         if caller.disturbed || caller.plan.shape == Shape::Nested {
             return None;
@@ -311,7 +314,7 @@ impl Caches {
     }
 }
 
-/// What the log says of how each build had its caches, as far as it shared them.
+/// Returns the caches that each build shared, as the log says.
 pub fn said_to_be_shared(events: &[Value]) -> Vec<Vec<String>> {
     let mut now: BTreeMap<String, bool> = BTreeMap::new();
     let mut builds = Vec::new();
@@ -329,12 +332,12 @@ pub fn said_to_be_shared(events: &[Value]) -> Vec<Vec<String>> {
     builds
 }
 
-/// When something was logged.
+/// Returns when an event was logged.
 pub fn time_of(event: &Value) -> Option<SystemTime> {
     humantime::parse_rfc3339(event["timestamp"].as_str()?).ok()
 }
 
-/// Every file that belongs to a cache.
+/// Returns every file that belongs to a cache.
 pub fn files() -> Vec<&'static str> {
     let mut files: Vec<_> = CACHES.iter().flat_map(|(_, files)| files.iter().copied()).collect();
     files.sort_unstable();

@@ -1,4 +1,4 @@
-//! Starts the calls, waits for each, and judges how it ended.
+//! Starts the calls, waits for each, and judges how each one ended.
 
 use std::fs::{self, File};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -18,7 +18,7 @@ use crate::world::{Process, State, World, began};
 
 static RUNNING: AtomicUsize = AtomicUsize::new(0);
 
-/// Starts one call after the other, some at once, until `end`.
+/// Starts one call after the other, sometimes several at once, until `end`.
 pub fn launch_until(world: &Arc<World>, end: Instant) {
     for stream in 1..=STREAMS {
         let world = Arc::clone(world);
@@ -26,7 +26,7 @@ pub fn launch_until(world: &Arc<World>, end: Instant) {
         std::thread::spawn(move || {
             let calls = stream * STREAM..;
             for call in calls {
-                // All would fail at once, and leave the others no time.
+                // All calls would fail at once, and leave the others no time.
                 while world.state().fault.is_some() && Instant::now() < end {
                     std::thread::sleep(Duration::from_millis(10));
                 }
@@ -59,7 +59,7 @@ pub fn launch_until(world: &Arc<World>, end: Instant) {
     }
 }
 
-/// Waits until the last of them has ended; what still runs then waits for ever.
+/// Waits until the last call has ended. A call that still runs after `within` waits for ever.
 pub fn wait_for_all(world: &World, within: Duration) {
     let until = Instant::now() + within;
     while RUNNING.load(Ordering::SeqCst) > 0 {
@@ -87,8 +87,8 @@ fn stderr_of(world: &World, call: usize) -> std::path::PathBuf {
     world.folder.join(format!("out/{call}"))
 }
 
-/// Starts a call below a process with the number `pid`, as soon as that is free: that of the call
-/// `victim`, which was killed.
+/// Starts a call below a process with the pid of the call `victim`, which was killed, as soon as
+/// that pid is free.
 pub fn launch_reborn(world: &Arc<World>, victim: usize, pid: u32) {
     let world = Arc::clone(world);
     RUNNING.fetch_add(1, Ordering::SeqCst);
@@ -164,7 +164,7 @@ fn one_call(world: &World, call: usize) {
         state.calls.insert(pid, call);
         state.count("started");
     }
-    // Not reaped yet, so that nobody signals another process of the same id.
+    // Not reaped yet, so that no other process with the same pid is signalled.
     let id = Pid::from_raw(pid.cast_signed()).unwrap();
     let unreaped = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
     while rustix::process::waitid(WaitId::Pid(id), unreaped).is_err() {}
@@ -217,7 +217,7 @@ fn conclude(
 struct Ended<'a> {
     call: usize,
     plan: &'a Plan,
-    /// Something was done to it or to its build.
+    /// Whether it or its build was disturbed.
     disturbed: bool,
     start: Instant,
     status: ExitStatus,
@@ -226,7 +226,7 @@ struct Ended<'a> {
     said: &'a str,
 }
 
-/// What is wrong with how a call ended.
+/// Returns what is wrong with how a call ended.
 fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
     let Ended { plan, disturbed, start, status, answers, built, said, .. } = *ended;
     let events: Vec<Value> =
@@ -257,7 +257,7 @@ fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
                     &format!("0, but the last that it heard of {tag} is {last:?}"),
                 );
             }
-            // A nested call knows nothing of --force where the outer one's lock file is gone.
+            // Without the outer call's lock file, a nested call knows nothing of --force.
             let built = built.iter().any(|it| it.well) || plan.shape == Shape::Nested;
             check(!plan.force || built, "0 with --force, and no build");
         }
@@ -269,7 +269,7 @@ fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
             state.count("exit 125");
             let error = events.iter().rfind(|line| line["level"] == "ERROR");
             let error = error.map_or("", |line| line["message"].as_str().unwrap_or_default());
-            // It names the file that an ordinary user has made unusable.
+            // The error names the file that an ordinary user has made unusable.
             let named = state.was_meddled(start, |file| names_in_an_error(&events, file));
             let says = |words: &str| error.contains(words);
             let since = |what: &str| troubles.contains(&what);
@@ -279,7 +279,7 @@ fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
                 || says("No space left") && since("disk")
                 || says("the lock folder") && since("folder")
                 || named
-                // A nested call has said it.
+                // A nested call has reported it.
                 || plan.shape == Shape::Nested && (missing || !troubles.is_empty());
             check(caused || disturbed, &format!("125 without a cause: {error:?}"));
             check(!error.is_empty(), "125 without a word");
@@ -288,7 +288,7 @@ fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
             state.count("exit by COMMAND's status");
             let planned = match plan.ends {
                 Ends::Badly(status) => i32::from(status) == code,
-                // Else it would have been run again, alone.
+                // Otherwise it would have been run again, alone.
                 Ends::BadlyBeside(status) => {
                     let once = plan.no_retry || plan.timeout.is_some();
                     let hindered =
@@ -299,7 +299,7 @@ fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
             };
             let shared = plan.share_failure && code < 124;
             let broken = code == 1 && !troubles.is_empty();
-            // What a shell makes of a client that was killed.
+            // The status of a shell whose client was killed.
             let killed = disturbed && [1, 129, 130, 131, 137, 143].contains(&code);
             check(planned || shared || broken || killed, "a status without a cause");
         }
@@ -310,7 +310,7 @@ fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
         (None, None) => check(false, "neither a status nor a signal"),
     }
 
-    // A nested call looks for itself, as another process.
+    // A nested call looks itself, as another process.
     if !plan.force && plan.shape != Shape::Nested {
         for build in built {
             let mut before = answers.iter().filter(|answer| answer.at < build.began);
@@ -326,8 +326,8 @@ fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
         let (Some(began), Some(&(gone, _))) = (building, state.displaced.get(inode)) else {
             continue;
         };
-        // Between the last check and the message there is always a moment, which a loaded machine
-        // makes longer, and a stopped process as long as it likes.
+        // There is always a moment between the last check and the message. A loaded machine makes
+        // it longer, and a stopped process makes it last.
         check(
             disturbed || began < gone + Duration::from_millis(250),
             "it built under a lock file that had been taken away before",
@@ -342,13 +342,13 @@ fn names_in_an_error(events: &[Value], file: &str) -> bool {
     errors.filter_map(|line| line["message"].as_str()).any(|message| message.contains(file))
 }
 
-/// Did an ordinary user do something to a lock file that it needs?
+/// Has an ordinary user meddled with a lock file that the call needs?
 fn is_meddled(state: &State, plan: &Plan, start: Instant) -> bool {
     let files: Vec<String> = plan.resources().iter().flat_map(|it| it.files()).collect();
     state.was_meddled(start, |file| files.iter().any(|it| it == file))
 }
 
-/// What is wrong with how a call had its caches.
+/// Returns what is wrong with how a call had its caches.
 fn judge_caches(state: &mut State, ended: &Ended<'_>, events: &[Value]) -> Option<String> {
     let Ended { call, plan, disturbed, start, built, .. } = *ended;
     if built.len() > plan.runs_max() {
@@ -372,7 +372,7 @@ fn judge_caches(state: &mut State, ended: &Ended<'_>, events: &[Value]) -> Optio
             let may = !first.well && !first.shared.is_empty() && second.shared.is_empty();
             (!may).then(|| format!("run again as it should not be: {built:?}"))
         }
-        // Whatever ends a build, or keeps it from the locks, may leave it at one.
+        // An end of the build, or a failure to get the locks again, leaves it at one run.
         [only] if !only.well && !only.shared.is_empty() => {
             let one = plan.no_retry || plan.timeout.is_some() || plan.build_timeout.is_some();
             let one = one || disturbed || !state.troubles_since(start).is_empty();

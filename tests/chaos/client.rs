@@ -1,4 +1,4 @@
-//! The engine's client, as COMMAND runs it, and a foreign program that holds a lock.
+//! The engine's client, as the build command runs it, and a foreign program that holds a lock.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -13,18 +13,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Order {
     pub call: usize,
-    /// What it has inherited, from descriptor 3 on.
+    /// The descriptors that it has inherited, from 3 on.
     pub inherited: Vec<Descriptor>,
 }
 
-/// What somebody has open.
+/// An open descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Descriptor {
     pub number: u32,
-    /// Where it leads.
+    /// What it refers to.
     pub link: String,
     pub inode: u64,
-    /// The lock that the kernel says it keeps.
+    /// The lock that it keeps, as the kernel tells it.
     pub lock: Option<Lock>,
 }
 
@@ -34,7 +34,7 @@ pub enum Lock {
     Shared,
 }
 
-/// `docker build …`: what is built, and how that ends, the engine knows from the call's number.
+/// Plays `docker build …`. The engine knows what is built, and how that ends, by the call's number.
 pub fn build() -> ExitCode {
     let inherited = inherited();
     if std::env::var_os("CHAOS_IGNORE_TERM").is_some() {
@@ -74,14 +74,14 @@ pub fn build() -> ExitCode {
     }
 }
 
-/// Open descriptors from 3 on.
+/// Returns the open descriptors from 3 on.
 pub fn inherited() -> Vec<Descriptor> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
         let number: u32 = entry.file_name().to_str().unwrap().parse().unwrap();
         let Ok(link) = std::fs::read_link(entry.path()) else { continue };
         let link = link.to_string_lossy().into_owned();
-        // The one by which they are listed.
+        // Without the one by which they are listed.
         if number < 3 || link.starts_with("/proc/") {
             continue;
         }
@@ -91,14 +91,14 @@ pub fn inherited() -> Vec<Descriptor> {
     found
 }
 
-/// The lock of an open file of ours, whoever took it (proc_pid_fdinfo(5)).
+/// Returns the lock of one of our open files, whichever process took it (proc_pid_fdinfo(5)).
 fn lock_of(number: u32) -> Option<Lock> {
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).ok()?;
     let line = info.lines().find(|line| line.starts_with("lock:") && line.contains("FLOCK"))?;
     Some(if line.contains("WRITE") { Lock::Exclusive } else { Lock::Shared })
 }
 
-/// `hold FILE MILLISECONDS shared|exclusive`: as a script in another language does it.
+/// Plays `hold FILE MILLISECONDS shared|exclusive`: takes a lock as a foreign script does.
 pub fn hold(words: &[String]) -> ExitCode {
     // It may have been removed.
     let Ok(file) = File::open(&words[0]) else { return ExitCode::SUCCESS };

@@ -1,7 +1,7 @@
 //! The engine: it answers look-ups, runs builds, breaks when told to, and sees everything.
 //!
-//! A build runs as long as its client's connection is open, so a client that is killed ends its
-//! build, as with the real engine.
+//! As with the real engine, a build runs for as long as its client's connection is open. So killing
+//! a client ends its build.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;
@@ -22,15 +22,15 @@ use crate::world::{GUARD, State, World, began};
 /// What may be wrong with the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nobody listens.
+    /// Its socket is missing.
     Down,
-    /// It takes connections, and says nothing.
+    /// It accepts connections, and never answers.
     Hangs,
     /// It ends each connection at once.
     Closes,
-    /// It says that it has a problem.
+    /// It reports an internal error.
     Status500,
-    /// Something else answers in its place, with a 404 of its own.
+    /// Another server answers in its place, with a 404 of its own.
     Another404,
     /// Its answers end in the middle.
     CutsShort,
@@ -45,11 +45,11 @@ pub const FAULTS: [Fault; 6] = [
     Fault::CutsShort,
 ];
 
-/// What the engine told about an image.
+/// What the engine said about an image.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub tag: String,
-    /// None where it gave no certain answer.
+    /// None if it gave no certain answer.
     pub present: Option<bool>,
     pub at: Instant,
 }
@@ -61,7 +61,7 @@ pub struct Build {
     pub pid: u32,
     pub handle: Option<rustix::fd::OwnedFd>,
     connection: UnixStream,
-    /// When it ends, if nothing ends it before.
+    /// When it ends, unless something ends it before.
     pub until: Instant,
     resources: Vec<Resource>,
     inherited: Vec<Descriptor>,
@@ -71,9 +71,9 @@ pub struct Build {
 #[derive(Clone, Debug)]
 pub struct Built {
     pub began: Instant,
-    /// With 0.
+    /// Whether it ended with 0.
     pub well: bool,
-    /// Of the lock files that it held.
+    /// The inodes of the lock files that it held.
     pub inodes: Vec<u64>,
     /// The caches that it shared.
     pub shared: Vec<String>,
@@ -93,7 +93,7 @@ impl Listening {
     }
 }
 
-/// How often a thread looks whether something has changed that has no descriptor.
+/// The interval at which threads look for changes that no descriptor reports.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 pub fn start(world: &Arc<World>) -> Listening {
@@ -105,7 +105,7 @@ pub fn start(world: &Arc<World>) -> Listening {
             let state = world.state();
             let down = state.fault == Some(Fault::Down);
             if down && listener.take().is_some() {
-                // With the state, so that who ends the fault knows by the socket that it is over.
+                // While the state is locked, so that the socket shows that the fault is over.
                 _ = std::fs::remove_file(world.socket());
             }
             drop(state);
@@ -127,7 +127,7 @@ pub fn start(world: &Arc<World>) -> Listening {
 }
 
 fn listen(world: &World) -> UnixListener {
-    // For every user from the first moment on.
+    // Open to every user from the first moment.
     let fresh = world.folder.join("engine.new");
     let listener = UnixListener::bind(&fresh).unwrap();
     listener.set_nonblocking(true).unwrap();
@@ -179,7 +179,7 @@ fn look(world: &World, pid: u32, tag: &str, mut stream: &UnixStream) {
             Some(_) => None,
         };
         let answer = Answer { tag: tag.to_owned(), present, at: Instant::now() };
-        // Who was killed while it waited for the answer has nothing of it.
+        // A client that was killed while it waited never saw the answer.
         if let Some(began) = began {
             state.answers.entry((pid, began)).or_default().push(answer.clone());
         }
@@ -214,9 +214,9 @@ fn look(world: &World, pid: u32, tag: &str, mut stream: &UnixStream) {
     }
 }
 
-/// What there is of cache mounts, as far as it says so.
+/// Tells a client which cache mounts there are.
 fn tell_usage(world: &World, pid: u32, stream: &UnixStream) {
-    /// Longer than is waited for it, at times.
+    /// Sometimes longer than the call waits.
     const SLOW: [u64; 5] = [20, 50, 100, 400, 2500];
     let (usage, body) = {
         let mut state = world.state();
@@ -270,7 +270,7 @@ fn build(world: &World, pid: u32, mut order: Order, mut stream: &UnixStream) {
     {
         let mut state = world.state();
         if state.fault.is_some() {
-            // It is refused, but somebody wanted to build.
+            // It is refused, but there was an attempt to build.
             state.built.entry(order.call).or_default().push(Built {
                 began: start,
                 well: false,
@@ -310,9 +310,9 @@ fn build(world: &World, pid: u32, mut order: Order, mut stream: &UnixStream) {
         let mut state = world.state();
         let before = state.active.len();
         state.active.retain(|build| build.pid != pid || build.call != order.call);
-        // Swept by somebody who saw it end before this thread did.
+        // Another thread may have seen it end first, and removed it.
         let swept = state.active.len() == before;
-        // Looked at while nobody else can look at the images.
+        // Looked at while no other thread can look at the images.
         let gone = swept || is_readable(&stream, Duration::ZERO);
         let status = match (cancelled || gone, plan.ends) {
             (true, _) => None,
@@ -327,7 +327,7 @@ fn build(world: &World, pid: u32, mut order: Order, mut stream: &UnixStream) {
         };
         let well = status == Some(0);
         state.caches.use_mounts(&plan);
-        // A build that makes none has succeeded all the same, if somebody else has made it.
+        // A build without an image has still succeeded if another one has made it.
         let there = plan.tags.iter().all(|tag| state.images.contains_key(tag));
         if well && (there || state.has_lost_one(&inodes)) {
             let caller = state.caller(order.call, &plan);
@@ -345,12 +345,12 @@ fn build(world: &World, pid: u32, mut order: Order, mut stream: &UnixStream) {
     if let Some(status) = status {
         _ = stream.write_all(format!("{status}\n").as_bytes());
         _ = stream.shutdown(std::net::Shutdown::Write);
-        // Until the client has gone, so that nobody takes its descriptor for a leak of ours.
+        // Until the client has gone, so that its descriptor does not look like a leak.
         _ = stream.read(&mut [0]);
     }
 }
 
-/// The caches that a build shares with others.
+/// Returns the caches that a build shares with others.
 fn shared_caches(plan: &Plan, inherited: &[Descriptor]) -> Vec<String> {
     let is_shared = |id: &String| {
         let file = Resource::new(CACHE_LOCKS, id);
@@ -360,7 +360,7 @@ fn shared_caches(plan: &Plan, inherited: &[Descriptor]) -> Vec<String> {
     plan.caches.iter().map(|cache| cache.id.clone()).filter(is_shared).collect()
 }
 
-/// The caches that a build, or the nested call that it is in, has for itself.
+/// Returns the caches that a build, or the nested call that it is in, has for itself.
 fn caches_alone(plan: &Plan, inherited: &[Descriptor]) -> Vec<String> {
     let is_alone = |id: &String| {
         let file = Resource::new(CACHE_LOCKS, id);
@@ -372,10 +372,10 @@ fn caches_alone(plan: &Plan, inherited: &[Descriptor]) -> Vec<String> {
     plan.caches.iter().map(|cache| cache.id.clone()).filter(is_alone).collect()
 }
 
-/// Checks that a new build holds what it has to hold, and holds it alone.
+/// Checks that a new build holds what it must hold, and holds it alone.
 fn admit(world: &World, state: &mut State, new: &Build, plan: &Plan) {
     let mut wrong = Vec::new();
-    // What has ended is told by its connection, before the lock that it held can be had.
+    // A closed connection shows that a build has ended, before its lock becomes free.
     state.active.retain(|build| !is_readable(&build.connection, Duration::ZERO));
     for resource in &new.resources {
         let ours = new.locks_of(resource);
@@ -389,9 +389,9 @@ fn admit(world: &World, state: &mut State, new: &Build, plan: &Plan) {
         }
         for other in state.active.iter().filter(|other| other.resources.contains(resource)) {
             let theirs = other.locks_of(resource);
-            // One of them may have been left with a file that nobody else goes by any more, and
-            // that does no harm while the guard is there. Whether it had been before the build
-            // began is judged when the call has ended.
+            // One of them may have a lock file that has left its place, which does no harm while
+            // the guard exists. Whether that happened before the build began is judged when the
+            // call has ended.
             let all = || ours.iter().chain(&theirs);
             let excused = state.struck.contains_key(GUARD_REMOVED)
                 && all().any(|it| state.displaced.contains_key(&it.0))
@@ -422,7 +422,7 @@ fn admit(world: &World, state: &mut State, new: &Build, plan: &Plan) {
         let plan_of = |call| world.plan(call);
         wrong.extend(state.caches.shares(&caller, cache, is_disturbed, plan_of));
     }
-    // Nobody else can have made them since it looked, unless one of the two had lost its lock.
+    // No other build can have made them since the look, unless one of the two had lost its lock.
     let inodes: Vec<u64> = new.inherited.iter().map(|it| it.inode).collect();
     let all_there = plan.tags.iter().all(|tag| state.images.get(tag) == Some(&false));
     if !plan.force && all_there && !state.has_lost_one(&inodes) {
@@ -431,7 +431,7 @@ fn admit(world: &World, state: &mut State, new: &Build, plan: &Plan) {
     for descriptor in new.inherited.iter().filter(|it| !world.from_outside.contains(it)) {
         let Descriptor { number, link, .. } = descriptor;
         let level_0 = link.replace(".1.lock", ".lock");
-        // Each lock has a byte of the guard, too, which may have been removed since.
+        // Each lock also has a byte of the guard, which may have been removed since.
         let is_guard = link.trim_end_matches(" (deleted)").ends_with(GUARD);
         let ours =
             is_guard || new.resources.iter().any(|resource| level_0.contains(resource.name()));
@@ -455,13 +455,13 @@ impl Build {
         self.inherited.iter().any(|it| it.inode == inode)
     }
 
-    /// The lock files of all that it needs.
+    /// Returns the lock files of everything that it needs.
     pub fn lock_files(&self) -> Vec<String> {
         self.resources.iter().map(|it| it.file.clone()).collect()
     }
 
-    /// The inodes of the lock files that it holds for a resource, and how. A nested call has its
-    /// own beside the outer one's.
+    /// Returns the inodes of the lock files that it holds for a resource, and how. A nested call
+    /// has its own beside those of the outer one.
     fn locks_of(&self, resource: &Resource) -> Vec<(u64, Option<Lock>)> {
         let of_it = self.inherited.iter().filter(|it| it.link.contains(resource.name()));
         of_it.map(|it| (it.inode, it.lock)).collect()

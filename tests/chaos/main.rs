@@ -1,26 +1,27 @@
-//! Chaos: hundreds of invocations over tens of tags, named locks and caches, while a saboteur
-//! kills, stops, removes, fills and breaks whatever a machine can kill, stop, remove, fill and
-//! break. Where root runs it, ordinary users meddle with the lock folder, and process numbers are
-//! given out again. Afterwards, and all along, the promise is checked:
+//! Chaos: hundreds of calls over many tags, named locks and caches, beside a saboteur.
 //!
-//! - no two builds of a tag, or under one named lock, ran at the same time under the same lock
-//!   file;
-//! - each exit 0 was true: the last thing that the engine told this very process was that the image
-//!   is there, and with `--force` its own build had succeeded;
+//! The saboteur kills, stops, removes, fills and breaks whatever can be killed, stopped, removed,
+//! filled and broken. If root runs it, ordinary users meddle with the lock folder, and pids are
+//! reused. The promise is checked during the run and afterwards:
+//!
+//! - no two builds of a tag, or under one named lock, overlapped under the same lock file;
+//! - each exit 0 was true: the engine's last answer to this very process was that the image is
+//!   present, and with `--force` its own build had succeeded;
 //! - nothing was built because a look-up failed;
-//! - no two builds had a cache at the same time of which one had it for itself, and none shared a
-//!   cache that nobody had warmed for its files; who waits to have it alone is not overtaken by
-//!   those who come later; what fails beside others is run once more, alone, and no more often;
+//! - no build overlapped with one that had their cache for itself, and none shared a cache that was
+//!   not warm for its files;
+//! - a caller that waits to have a cache alone is not overtaken by later callers;
+//! - a build that fails beside others runs once more, alone, and no more often;
 //! - each other exit status had its cause;
-//! - nobody waits for ever, and nothing is left behind: processes, locks, descriptors, files.
+//! - no call waits for ever, and nothing is left behind: processes, locks, descriptors, files.
 //!
-//! What is decided by chance is decided by the seed: `cargo test --test chaos -- --seed 7
-//! --seconds 600`. What the scheduler decides is not.
+//! The seed decides everything that is left to chance, except for scheduling:
+//! `cargo test --test chaos -- --seed 7 --seconds 600`.
 //!
 //! This program plays six parts: the test with the engine and the saboteur; the engine's client
 //! (when it is called `docker`); a foreign program that holds a lock (`hold`); an ordinary user who
-//! meddles with the lock folder (`neighbour`); a process with a chosen number (`reborn`); and
-//! itself again in a mount namespace with a small disk for the lock folder, where that is allowed.
+//! meddles with the lock folder (`neighbour`); a process with a chosen pid (`reborn`); and itself
+//! again in a mount namespace with a small disk for the lock folder, where that is allowed.
 
 mod caches;
 mod calls;
@@ -40,13 +41,13 @@ use std::time::{Duration, Instant};
 
 use crate::world::World;
 
-/// The seed of the run that is part of all tests.
+/// The seed of the run that `cargo test` includes.
 const SEED: u64 = 1;
-/// How long that one is.
+/// The length of that run.
 const SECONDS: u64 = 12;
-/// Longest wait for those that still run when the sabotage is over.
+/// The longest wait for calls that still run when the sabotage is over.
 const ALL_END_WITHIN: Duration = Duration::from_secs(60);
-/// The lock folder's disk, in KiB: a page for each record, also of files that were taken away.
+/// The size of the lock folder's disk, in KiB: a page for each record, including removed files.
 const DISK_KIB: u32 = 4096;
 /// Set for the run in a mount namespace.
 const ON_SMALL_DISK: &str = "BUILDLOCK_CHAOS_FOLDER";
@@ -81,7 +82,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What the command line says; the words of a test program as cargo and nextest know it.
+/// The command line, with the words that cargo and nextest use for test programs.
 struct Options {
     seed: u64,
     duration: Duration,
@@ -118,8 +119,9 @@ impl Options {
     }
 }
 
-/// Runs this program again with a small disk in `folder`; none where that is not allowed. The disk
-/// goes away with the last process that sees it.
+/// Runs this program again with a small disk in `folder`. Returns none where that is not allowed.
+///
+/// The disk disappears with the last process that sees it.
 fn run_on_small_disk(folder: &Path) -> Option<ExitCode> {
     let disk = folder.join("disk");
     std::fs::create_dir(&disk).unwrap();
@@ -143,7 +145,7 @@ fn run_on_small_disk(folder: &Path) -> Option<ExitCode> {
 
 fn run(options: &Options, folder: PathBuf, on_small_disk: bool) -> ExitCode {
     let Options { seed, duration } = *options;
-    // For the files that are gone and stay open.
+    // Room for removed files that stay open.
     let room = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let all = rustix::process::Rlimit { current: room.maximum, ..room };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, all).unwrap();
@@ -165,7 +167,7 @@ fn run(options: &Options, folder: PathBuf, on_small_disk: bool) -> ExitCode {
     world.report(whole_run)
 }
 
-/// How many descriptors this process has open.
+/// Returns how many descriptors this process has open.
 fn own_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }

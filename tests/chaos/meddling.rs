@@ -1,5 +1,5 @@
-//! Ordinary users do whatever the kernel lets them do in a lock folder that is root's, and still no
-//! two builds may run at once. They may keep calls waiting and make a lock file unusable. That is
+//! Ordinary users do whatever the kernel lets them do in a lock folder that root owns, and still no
+//! two builds may overlap. They may keep calls waiting and make a lock file unusable. That is
 //! undone after a moment, so that the run goes on.
 
 use std::fs;
@@ -18,14 +18,14 @@ pub const UNLINKED: &str = "user unlinks a lock file that is held";
 pub const RENAMED: &str = "user renames a lock file";
 pub const FORGED: &str = "user forges a record";
 
-/// What is undone after a moment.
+/// A deed that is undone after a moment.
 #[derive(Clone, Debug)]
 pub enum Undo {
-    /// Whatever stands under this lock file's name that is not a usable lock file.
+    /// Something in the place of this lock file that is not a usable lock file.
     Obstacle { user: usize, file: String },
-    /// This name of a lock file's in the user's own folder.
+    /// A link to this lock file in the user's own folder.
     Elsewhere { user: usize, file: String, path: PathBuf },
-    /// Nothing but that calls may have failed of it.
+    /// Nothing is left to undo, but calls may have failed of it.
     Nothing { file: String },
 }
 
@@ -40,7 +40,7 @@ impl Undo {
 }
 
 impl Saboteur<'_> {
-    /// One of the users does something.
+    /// Lets one of the users do something.
     pub fn meddle(&mut self) {
         match self.rng.u32(..41) {
             0..8 => self.make_lock_files(),
@@ -59,7 +59,7 @@ impl Saboteur<'_> {
         }
     }
 
-    /// Before any call does it.
+    /// Makes lock files before any call does.
     pub fn make_lock_files(&mut self) {
         const AT_ONCE: usize = 24;
         let user = self.choose_user();
@@ -95,7 +95,8 @@ impl Saboteur<'_> {
         }
     }
 
-    /// Also while it is held, and at times with another in its place at once.
+    /// Unlinks a lock file of the user's, even while it is held. Sometimes another takes its place
+    /// at once.
     pub fn unlink_own(&mut self) {
         let user = self.choose_user();
         let Some((file, inode)) = self.choose_own(user) else { return };
@@ -110,8 +111,8 @@ impl Saboteur<'_> {
         self.undo(&Undo::Nothing { file });
     }
 
-    /// To the name of another lock file, of the user's own or missing; or away, and so at times
-    /// back.
+    /// Renames a lock file of the user's: to that of another one or of a missing one, or away. So
+    /// it sometimes comes back.
     pub fn rename_own(&mut self) {
         let user = self.choose_user();
         let Some((from, inode)) = self.choose_own(user) else { return };
@@ -134,7 +135,7 @@ impl Saboteur<'_> {
             for file in [Some(&from), to.as_ref()].into_iter().flatten() {
                 state.meddled.insert(file.clone(), None);
             }
-            // Before it has another name, for a build that begins may be quick.
+            // Noted before it has another name, since a build that begins may be quick.
             let (names, _) = state.renamed.entry(inode).or_insert((String::new(), opened));
             names.push_str(&format!("({from}) "));
         }
@@ -150,7 +151,7 @@ impl Saboteur<'_> {
         }
     }
 
-    /// Whosever lock file that is. One with two names is refused.
+    /// Links any lock file elsewhere. A lock file with two links is refused.
     fn link_elsewhere(&mut self) {
         let user = self.choose_user();
         let Some(file) = self.choose_file() else { return };
@@ -162,13 +163,13 @@ impl Saboteur<'_> {
         self.later(20, 300, Repair::Meddled(Undo::Elsewhere { user, file, path: to }));
     }
 
-    /// From the user's own folder, under the name of a lock file that is missing.
+    /// Links a file from the user's own folder to the place of a missing lock file.
     fn link_back(&mut self) {
         let user = self.choose_user();
         let folder = self.world.elsewhere(self.neighbours[user].user);
         let Some(from) = self.rng.choice(files_below(&folder)) else { return };
         let Ok(found) = fs::symlink_metadata(&from) else { return };
-        // What a cleaner has removed is judged by its inode, and stays away.
+        // A file that a cleaner has removed is judged by its inode, and must not come back.
         if self.world.state().displaced.contains_key(&found.ino()) {
             return;
         }
@@ -180,7 +181,8 @@ impl Saboteur<'_> {
         self.later(20, 300, Repair::Meddled(Undo::Obstacle { user, file }));
     }
 
-    /// That somebody else holds the lock, or that a build failed; at times while holding it.
+    /// Writes a record that another process holds the lock, or that a build failed. Sometimes the
+    /// user holds the lock.
     pub fn forge_a_record(&mut self) {
         let user = self.choose_user();
         let Some(file) = self.choose_file() else { return };
@@ -194,7 +196,7 @@ impl Saboteur<'_> {
     }
 
     fn forged(&mut self) -> String {
-        // A process above all calls, those of the calls, the first one, none at all.
+        // A process above all calls, one of the calls, process 1, or none at all.
         let calls: Vec<u32> = self.world.state().calls.keys().copied().collect();
         let of_a_call = self.rng.choice(calls).unwrap_or(1);
         let us = std::process::id();
@@ -251,7 +253,7 @@ impl Saboteur<'_> {
         }
     }
 
-    /// On a lock file of the user's own: nobody else can open it meanwhile.
+    /// Takes a lease on a lock file of the user's, so that no other process can open it.
     fn take_a_lease(&mut self) {
         let user = self.choose_user();
         let Some((file, _)) = self.rng.choice(self.own(user)) else { return };
@@ -276,7 +278,7 @@ impl Saboteur<'_> {
         self.rng.choice([0, 0o400, 0o444, 0o600, 0o644, 0o2666, 0o4777, 0o1000]).unwrap()
     }
 
-    /// Something that is not a lock file, under the name of one.
+    /// Puts something else in the place of a lock file.
     fn plant_an_obstacle(&mut self) {
         let user = self.choose_user();
         let own = self.choose_own(user).filter(|_| self.rng.u32(..4) == 0);
@@ -306,7 +308,7 @@ impl Saboteur<'_> {
         self.path(&resource.file)
     }
 
-    /// Does away with what a user has done, as that user if the kernel lets it.
+    /// Undoes what a user has done, as that user if the kernel allows it.
     pub fn undo(&mut self, undo: &Undo) {
         let file = match undo {
             Undo::Obstacle { user, file } => {
@@ -319,7 +321,7 @@ impl Saboteur<'_> {
             }
             Undo::Nothing { file } => file,
         };
-        // Something else may have been done to it meanwhile, which is not over yet.
+        // Another deed may have been done to it meanwhile, which is not over yet.
         let is_of_file =
             |repair: &Repair| matches!(repair, Repair::Meddled(it) if it.file() == file);
         let is_over = !self.due.iter().any(|(_, repair)| is_of_file(repair));
@@ -327,7 +329,7 @@ impl Saboteur<'_> {
         if is_over {
             state.meddled.insert(file.clone(), Some(Instant::now()));
         }
-        // One of those that stand in a turnstile may have lost it.
+        // A caller in a turnstile may have lost it.
         for (id, _) in CACHES {
             if Resource::new(crate::plan::CACHE_LOCKS, id).files().contains(file) {
                 state.caches.turnstile_gone(id);
@@ -347,7 +349,7 @@ impl Saboteur<'_> {
         } else {
             self.tell(user, &Deed::Remove(path.clone()));
         }
-        // What is root's, root has to put right. A lock file that has its own name is left there.
+        // Root must repair what root owns. A lock file under its own name is left there.
         let Ok(found) = fs::symlink_metadata(&path) else { return };
         if found.is_file() && found.nlink() > 1 {
             _ = fs::remove_file(path);
@@ -356,7 +358,7 @@ impl Saboteur<'_> {
         }
     }
 
-    /// Has a user do something. Whether the kernel let it.
+    /// Lets a user do something. Returns whether the kernel allowed it.
     fn tell(&mut self, user: usize, deed: &Deed) -> bool {
         let done = self.neighbours[user].order(deed);
         let mut state = self.world.state();
@@ -385,7 +387,7 @@ impl Saboteur<'_> {
         self.rng.usize(..self.neighbours.len())
     }
 
-    /// The names of lock files that any call may want. What is remembered of caches is left alone.
+    /// Returns the names of lock files that any call may want. The caches' memory is left alone.
     fn names(&self) -> Vec<String> {
         let files = Resource::all().into_iter().flat_map(|it| it.files());
         files.filter(|file| file.ends_with(".lock")).collect()
@@ -397,7 +399,7 @@ impl Saboteur<'_> {
         names
     }
 
-    /// The lock files that are a user's own, with their inodes.
+    /// Returns a user's own lock files, with their inodes.
     fn own(&self, user: usize) -> Vec<(String, u64)> {
         let user = self.neighbours[user].user;
         let own = |file: String| {
@@ -407,7 +409,7 @@ impl Saboteur<'_> {
         self.names().into_iter().filter_map(own).collect()
     }
 
-    /// Mostly one that a build holds, and will hold for as long as any.
+    /// Chooses a lock file of the user's, mostly one that a build will hold for long.
     fn choose_own(&mut self, user: usize) -> Option<(String, u64)> {
         let own = self.own(user);
         if self.rng.u32(..8) == 0 {
@@ -422,7 +424,7 @@ impl Saboteur<'_> {
         held.max_by_key(|it| it.0).map(|it| it.1)
     }
 
-    /// Mostly one that a build needs.
+    /// Chooses a lock file, mostly one that a build needs.
     fn choose_file(&mut self) -> Option<String> {
         let needed: Vec<String> =
             self.world.state().active.iter().flat_map(|build| build.lock_files()).collect();

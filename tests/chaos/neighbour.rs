@@ -1,5 +1,5 @@
-//! An ordinary user beside the calls, as a process of its own: it does to the lock folder what it
-//! is told to do, as far as the kernel lets it.
+//! An ordinary user beside the calls: a process that does to the lock folder what it is told to do,
+//! as far as the kernel allows it.
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -18,7 +18,7 @@ use crate::world::World;
 /// Something that an ordinary user may try.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Deed {
-    /// A regular file that is not there yet.
+    /// Creates a regular file.
     Create {
         path: PathBuf,
         mode: u32,
@@ -29,7 +29,7 @@ pub enum Deed {
         to: PathBuf,
         path: PathBuf,
     },
-    /// A file or an empty folder.
+    /// Removes a file or an empty folder.
     Remove(PathBuf),
     Rename {
         from: PathBuf,
@@ -39,7 +39,7 @@ pub enum Deed {
         from: PathBuf,
         to: PathBuf,
     },
-    /// In the place of what stands in the file.
+    /// Replaces the content of a file.
     Write {
         path: PathBuf,
         text: String,
@@ -52,13 +52,13 @@ pub enum Deed {
         path: PathBuf,
         mode: u32,
     },
-    /// `flock(2)`, if it is free, and some time later no more.
+    /// Takes `flock(2)` for some time, if the lock is free.
     Flock {
         path: PathBuf,
         shared: bool,
         milliseconds: u64,
     },
-    /// The same with a lock on a range of bytes; up to the end if `length` is 0.
+    /// Locks a range of bytes for some time, up to the end if `length` is 0.
     Range {
         path: PathBuf,
         start: i64,
@@ -66,7 +66,7 @@ pub enum Deed {
         kind: RangeKind,
         milliseconds: u64,
     },
-    /// The same with a lease (`F_SETLEASE`): nobody else can open the file meanwhile.
+    /// Takes a lease (`F_SETLEASE`) for some time, so that no other process can open the file.
     Lease {
         path: PathBuf,
         milliseconds: u64,
@@ -75,11 +75,11 @@ pub enum Deed {
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum RangeKind {
-    /// The process's, for writing.
+    /// A lock of the process, for writing.
     Process,
-    /// The open file's, for writing.
+    /// A lock of the open file, for writing.
     OpenFile,
-    /// The open file's, for reading.
+    /// A lock of the open file, for reading.
     Shared,
 }
 
@@ -93,7 +93,7 @@ pub struct Neighbour {
 
 impl Neighbour {
     pub fn start(world: &World, user: u32) -> Self {
-        // The copy in the world's folder: others need not be let in where this program lies.
+        // The copy in the world's folder, since other users may not enter this program's folder.
         let mut process = world
             .command(world.folder.join("bin/docker"))
             .arg0("chaos")
@@ -109,7 +109,7 @@ impl Neighbour {
         Neighbour { user, process, orders, answers }
     }
 
-    /// Has it do something, and returns what the kernel says to that.
+    /// Lets it do something, and returns the kernel's answer.
     pub fn order(&mut self, deed: &Deed) -> Result<(), String> {
         writeln!(self.orders, "{}", serde_json::to_string(deed).unwrap()).unwrap();
         let mut answer = String::new();
@@ -120,7 +120,7 @@ impl Neighbour {
         }
     }
 
-    /// Ends it, with all its locks.
+    /// Ends it, which releases all its locks.
     pub fn stop(self) {
         let Neighbour { mut process, orders, .. } = self;
         drop(orders);
@@ -128,9 +128,9 @@ impl Neighbour {
     }
 }
 
-/// `neighbour`: does what each line of stdin says, and answers each with a line.
+/// Plays `neighbour`: does what each line of stdin says, and answers each with a line.
 pub fn program() -> ExitCode {
-    // It says that a lease is to be given back, which comes soon enough.
+    // SIGIO says that a lease must be given back, which happens soon enough anyway.
     // SAFETY: no handler is installed, and none is replaced.
     #[allow(unsafe_code)]
     unsafe { nix::sys::signal::signal(Signal::SIGIO, SigHandler::SigIgn) }.unwrap();
@@ -143,7 +143,7 @@ pub fn program() -> ExitCode {
 }
 
 fn deed_done(deed: Deed) -> std::io::Result<()> {
-    // A pipe of another user must not block it.
+    // Another user's pipe must not block it.
     let open = |path: &PathBuf| {
         let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
         File::options().read(true).write(true).custom_flags(flags).open(path)

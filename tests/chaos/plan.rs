@@ -1,4 +1,4 @@
-//! What each call does, by the seed and its number alone.
+//! What each call does, decided only by the seed and its number.
 
 use std::time::Duration;
 
@@ -8,32 +8,32 @@ use fastrand::Rng;
 pub const AT_ONCE: usize = 48;
 const TAGS: usize = 24;
 const NAMES: usize = 6;
-/// Build caches, and the files that they are warm for.
+/// The build caches, and the files for which they are warm.
 pub const CACHES: [(&str, &[&str]); 4] = [
     ("c0", &["c0.lock"]),
     ("c1", &["c1.lock"]),
     ("c2", &["c0.lock", "c2.lock"]),
     (BUSY, &["b.lock"]),
 ];
-/// The cache that is hardly ever without builds that share it.
+/// The cache that builds share at almost all times.
 pub const BUSY: &str = "busy";
-/// How many calls in a row keep it so, and from which number on the calls of each are.
+/// How many streams of calls keep it busy, and the number from which their calls count.
 pub const STREAMS: usize = 6;
 pub const STREAM: usize = 1_000_000;
 /// The folder of the locks for caches.
 pub const CACHE_LOCKS: &str = "cache-locks";
-/// Ordinary users. Some calls run as the first one; both meddle with the lock folder.
+/// Ordinary users. Some calls run as the first, and both meddle with the lock folder.
 pub const USERS: [u32; 2] = [65534, 65533];
-/// The tags that calls of ordinary users alone want, so that root never takes over the lock files:
+/// The tags that only calls of ordinary users want, so that root never takes over the lock files:
 /// one that many want, and the last ones.
 const USERS_TAGS: [usize; 5] = [3, TAGS - 4, TAGS - 3, TAGS - 2, TAGS - 1];
 /// The same of streams.
 const USERS_STREAMS: [usize; 2] = [STREAMS - 2, STREAMS - 1];
-/// Calls from this number on run below a process that has the number of a killed call: of the one
-/// whose own number is this much smaller.
+/// From this number on, a call runs below a process with the pid of a killed call: the one whose
+/// own number is this much smaller.
 pub const REBORN: usize = 1_000_000_000;
 
-/// One invocation.
+/// One call.
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub tags: Vec<String>,
@@ -47,7 +47,7 @@ pub struct Plan {
     pub timeout: Option<Duration>,
     pub build_timeout: Option<Duration>,
     pub shape: Shape,
-    /// Runs as another user than root.
+    /// The user if it does not run as root.
     pub user: Option<u32>,
     /// How long its build takes.
     pub takes: Duration,
@@ -66,16 +66,16 @@ pub struct CacheUse {
     pub files: Vec<&'static str>,
 }
 
-/// What COMMAND is.
+/// The kind of build command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// `docker build`.
     Plain,
     /// A shell that waits for it.
     Shell,
-    /// A shell that leaves something behind that goes on for a while.
+    /// A shell that leaves a process behind for a while.
     Daemon,
-    /// buildlock for the same tags, and that in a shell.
+    /// buildlock for the same tags, in a shell.
     Nested,
 }
 
@@ -85,9 +85,9 @@ pub enum Ends {
     Well,
     /// With this status.
     Badly(u8),
-    /// With this status if it shares a cache, as one does that needs what has been lost of it.
+    /// With this status if it shares a cache, like a build that needs a lost part of the cache.
     BadlyBeside(u8),
-    /// With 0, and no image.
+    /// With 0, but without an image.
     Emptily,
 }
 
@@ -181,7 +181,7 @@ impl Plan {
             _ => vec![busy],
         };
         for (id, files) in chosen {
-            // Of the one that is busy, to see whether its turn comes.
+            // The busy one is wanted alone, to see whether its turn comes.
             let alone = id == BUSY || rng.u32(..5) == 0;
             let files = if alone { vec![] } else { files.to_vec() };
             self.caches.push(CacheUse { id: id.to_owned(), files });
@@ -194,7 +194,8 @@ impl Plan {
         }
     }
 
-    /// One of those that follow each other with a tag of their own, so that the cache is busy.
+    /// Makes it a call of a stream. Those follow each other with a tag of their own, so that the
+    /// cache is busy.
     fn of_stream(self, number: usize, rng: &mut Rng) -> Self {
         let (id, files) = CACHES[CACHES.len() - 1];
         Plan {
@@ -211,8 +212,8 @@ impl Plan {
         }
     }
 
-    /// A call for the same tags and names below a process with the number of this one, which was
-    /// killed.
+    /// Returns a call for the same tags and names, below a process with the pid of this one, which
+    /// was killed.
     fn reborn(self) -> Self {
         Plan {
             caches: vec![],
@@ -230,13 +231,13 @@ impl Plan {
         }
     }
 
-    /// Whether the build goes on, and so keeps its locks, when buildlock is killed: the keeper
-    /// sends TERM to the build command alone.
+    /// Does the build go on, and keep its locks, when buildlock is killed? The keeper sends TERM
+    /// only to the build command.
     pub fn outlives_buildlock(&self) -> bool {
         self.ignores_term || self.shape != Shape::Plain
     }
 
-    /// The words that name its caches.
+    /// Returns the words that name its caches.
     fn cache_words(&self) -> Vec<String> {
         let mut words = Vec::new();
         for CacheUse { id, files } in &self.caches {
@@ -251,8 +252,10 @@ impl Plan {
         words
     }
 
-    /// How often its build may run, all in all: once more, alone, if it failed with a shared cache;
-    /// and of a nested call that knows of the cache, each of these runs may.
+    /// Returns how often its build may run in all.
+    ///
+    /// It runs once more, alone, if it failed with a shared cache. So may each of these runs in a
+    /// nested call that knows of the cache.
     pub fn runs_max(&self) -> usize {
         let may_share = self.caches.iter().any(|cache| !cache.files.is_empty());
         match self.shape {
@@ -262,7 +265,7 @@ impl Plan {
         }
     }
 
-    /// The tags' locks, the named ones and those of caches, as folder and text.
+    /// Returns the locks of its tags, names and caches, as folder and text.
     pub fn resources(&self) -> Vec<Resource> {
         let tags = self.tags.iter().map(|tag| Resource::new("image-locks", tag));
         let names = self.names.iter().map(|name| Resource::new("named-locks", name));
@@ -273,7 +276,7 @@ impl Plan {
         all
     }
 
-    /// The words behind the program's name.
+    /// Returns its arguments.
     pub fn words(&self, buildlock: &str) -> Vec<String> {
         let text = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
         let tags: Vec<String> =
@@ -331,7 +334,7 @@ impl Resource {
         Resource { text: text.to_owned(), file: format!("{folder}/{hex}.lock") }
     }
 
-    /// Its lock file's name, wherever that has been moved.
+    /// Returns its lock file's name, wherever the file has been moved.
     pub fn name(&self) -> &str {
         self.file.rsplit('/').next().unwrap()
     }
@@ -340,7 +343,7 @@ impl Resource {
         self.file.starts_with(CACHE_LOCKS)
     }
 
-    /// All lock files of it, and for a cache the file that says it is warm.
+    /// Returns all of its lock files, and for a cache the file that says that it is warm.
     pub fn files(&self) -> Vec<String> {
         let own = self.file.clone();
         match self.is_cache() {
@@ -351,27 +354,27 @@ impl Resource {
         }
     }
 
-    /// The lock of a nested call.
+    /// Returns the lock of a nested call.
     pub fn nested(&self) -> String {
         self.file.replace(".lock", ".1.lock")
     }
 
-    /// Where everybody passes on the way to a cache's lock.
+    /// Returns the turnstile in front of a cache's lock.
     pub fn turnstile(&self) -> String {
         self.file.replace(".lock", ".turnstile.lock")
     }
 
-    /// The same of a nested call.
+    /// Returns the turnstile of a nested call.
     pub fn nested_turnstile(&self) -> String {
         self.file.replace(".lock", ".1.turnstile.lock")
     }
 
-    /// Where it stands that a cache is warm.
+    /// Returns the file that says that a cache is warm.
     pub fn memory(&self) -> String {
         self.file.replace(".lock", ".json")
     }
 
-    /// Those that any call may want.
+    /// Returns all that any call may want.
     pub fn all() -> Vec<Resource> {
         let tags = (0..TAGS).map(|n| Resource::new("image-locks", &format!("chaos:t{n}")));
         let streams = (0..STREAMS).map(|n| Resource::new("image-locks", &format!("chaos:s{n}")));

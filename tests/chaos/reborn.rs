@@ -1,11 +1,11 @@
-//! Process numbers are given out again: a call below a process that has the number of another
-//! call, which was killed while its build goes on under its lock.
+//! Reused pids: a call below a process with the pid of another call, which was killed while its
+//! build goes on under its lock.
 //!
-//! The kernel still names that number as the holder of the lock. A call that takes it for a process
-//! above itself believes that it is nested in the other build, and builds beside it.
+//! The kernel still names that pid as the holder of the lock. A call that mistook it for a process
+//! above itself would believe that it is nested in the other build, and build beside it.
 //!
-//! `clone3(2)` starts a process with a chosen number, as soon as that is free, without disturbing
-//! any other process of the machine: it needs root and Linux 5.5.
+//! `clone3(2)` starts a process with a chosen pid as soon as that is free, without disturbing other
+//! processes of the machine. It needs root and Linux 5.5.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -17,16 +17,15 @@ use rustix::process::{Pid, test_kill_process};
 
 use crate::world::{World, began};
 
-/// What has to happen.
+/// The name of this strike, which must happen.
 pub const REUSED: &str = "process number reused under its lock";
 
-/// Longest wait for a number to become free.
+/// The longest wait for a pid to become free.
 const FREE_WITHIN: Duration = Duration::from_millis(500);
 const TRY_AGAIN: Duration = Duration::from_millis(1);
 
-/// `reborn NUMBER USER PROGRAM ARG...`: starts a process with this number, and the program as its
-/// child. Prints the child's number and its start as soon as there is one, and at the end how it
-/// ended.
+/// Plays `reborn NUMBER USER PROGRAM ARG...`: starts a process with this pid, and the program as
+/// its child. Prints the child's pid and start time once there is one, and at the end how it ended.
 pub fn program(words: &[String]) -> ExitCode {
     let number: i32 = words[0].parse().unwrap();
     let user: u32 = words[1].parse().unwrap();
@@ -40,7 +39,7 @@ pub fn program(words: &[String]) -> ExitCode {
                     _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(number), None);
                     return ExitCode::SUCCESS;
                 }
-                // Still the number of a session or a process group, or another process has got it.
+                // Still the number of a session or a process group, or of another process.
                 Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
                 Err(error) => {
                     eprintln!("{error}");
@@ -55,10 +54,10 @@ pub fn program(words: &[String]) -> ExitCode {
     }
 }
 
-/// Forks; the child's number is `number`. Returns 0 in the child.
+/// Forks. The child's pid is `number`. Returns 0 in the child.
 fn clone_as(number: i32) -> std::io::Result<libc::c_long> {
     let numbers = [number];
-    // struct clone_args: among zeros exit_signal, set_tid and set_tid_size.
+    // struct clone_args: zeros, except for exit_signal, set_tid and set_tid_size.
     let mut arguments = [0_u64; 10];
     arguments[4] = libc::SIGCHLD.cast_unsigned().into();
     arguments[8] = numbers.as_ptr() as u64;
@@ -78,21 +77,21 @@ fn run_below(user: u32, words: &[String]) -> ExitCode {
         command.uid(user).gid(user);
     }
     let mut child = command.spawn().expect("a child");
-    // Not reaped yet, so it has a start.
+    // Not reaped yet, so it has a start time.
     println!("{} {}", child.id(), began(child.id()).unwrap());
     println!("{}", child.wait().unwrap().into_raw());
     ExitCode::SUCCESS
 }
 
-/// How a program below a chosen number went.
+/// How a program below a chosen pid ended.
 pub struct Ended {
     pub pid: u32,
     pub began: u64,
     pub status: ExitStatus,
 }
 
-/// Runs what [`program`] starts, with the settings of `command`; none if there was no such process.
-/// Calls `started` when the child is there.
+/// Runs what [`program`] starts, with the settings of `command`, and calls `started` once the child
+/// exists. Returns none if there was no such process.
 pub fn run(mut command: Command, started: impl FnOnce()) -> Option<Ended> {
     let mut helper = command.stdout(Stdio::piped()).spawn().expect("this program");
     let mut lines = BufReader::new(helper.stdout.take().unwrap()).lines();
@@ -107,14 +106,14 @@ pub fn run(mut command: Command, started: impl FnOnce()) -> Option<Ended> {
     ended
 }
 
-/// A command for [`run`], in the world's environment.
+/// Prepares a command for [`run`], in the world's environment.
 pub fn command(world: &World, number: u32, user: Option<u32>) -> Command {
     let mut command = world.command(std::env::current_exe().unwrap());
     command.arg("reborn").arg(number.to_string()).arg(user.unwrap_or(0).to_string());
     command
 }
 
-/// Whether processes with chosen numbers can be started here.
+/// Can processes with chosen pids be started here?
 pub fn is_possible(world: &World) -> bool {
     let mut first = Command::new("true").spawn().unwrap();
     let number = first.id();

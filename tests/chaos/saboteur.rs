@@ -1,4 +1,4 @@
-//! Whatever can go wrong goes wrong, one thing after the other.
+//! The saboteur: lets everything go wrong that can, one thing after the other.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -21,15 +21,15 @@ use crate::plan::{BUSY, CACHE_LOCKS, CACHES, Resource, USERS};
 use crate::reborn::REUSED;
 use crate::world::{World, files_below, make_shared_folder};
 
-/// What is to be put right again, and when.
+/// What must be repaired after a while.
 pub enum Repair {
     Continue(OwnedFd),
     Engine,
     Usage,
     Disk,
-    /// What takes room in a file that is gone.
+    /// The content of a removed file, which takes room.
     Content(File),
-    /// What an ordinary user has done to a lock file, or with its name.
+    /// What an ordinary user has done to a lock file or its name.
     Meddled(Undo),
 }
 
@@ -53,12 +53,12 @@ pub fn start(world: &Arc<World>, end: Instant) -> JoinHandle<()> {
     })
 }
 
-/// Done only where no ordinary user meddles, since it voids the promise.
+/// Only done where no ordinary user meddles, since it voids the promise.
 pub const GUARD_REMOVED: &str = "guard removed";
 
 pub type Strike = fn(&mut Saboteur<'_>);
 
-/// What a run must have seen, and how to do it. What needs a disk of its own is not among it.
+/// Strikes that a run must have seen, without those that need a disk of its own.
 pub const MUST_HAPPEN: &[(&str, Strike)] = &[
     ("KILL of buildlock", |it| it.signal_a_call(Signal::KILL, "KILL of buildlock")),
     ("TERM of buildlock", |it| it.signal_a_call(Signal::TERM, "TERM of buildlock")),
@@ -75,7 +75,7 @@ pub const MUST_HAPPEN: &[(&str, Strike)] = &[
     ("no word of cache mounts", |it| it.break_the_usage()),
 ];
 
-/// The same where there are ordinary users.
+/// Strikes that a run with ordinary users must have seen.
 pub const USERS_MUST: &[(&str, Strike)] = &[
     (MADE, |it| it.make_lock_files()),
     (UNLINKED, |it| it.unlink_own()),
@@ -83,7 +83,7 @@ pub const USERS_MUST: &[(&str, Strike)] = &[
     (FORGED, |it| it.forge_a_record()),
 ];
 
-/// The same where processes can have chosen numbers.
+/// Strikes that a run must have seen if processes can have chosen pids.
 pub const NUMBERS_MUST: &[(&str, Strike)] = &[(REUSED, |it| it.reuse_a_number())];
 
 pub struct Saboteur<'a> {
@@ -95,7 +95,7 @@ pub struct Saboteur<'a> {
 
 impl Saboteur<'_> {
     fn strike(&mut self) {
-        // What has not happened yet comes first, at times: a run is to have seen everything.
+        // Sometimes a strike that is still missing comes first, since a run must see everything.
         let struck = self.world.state().struck.clone();
         let missing: Vec<_> =
             (self.world.must_happen()).filter(|(what, _)| !struck.contains_key(what)).collect();
@@ -195,13 +195,13 @@ impl Saboteur<'_> {
         self.repair(far);
     }
 
-    /// A signal to a call, on its own, as CI systems and people send it.
+    /// Sends a signal to a call alone, as CI systems and people do.
     fn signal_a_call(&mut self, signal: Signal, what: &'static str) {
         let mut state = self.world.state();
         let Some(&pid) = self.rng.choice(state.calls.keys().collect::<Vec<_>>()) else { return };
         let call = state.calls[&pid];
         state.disturbed.insert(call);
-        // It may be a zombie, but it has not been reaped: that needs the state.
+        // It may be a zombie, but it has not been reaped, since that needs the state.
         let Some(process) = open(pid) else { return };
         _ = rustix::process::pidfd_send_signal(&process, signal);
         state.strike(what);
@@ -242,7 +242,7 @@ impl Saboteur<'_> {
         }
     }
 
-    /// The process between buildlock and COMMAND.
+    /// Sends a signal to the process between buildlock and the build command.
     fn signal_a_keeper(&mut self) {
         let (signal, what) = match self.rng.u32(..3) {
             0 => (Signal::STOP, "STOP of a keeper"),
@@ -252,12 +252,12 @@ impl Saboteur<'_> {
         let Some(build) = self.rng.choice(&state.active) else { return };
         let (call, client) = (build.call, build.pid);
         if signal == Signal::KILL && self.world.plan(call).closes {
-            // Should buildlock be killed too, nobody would be left to hold the lock.
+            // If buildlock were killed too, no process would be left to hold the lock.
             return;
         }
         let Some(keeper) = keeper_of(client) else { return };
         let Some(process) = open(keeper) else { return };
-        // Still, and not another that has got its id meanwhile.
+        // It is still the keeper, and not another process with its pid.
         if keeper_of(client) != Some(keeper) {
             return;
         }
@@ -271,10 +271,10 @@ impl Saboteur<'_> {
         }
     }
 
-    /// Kills a buildlock whose build goes on, and has another call run below a process that gets
-    /// its number.
+    /// Kills a buildlock whose build goes on, and lets another call run below a process that gets
+    /// its pid.
     fn reuse_a_number(&mut self) {
-        /// What that process needs to be there in time.
+        /// The time that this process needs to start.
         const LEFT: Duration = Duration::from_millis(150);
         let late_enough = Instant::now() + LEFT;
         let mut state = self.world.state();
@@ -302,13 +302,13 @@ impl Saboteur<'_> {
         let Some(image) = self.rng.choice(images) else { return };
         state.images.remove(&image);
         state.strike("image removed");
-        // Who has just built it finds it missing.
+        // A caller that has just built it finds it missing.
         state.begin_trouble("image");
         state.end_trouble("image");
         self.world.note(&mut state, format!("image {image} is removed"));
     }
 
-    /// As a cleaner of /tmp does it: also while it is held.
+    /// Removes a lock file, even while it is held, as a cleaner of /tmp does.
     fn remove_a_lock_file(&mut self) {
         let Some(resource) = self.rng.choice(Resource::all()) else { return };
         let file = match (resource.is_cache(), self.rng.u32(..4)) {
@@ -321,8 +321,8 @@ impl Saboteur<'_> {
         let Ok(opened) = open_lock_file(&path) else { return };
         let mut state = self.world.state();
         let inode = opened.metadata().unwrap().ino();
-        // Before it is gone, for who comes then may be quick. Another may have removed it, and made
-        // it anew.
+        // Noted before it is gone, since the next caller may be quick. Another process may have
+        // removed the file and made a new one.
         if fs::symlink_metadata(&path).is_ok_and(|there| there.is_file() && there.ino() == inode) {
             self.due.extend(room_of(&opened));
             state.displaced.insert(inode, (SystemTime::now(), opened));
@@ -338,7 +338,8 @@ impl Saboteur<'_> {
         }
     }
 
-    /// From now on, a lock file that is removed while it is held can let two builds run.
+    /// Removes the guard. From now on, removing a lock file that is held can let two builds
+    /// overlap.
     fn remove_the_guard(&mut self) {
         let mut state = self.world.state();
         state.strike(GUARD_REMOVED);
@@ -346,7 +347,7 @@ impl Saboteur<'_> {
         self.world.note(&mut state, "the guard is gone");
     }
 
-    /// With all lock files in it.
+    /// Moves a folder away with all lock files in it.
     fn move_a_folder_away(&mut self) {
         let mut state = self.world.state();
         let folder = self.world.lock_folder();
@@ -358,7 +359,7 @@ impl Saboteur<'_> {
         state.begin_trouble("folder");
         let now = SystemTime::now();
         let path = folder.join(name);
-        // The new one must be root's, too, from its first moment on.
+        // The new one must also be root's from its first moment.
         let done = if self.world.has_neighbours {
             make_shared_folder(&moved);
             let flags = rustix::fs::RenameFlags::EXCHANGE;
@@ -392,12 +393,12 @@ impl Saboteur<'_> {
         state.strike(if fault == Fault::Down { "engine down" } else { "engine sick" });
         self.world.note(&mut state, format!("the engine: {fault:?}"));
         drop(state);
-        // Longer than it is asked again, at times.
+        // Sometimes longer than buildlock keeps asking.
         let longest = if self.rng.u32(..4) == 0 { 3000 } else { 400 };
         self.later(20, longest, Repair::Engine);
     }
 
-    /// As somebody does who knows that it is gone.
+    /// Forgets a cache, as a user does who knows that it is gone.
     fn forget_a_cache(&mut self) {
         let (id, _) = self.choose_cache();
         let from = SystemTime::now();
@@ -408,7 +409,7 @@ impl Saboteur<'_> {
         }
     }
 
-    /// The busy one is left alone most of the time: it is to stay busy.
+    /// Chooses a cache. The busy one is mostly left alone, since it must stay busy.
     fn choose_cache(&mut self) -> (&'static str, &'static [&'static str]) {
         let cache = self.rng.choice(CACHES).unwrap();
         let again = self.rng.u32(..4) > 0 && cache.0 == BUSY;
@@ -425,7 +426,7 @@ impl Saboteur<'_> {
         self.world.note(&mut state, format!("{file} is another"));
     }
 
-    /// As `docker builder prune` does.
+    /// Loses cache mounts, as by `docker builder prune`.
     fn lose_cache_mounts(&mut self) {
         let mut guard = self.world.state();
         let state = &mut *guard;
@@ -467,7 +468,7 @@ impl Saboteur<'_> {
         self.later(50, 500, Repair::Disk);
     }
 
-    /// Another subcommand beside them.
+    /// Runs another subcommand beside the calls.
     fn run(&mut self, what: &'static str, words: &[&str]) -> bool {
         let start = Instant::now();
         let output = self.world.command(self.world.buildlock()).args(words).output().unwrap();
@@ -504,14 +505,14 @@ impl Saboteur<'_> {
     }
 }
 
-/// Opens a lock file, but not what an ordinary user may have put in its place.
+/// Opens a lock file, but nothing else that an ordinary user may have put in its place.
 pub fn open_lock_file(path: &std::path::Path) -> std::io::Result<File> {
     let flags = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
     File::options().read(true).write(true).custom_flags(flags).open(path)
 }
 
-/// A file that was taken away stays open, and is to take no room for longer than somebody may hold
-/// it: nobody else could write anything any more.
+/// Returns the repair that empties a removed file, which stays open. Otherwise it would fill the
+/// disk for longer than a process may hold it.
 fn room_of(file: &File) -> Option<(Instant, Repair)> {
     const HELD_MAX: Duration = Duration::from_secs(20);
     Some((Instant::now() + HELD_MAX, Repair::Content(file.try_clone().ok()?)))
@@ -521,7 +522,7 @@ fn open(pid: u32) -> Option<OwnedFd> {
     rustix::process::pidfd_open(Pid::from_raw(pid.cast_signed())?, PidfdFlags::empty()).ok()
 }
 
-/// The keeper among the parents of a client, if it is near.
+/// Returns the keeper among the parents of a client, if it is near.
 fn keeper_of(client: u32) -> Option<u32> {
     let mut pid = client;
     for _ in 0..3 {

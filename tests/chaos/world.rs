@@ -1,4 +1,4 @@
-//! What all parts share: where things lie, what has happened, and what is wrong with it.
+//! What all parts share: the places of things, what has happened, and what is wrong with it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
@@ -14,11 +14,11 @@ use crate::engine::{Answer, Build, Built, Fault};
 use crate::plan::{CACHE_LOCKS, Plan, Resource, USERS};
 use crate::saboteur::{MUST_HAPPEN, NUMBERS_MUST, Strike, USERS_MUST};
 
-/// A file in the lock folder that all may lock ranges of, as an installation provides it.
+/// The file in the lock folder of which all may lock ranges, as an installation provides it.
 pub const GUARD: &str = "/guard";
-/// In seeds that this divides, no ordinary user meddles, and the calls make the lock folder.
+/// With a seed that this divides, no ordinary user meddles, and the calls make the lock folder.
 const ALONE_EVERY: u64 = 4;
-/// What stands in a file that nobody may touch.
+/// The content of a file that must not change.
 const PRECIOUS: &str = "precious\n";
 
 /// The world of one run.
@@ -28,20 +28,20 @@ pub struct World {
     /// Whether the lock folder's disk may be filled.
     pub on_small_disk: bool,
     pub is_root: bool,
-    /// Whether ordinary users meddle with the lock folder, which is root's.
+    /// Whether ordinary users meddle with the lock folder, which root owns.
     pub has_neighbours: bool,
-    /// Whether processes can be started with a chosen number.
+    /// Whether processes can be started with a chosen pid.
     pub can_choose_numbers: bool,
     pub start: Instant,
-    /// Descriptors that this program was started with: everybody inherits them.
+    /// Descriptors that this program was started with, which all others inherit.
     pub from_outside: Vec<Descriptor>,
     state: Mutex<State>,
 }
 
-/// What changes.
+/// The state that changes.
 #[derive(Default)]
 pub struct State {
-    /// Images by their tags, and whether the build that made it had lost its lock by then.
+    /// Images by their tags, and whether the build that made each one had lost its lock by then.
     pub images: HashMap<String, bool>,
     pub fault: Option<Fault>,
     /// Builds that run.
@@ -56,31 +56,30 @@ pub struct State {
     pub built: HashMap<usize, Vec<Built>>,
     /// Calls that have not been waited for, by process id.
     pub calls: BTreeMap<u32, usize>,
-    /// Calls to which, or to whose build, something was done.
+    /// Calls that were disturbed, or whose build was.
     pub disturbed: HashSet<usize>,
-    /// Lock files that the saboteur took out of their place, by inode, and when. They stay open, so
-    /// that no other file gets the same inode.
+    /// Lock files that the saboteur removed from their place, by inode, and when. They stay open,
+    /// so that no other file gets the same inode.
     pub displaced: HashMap<u64, (SystemTime, File)>,
-    /// Lock files that an ordinary user gave another name: by inode the earlier names. They stay
-    /// open, too.
+    /// Lock files that an ordinary user renamed: the earlier names by inode. They stay open, too.
     pub renamed: HashMap<u64, (String, File)>,
-    /// Lock files, by their names in the lock folder, to which an ordinary user did something that
-    /// a call may fail of: until when that lasted.
+    /// Lock files that an ordinary user changed so that a call may fail, and until when that
+    /// lasted, by their names in the lock folder.
     pub meddled: HashMap<String, Option<Instant>>,
-    /// Times in which something was broken that a call may fail of.
+    /// Times in which something was broken, so that a call may fail.
     pub troubles: Vec<Trouble>,
-    /// What came of it.
+    /// How often each outcome was seen.
     pub counts: BTreeMap<&'static str, usize>,
-    /// What was done to them.
+    /// How often each strike was made.
     pub struck: BTreeMap<&'static str, usize>,
     pub violations: Vec<String>,
     journal: Vec<String>,
 }
 
-/// A process, also after its id has been given to another: its id and when it began, in ticks.
+/// A process: its pid, which may be reused, and when it began, in ticks.
 pub type Process = (u32, u64);
 
-/// Something that a call may fail of.
+/// A reason why a call may fail.
 #[derive(Clone, Debug)]
 pub struct Trouble {
     /// None while it lasts.
@@ -102,15 +101,15 @@ impl World {
             from_outside: crate::client::inherited(),
             state: Mutex::default(),
         };
-        // The last is the lock folder's, as /tmp is.
+        // The last is that of the lock folder, like /tmp.
         let folders = [("", 0o755), ("bin", 0o755), ("out", 0o755), ("files", 0o755)];
         for (name, mode) in folders.into_iter().chain([("disk", 0o1777)]) {
             let path = world.folder.join(name);
             _ = fs::create_dir(&path);
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         }
-        // By another process: were one open for writing here while a thread forks, its execution
-        // would fail with ETXTBSY.
+        // Another process copies them. If one were open for writing here while a thread forks, its
+        // execution would fail with ETXTBSY.
         for (program, name) in [
             (assert_cmd::cargo::cargo_bin!("buildlock").to_path_buf(), "buildlock"),
             (std::env::current_exe().unwrap(), "docker"),
@@ -129,7 +128,8 @@ impl World {
         world
     }
 
-    /// As an installation makes it at boot, with all that ordinary users must not own.
+    /// Makes the lock folder as an installation does at boot, with everything that ordinary users
+    /// must not own.
     fn make_lock_folder(&self) {
         let lock_folder = self.lock_folder();
         let folders = ["image-locks", "named-locks", CACHE_LOCKS].map(|it| lock_folder.join(it));
@@ -147,7 +147,7 @@ impl World {
         fs::set_permissions(self.precious(), fs::Permissions::from_mode(0o600)).unwrap();
     }
 
-    /// What a run must have seen here, and how to do it.
+    /// Returns the strikes that a run must have seen here.
     pub fn must_happen(&self) -> impl Iterator<Item = &'static (&'static str, Strike)> {
         let users = USERS_MUST.iter().filter(|_| self.has_neighbours);
         let numbers = NUMBERS_MUST.iter().filter(|_| self.can_choose_numbers);
@@ -162,7 +162,7 @@ impl World {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where the files of caches lie.
+    /// Returns the folder of the caches' files.
     pub fn files(&self) -> PathBuf {
         self.folder.join("files")
     }
@@ -179,7 +179,7 @@ impl World {
         self.folder.join("disk/locks")
     }
 
-    /// Where lock files go that were moved away.
+    /// Returns the folder for lock files that were moved away.
     pub fn moved(&self) -> PathBuf {
         self.folder.join("disk/moved")
     }
@@ -188,17 +188,17 @@ impl World {
         self.folder.join(format!("disk/locks{GUARD}"))
     }
 
-    /// A folder of this user's on the lock folder's disk.
+    /// Returns this user's folder on the lock folder's disk.
     pub fn elsewhere(&self, user: u32) -> PathBuf {
         self.folder.join(format!("disk/of-{user}"))
     }
 
-    /// A file of root's that links in the lock folder lead to.
+    /// Returns a file of root's to which links in the lock folder lead.
     pub fn precious(&self) -> PathBuf {
         self.folder.join("precious")
     }
 
-    /// `buildlock`, or something that sees the same world, not started yet.
+    /// Prepares `buildlock`, or another program that sees the same world.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let path = std::env::var("PATH").unwrap_or_default();
         let mut command = Command::new(program);
@@ -214,17 +214,17 @@ impl World {
         command
     }
 
-    /// The time since the start, for people.
+    /// Returns the time since the start, for people.
     pub fn clock(&self) -> String {
         format!("{:8.3}", self.start.elapsed().as_secs_f64())
     }
 
-    /// Writes down what happened, for the case that something is wrong.
+    /// Writes down what happened, in case something is wrong.
     pub fn note(&self, state: &mut State, what: impl AsRef<str>) {
         state.journal.push(format!("{} {}", self.clock(), what.as_ref()));
     }
 
-    /// The processes of this run but for this one, zombies left out.
+    /// Returns the processes of this run, without this one and without zombies.
     fn processes(&self) -> Vec<(u32, String)> {
         let mark = format!("CHAOS={}", self.folder.display()).into_bytes();
         let pids = fs::read_dir("/proc").unwrap().flatten();
@@ -239,9 +239,9 @@ impl World {
             .collect()
     }
 
-    /// Everything is over: is there anything that should not be there any more?
+    /// Checks that nothing is left once everything is over.
     pub fn check_what_is_left(&self, descriptors: usize) {
-        // What daemons a build left may take, and a while for the kernel.
+        // Daemons that a build has left take a while, and so does the kernel.
         let until = Instant::now() + Duration::from_secs(10);
         while !self.processes().is_empty() && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(20));
@@ -274,7 +274,7 @@ impl World {
         if !pruned.status.success() {
             wrong.push(format!("prune: {}", String::from_utf8_lossy(&pruned.stderr)));
         }
-        // What is remembered of caches stays, and the guard.
+        // The caches' memory stays, and so does the guard.
         let mut left = files_below(&self.lock_folder());
         left.retain(|file| file.extension().is_none_or(|it| it != "json") && *file != self.guard());
         if !left.is_empty() {
@@ -282,7 +282,7 @@ impl World {
         }
         let kept = |state: &State| state.displaced.len() + state.renamed.len();
         let descriptors = descriptors + kept(&self.state());
-        // Threads of the engine close theirs a moment after their client has gone.
+        // The engine's threads close their descriptors a moment after their client has gone.
         let until = Instant::now() + Duration::from_secs(5);
         let mut open = crate::own_descriptors();
         while open > descriptors && Instant::now() < until {
@@ -295,7 +295,7 @@ impl World {
         self.state().violations.extend(wrong);
     }
 
-    /// What is no longer as root made it.
+    /// Returns what is no longer as root made it.
     fn broken_in_lock_folder(&self) -> Option<String> {
         let folders = ["", "image-locks", "named-locks", CACHE_LOCKS, "guard"];
         for path in folders.map(|it| self.lock_folder().join(it)) {
@@ -316,7 +316,8 @@ impl World {
         (!as_before).then(|| format!("what a planted link led to was touched: {precious:?}"))
     }
 
-    /// Prints what happened. A whole run in which something never happened has shown nothing.
+    /// Prints what happened. A whole run fails if something never happened, since it proves
+    /// nothing.
     pub fn report(&self, whole_run: bool) -> ExitCode {
         let mut state = self.state();
         let in_one_line = |counts: &BTreeMap<&str, usize>| {
@@ -352,7 +353,7 @@ impl World {
 }
 
 impl State {
-    /// A call, as the caches know it.
+    /// Returns a call, as the caches know it.
     pub fn caller<'a>(&self, call: usize, plan: &'a Plan) -> Caller<'a> {
         let called = self.called[&call];
         Caller { call, plan, called, disturbed: self.disturbed.contains(&call) }
@@ -367,8 +368,7 @@ impl State {
         *self.struck.entry(what).or_default() += 1;
     }
 
-    /// A lock file may have been renamed since it was locked, and is still the lock of its earlier
-    /// name.
+    /// Adds the earlier names of lock files, which may have been renamed since they were locked.
     pub fn add_earlier_names(&self, descriptors: &mut [Descriptor]) {
         for Descriptor { link, inode, .. } in descriptors {
             if let Some((names, _)) = self.renamed.get(inode) {
@@ -377,18 +377,18 @@ impl State {
         }
     }
 
-    /// Did an ordinary user, since `from`, do something to one of the lock files for which `is_it`?
+    /// Has an ordinary user meddled since `from` with a lock file for which `is_it` holds?
     pub fn was_meddled(&self, from: Instant, is_it: impl Fn(&str) -> bool) -> bool {
         let since = |to: &Option<Instant>| to.is_none_or(|to| to >= from);
         self.meddled.iter().any(|(file, to)| since(to) && is_it(file))
     }
 
-    /// Has one of these lock files been taken away?
+    /// Has one of these lock files been removed?
     pub fn has_lost_one(&self, inodes: &[u64]) -> bool {
         inodes.iter().any(|inode| self.displaced.contains_key(inode))
     }
 
-    /// Something begins that a call may fail of.
+    /// Notes that something begins of which a call may fail.
     pub fn begin_trouble(&mut self, what: &'static str) {
         self.troubles.push(Trouble { to: None, what });
     }
@@ -400,20 +400,20 @@ impl State {
         }
     }
 
-    /// What was broken at some time since `from`.
+    /// Returns what was broken at some time since `from`.
     pub fn troubles_since(&self, from: Instant) -> Vec<&'static str> {
         let since = |trouble: &&Trouble| trouble.to.is_none_or(|to| to >= from);
         self.troubles.iter().filter(since).map(|trouble| trouble.what).collect()
     }
 }
 
-/// A folder in which all users may create files, and remove their own.
+/// Makes a folder in which all users may create files, and remove their own.
 pub fn make_shared_folder(path: &Path) {
     fs::create_dir(path).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o1777)).unwrap();
 }
 
-/// Every file below a folder.
+/// Returns every file below a folder.
 pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -423,7 +423,7 @@ pub fn files_below(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// When a process began, in ticks since the machine did (proc_pid_stat(5)).
+/// Returns when a process began, in ticks since the machine started (proc_pid_stat(5)).
 pub fn began(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()

@@ -51,14 +51,26 @@ fn assert_holds(limit: Duration, mut attempt: impl FnMut() -> Measured) {
     panic!("a limit of {limit:?} was never kept: {late:?}");
 }
 
+/// Returns how long a call waited into its limit, by its own log.
+///
+/// On a busy machine, the limit may pass before the call says that it waits. Such an attempt is not
+/// in time.
+fn waited(finished: &Finished) -> Duration {
+    let timeout = time_of("timeout", finished).unwrap_or_else(|| panic!("no timeout\n{finished}"));
+    match time_of("waiting", finished) {
+        // A clock that is set back must not fail the test.
+        Some(waiting) => timeout.duration_since(waiting).unwrap_or_default(),
+        None => Duration::MAX,
+    }
+}
+
 /// Returns when the first line about this event was written.
-fn time_of(event: &str, finished: &Finished) -> SystemTime {
+fn time_of(event: &str, finished: &Finished) -> Option<SystemTime> {
     let lines = finished.stderr.lines().map(|line| {
         serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|e| panic!("{line}: {e}"))
     });
-    let found = lines.into_iter().find(|line| line["event"] == event);
-    let found = found.unwrap_or_else(|| panic!("no {event}\n{finished}"));
-    humantime::parse_rfc3339(found["timestamp"].as_str().unwrap()).unwrap()
+    let found = lines.into_iter().find(|line| line["event"] == event)?;
+    Some(humantime::parse_rfc3339(found["timestamp"].as_str().unwrap()).unwrap())
 }
 
 /// Runs a call into its limit for locks that are held.
@@ -69,9 +81,7 @@ fn run_into(f: &Fixture, limit: Duration, options: &[&str]) -> Measured {
     let finished = call.arg(".").run();
     let process = before.elapsed();
     finished.assert_code(124);
-    let waited = time_of("timeout", &finished).duration_since(time_of("waiting", &finished));
-    // A clock that is set back must not fail the test.
-    Measured { waited: waited.unwrap_or_default(), process }
+    Measured { waited: waited(&finished), process }
 }
 
 /// Processors that are busy until this is dropped.
@@ -193,10 +203,11 @@ fn several_locks_one_after_the_other_have_one_limit() {
         let finished = call.wait();
         let process = before.elapsed();
         finished.assert_code(124).assert_stderr("lock c");
+        // Only a call that waited for all three is in time.
         let waits = finished.stderr.matches("\"event\":\"waiting\"").count();
-        assert_eq!(waits, 3, "{finished}");
-        let waited = time_of("timeout", &finished).duration_since(time_of("waiting", &finished));
-        Measured { waited: waited.unwrap_or_default(), process }
+        assert!(waits <= 3, "{finished}");
+        let waited = if waits == 3 { waited(&finished) } else { Duration::MAX };
+        Measured { waited, process }
     });
     assert_eq!(f.build_count(TAG), 0);
 }
