@@ -1,4 +1,4 @@
-//! Answers what comes from outside.
+//! Answers requests from outside.
 
 fn main() -> anyhow::Result<()> {
     common::start(env!("CARGO_PKG_NAME"))

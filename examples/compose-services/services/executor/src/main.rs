@@ -1,4 +1,4 @@
-//! Runs what the api was asked for.
+//! Runs what the API was asked to run.
 
 fn main() -> anyhow::Result<()> {
     common::start(env!("CARGO_PKG_NAME"))

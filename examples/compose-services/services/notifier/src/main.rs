@@ -1,4 +1,4 @@
-//! Tells people about it.
+//! Tells people what happened.
 
 fn main() -> anyhow::Result<()> {
     common::start(env!("CARGO_PKG_NAME"))

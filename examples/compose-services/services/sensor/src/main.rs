@@ -1,4 +1,4 @@
-//! Watches what the others do.
+//! Watches the other services.
 
 fn main() -> anyhow::Result<()> {
     common::start(env!("CARGO_PKG_NAME"))

@@ -1,4 +1,4 @@
-//! Does what the executor leaves for later.
+//! Does the work that the executor leaves for later.
 
 fn main() -> anyhow::Result<()> {
     common::start(env!("CARGO_PKG_NAME"))
