@@ -1,4 +1,4 @@
-# What can be done here, by name: make help
+# `make help` lists the targets.
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -13,24 +13,24 @@ zsh_completion := $(root)/share/zsh/site-functions
 man1 := $(root)/share/man/man1
 tmpfiles := $(root)/lib/tmpfiles.d
 
-# Names of the subcommands that have a manual page of their own.
+# Subcommands that have a manual page of their own.
 subcommands := status path prune cache lint completions man
 fuzz_targets := reference holder_record command duration engine_answer
-scripts := .ci/run tests/demo.sh tests/support/engine/debian-13 tests/stand-in/docker
+scripts := .ci/run tests/demo.sh tests/engine/debian-13 tests/stand-in/docker
 
 .DELETE_ON_ERROR:
 .PHONY: all install uninstall test test-debian test-engines test-scale chaos fuzz lint bench bench-caches bench-check demo completions man clean help
 
 all: $(BINARY)                 ## build the release binary (the default)
 
-# Linked with the C library in it, where that is there for it, and for a fixed address: with no
-# libraries to load and no addresses to correct, a program starts in less time (docs/performance.md).
+# Links the C library statically, if the linker finds a static one, and for a fixed address. With no
+# libraries to load and no addresses to correct, the program starts faster (docs/performance.md).
 # `make STATIC=` links as cargo does.
 STATIC ?= $(shell folder=$$(mktemp -d) && echo 'int main(void) { return 0; }' | \
   $${CC:-cc} -static -x c - -o "$$folder/it" 2>/dev/null && echo yes; rm -rf "$$folder")
 link = $(if $(STATIC),-C target-feature=+crt-static -C relocation-model=static)
 
-# As root, `make install` after `make` must not run cargo: it would leave root's files behind.
+# `sudo make install` after `make` must not run cargo, which would leave files of root behind.
 $(BINARY): Cargo.toml Cargo.lock $(shell find src -name '*.rs')
 	+$(CARGO) rustc --release --locked --bin buildlock -- $(link)
 	@touch -c $@
@@ -43,43 +43,44 @@ install: $(BINARY)             ## install below PREFIX (/usr/local), in DESTDIR 
 	install -m 644 completions/buildlock.bash "$(bash_completion)/buildlock"
 	install -m 644 completions/buildlock.fish "$(fish_completion)/buildlock.fish"
 	install -m 644 completions/_buildlock "$(zsh_completion)/_buildlock"
-	{ echo "# Lock files of buildlock. As root's they are safe from other users' removal."; \
+	{ echo "# Lock files of buildlock. Other users cannot remove what root owns."; \
 	  for folder in "" /image-locks /named-locks /cache-locks; do \
 	    echo "d /tmp/buildlock$$folder 1777 root root -"; \
 	  done; \
 	  echo "f /tmp/buildlock/guard 0666 root root -"; } >"$(tmpfiles)/buildlock.conf"
 	chmod 644 "$(tmpfiles)/buildlock.conf"
 
-uninstall:                     ## remove what install has put there
+uninstall:                     ## remove the installed files
 	rm -f "$(root)/bin/buildlock" "$(tmpfiles)/buildlock.conf"
 	rm -f "$(man1)/buildlock.1" $(subcommands:%="$(man1)/buildlock-%.1")
 	rm -f "$(bash_completion)/buildlock" "$(fish_completion)/buildlock.fish"
 	rm -f "$(zsh_completion)/_buildlock"
 
-# Most of them wait, for a process or for time to pass: more at once than there are processors.
+# Most tests wait for a process or for time to pass, so more of them run at once than there are
+# processors.
 test: export RUST_TEST_THREADS ?= 6
 test:                          ## run every test; BUILDLOCK_REQUIRE_ENGINE=1: no engine is a failure
 	+$(CARGO) test --locked
 	+$(CARGO) test --locked --no-default-features --lib
 
 test-debian:                   ## as root: Debian 13's engines for the tests, in a folder that is kept
-	@tests/support/engine/debian-13 make
+	@tests/engine/debian-13 make
 
 test-engines:                  ## the tests with a real engine, on each engine with each client
-	+BUILDLOCK_TEST_ENGINES=all $(CARGO) test --locked --test real -- --test-threads=2 \
-	  real_engine:: registry::
-	+$(CARGO) test --locked --test real -- --ignored compose::
+	+BUILDLOCK_TEST_ENGINES=all $(CARGO) test --locked --test real_engine --test registry \
+	  -- --test-threads=2
+	+$(CARGO) test --locked --test compose -- --ignored
 
 test-scale:                    ## a thousand waiters, calls and tags, one test after the other; long waits
-	+BUILDLOCK_TEST_SCALE=1000 $(CARGO) test --locked --test cli thousand -- --test-threads=1
-	+$(CARGO) test --locked --test real -- --ignored silence::
+	+BUILDLOCK_TEST_SCALE=1000 $(CARGO) test --locked --test limits thousand -- --test-threads=1
+	+$(CARGO) test --locked --test silence -- --ignored
 
 chaos: SECONDS ?= 600
-chaos:                         ## kill, stop, remove, fill and break for SECONDS (600), by SEED
+chaos:                         ## run calls beside a saboteur for SECONDS (600), steered by SEED
 	+$(CARGO) test --locked --test chaos -- --seed $(or $(SEED),$(shell date +%s)) \
 	  --seconds $(SECONDS)
 
-lint:                          ## formatting, clippy, licences of the dependencies, shell scripts
+lint:                          ## check formatting, clippy, licences of dependencies, shell scripts
 	$(CARGO) fmt --check
 	+$(CARGO) clippy --all-targets --locked -- -D warnings
 	+$(CARGO) clippy --all-targets --locked --no-default-features -- -D warnings
@@ -96,7 +97,7 @@ lint:                          ## formatting, clippy, licences of the dependenci
 	  echo "lint: no shellcheck, scripts not checked" >&2; \
 	fi
 
-fuzz:                          ## every fuzz target for FUZZ_SECONDS (60); nightly Rust, cargo-fuzz
+fuzz:                          ## run each fuzz target for FUZZ_SECONDS (60); needs nightly Rust, cargo-fuzz
 	+$(CARGO) +nightly fuzz build
 	@for target in $(fuzz_targets); do \
 	  echo "fuzz: $$target, $(FUZZ_SECONDS) s"; \
@@ -106,25 +107,19 @@ fuzz:                          ## every fuzz target for FUZZ_SECONDS (60); night
 	    -print_final_stats=1 || exit; \
 	done
 
-bench: all                     ## times beside docker's and flock's, on the real engine
+bench: all                     ## measure times beside docker and flock, on the real engine
 	+$(CARGO) test --quiet --locked --bench bench -- --buildlock "$(BINARY)" $(BENCH)
 
-bench-caches: all              ## five builds that share cargo's cache: times and failures; BENCH=...
+bench-caches: all              ## measure five builds that share cargo's cache; BENCH=...
 	+$(CARGO) test --quiet --locked --bench caches -- --buildlock "$(BINARY)" $(BENCH)
 
-bench-check: all               ## instructions of a call that finds its image; needs valgrind
+bench-check: all               ## count the instructions of a skip; needs valgrind
 	+$(CARGO) test --quiet --locked --bench instructions -- --buildlock "$(BINARY)"
 
-# With the release binary only if that is there and up to date: it takes minutes to build.
-demo:                          ## eight calls at once for one tag: one build, seven waits
-	+@binary="$(BINARY)"; \
-	if [ ! -x "$$binary" ] || [ -n "$$(find Cargo.toml Cargo.lock src -newer "$$binary")" ]; then \
-	  $(CARGO) build --locked --profile demo --no-default-features --bin buildlock || exit; \
-	  binary="$(dir $(BINARY))../demo/buildlock"; \
-	fi; \
-	tests/demo.sh "$$binary"
+demo: all                      ## run eight calls at once for one tag: one build, seven waits
+	tests/demo.sh "$(BINARY)"
 
-completions:                   ## write completions/ anew
+completions:                   ## regenerate completions/
 	@mkdir -p completions
 	+$(CARGO) run --quiet --locked -- completions bash >completions/buildlock.bash
 	+$(CARGO) run --quiet --locked -- completions zsh >completions/_buildlock
@@ -132,7 +127,7 @@ completions:                   ## write completions/ anew
 	+$(CARGO) run --quiet --locked -- completions elvish >completions/buildlock.elv
 	+$(CARGO) run --quiet --locked -- completions powershell >completions/_buildlock.ps1
 
-man:                           ## write man/ anew
+man:                           ## regenerate man/
 	@mkdir -p man
 	+$(CARGO) run --quiet --locked -- man >man/buildlock.1
 	+for name in $(subcommands); do \
@@ -142,5 +137,5 @@ man:                           ## write man/ anew
 clean:                         ## remove what was built
 	$(CARGO) clean
 
-help:                          ## print this
+help:                          ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14

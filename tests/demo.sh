@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job, for real: eight calls at once for one tag that is missing. One builds, seven wait,
-# all eight end with 0, and the image is there; anything else ends this with 1.
+# Shows the main job: eight calls at once for one missing tag. One builds and seven wait, then all
+# eight exit with 0 and the image exists. Exits with 1 on anything else.
 #
 # usage: tests/demo.sh BUILDLOCK
 set -euo pipefail
@@ -40,7 +40,7 @@ static_busybox() {
     path=$(command -v busybox) && ! ldd "$path" >/dev/null 2>&1 && echo "$path"
 }
 
-# A build that takes long enough to be waited for.
+# The build takes long enough for the others to wait.
 mkdir "$work/context"
 if command -v docker >/dev/null && docker version --format '{{.Server.Version}}' >/dev/null 2>&1; then
     real=1
@@ -53,7 +53,7 @@ if command -v docker >/dev/null && docker version --format '{{.Server.Version}}'
         printf 'FROM %s\nLABEL %s=1\nRUN busybox sleep 3\n' "$mark-base" "$mark" \
             >"$work/context/Dockerfile"
     else
-        # Nothing to run in an image, nothing to pull: layers that have to be written.
+        # Without a program to run in the image and without pulling, writing layers takes the time.
         printf 'FROM scratch\nLABEL %s=1\n' "$mark" >"$work/context/Dockerfile"
         for n in 1 2 3 4; do
             head -c 64M /dev/urandom >"$work/context/$n"
@@ -61,7 +61,7 @@ if command -v docker >/dev/null && docker version --format '{{.Server.Version}}'
         done
     fi
 else
-    echo "No Docker Engine answers here: this is the stand-in of the tests, and no image is built."
+    echo "No Docker Engine answers here, so this uses the stand-in of the tests and builds no image."
     kind="The stand-in's image"
     mkdir "$work/bin" "$work/images"
     ln -s "$here/stand-in/docker" "$work/bin/docker"
@@ -90,7 +90,7 @@ for n in $(seq "$calls"); do
 done
 echo
 
-# How many of the calls said this.
+# Prints how many of the calls logged this.
 said() { grep -lF "buildlock: $tag: $1" "$work"/out.* | wc -l; }
 
 builds=$(said 'building: ')
@@ -98,13 +98,13 @@ waits=$(said 'waiting for ')
 image=$(docker image inspect --format '{{.Id}}' "$tag" 2>/dev/null) || image=''
 echo "$builds built, $waits waited, $failed failed, in $took s. $kind: ${image:-none}"
 if [ "$builds" -ne 1 ] || [ "$waits" -ne $((calls - 1)) ] || [ "$failed" -ne 0 ] || [ -z "$image" ]; then
-    echo "That is not one build and $((calls - 1)) waits. What was written:" >&2
+    echo "That is not one build and $((calls - 1)) waits. The output was:" >&2
     tail -n +1 "$work"/out.* >&2
     exit 1
 fi
 
 echo
-echo "And once more, now that the image is there:"
+echo "Once more, now that the image exists:"
 start=${EPOCHREALTIME/[^0-9]/}
 "$buildlock" --color never -- "${command[@]}" 2>&1 | tee "$work/again"
 end=${EPOCHREALTIME/[^0-9]/}
