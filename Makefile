@@ -16,7 +16,7 @@ tmpfiles := $(root)/lib/tmpfiles.d
 # Subcommands that have a manual page of their own.
 subcommands := status path prune cache lint completions man
 fuzz_targets := reference holder_record command duration engine_answer
-scripts := .ci/run tests/demo.sh tests/engine/debian-13 tests/stand-in/docker
+scripts := .ci/run tests/demo.sh tests/support/engine/debian-13 tests/stand-in/docker
 
 .DELETE_ON_ERROR:
 .PHONY: all install uninstall test test-debian test-engines test-scale chaos fuzz lint bench bench-caches bench-check demo completions man clean help
@@ -64,16 +64,16 @@ test:                          ## run every test; BUILDLOCK_REQUIRE_ENGINE=1: no
 	+$(CARGO) test --locked --no-default-features --lib
 
 test-debian:                   ## as root: Debian 13's engines for the tests, in a folder that is kept
-	@tests/engine/debian-13 make
+	@tests/support/engine/debian-13 make
 
 test-engines:                  ## the tests with a real engine, on each engine with each client
-	+BUILDLOCK_TEST_ENGINES=all $(CARGO) test --locked --test real_engine --test registry \
-	  -- --test-threads=2
-	+$(CARGO) test --locked --test compose -- --ignored
+	+BUILDLOCK_TEST_ENGINES=all $(CARGO) test --locked --test real -- --test-threads=2 \
+	  real_engine:: registry::
+	+$(CARGO) test --locked --test real -- --ignored compose::
 
 test-scale:                    ## a thousand waiters, calls and tags, one test after the other; long waits
-	+BUILDLOCK_TEST_SCALE=1000 $(CARGO) test --locked --test limits thousand -- --test-threads=1
-	+$(CARGO) test --locked --test silence -- --ignored
+	+BUILDLOCK_TEST_SCALE=1000 $(CARGO) test --locked --test cli thousand -- --test-threads=1
+	+$(CARGO) test --locked --test real -- --ignored silence::
 
 chaos: SECONDS ?= 600
 chaos:                         ## run calls beside a saboteur for SECONDS (600), steered by SEED
@@ -116,8 +116,14 @@ bench-caches: all              ## measure five builds that share cargo's cache; 
 bench-check: all               ## count the instructions of a skip; needs valgrind
 	+$(CARGO) test --quiet --locked --bench instructions -- --buildlock "$(BINARY)"
 
-demo: all                      ## run eight calls at once for one tag: one build, seven waits
-	tests/demo.sh "$(BINARY)"
+# Uses the release binary if it is up to date, because building it takes minutes.
+demo:                          ## run eight calls at once for one tag: one build, seven waits
+	+@binary="$(BINARY)"; \
+	if [ ! -x "$$binary" ] || [ -n "$$(find Cargo.toml Cargo.lock src -newer "$$binary")" ]; then \
+	  $(CARGO) build --locked --profile demo --no-default-features --bin buildlock || exit; \
+	  binary="$(dir $(BINARY))../demo/buildlock"; \
+	fi; \
+	tests/demo.sh "$$binary"
 
 completions:                   ## regenerate completions/
 	@mkdir -p completions
