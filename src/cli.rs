@@ -1,13 +1,13 @@
-//! The command line as clap types. Their doc comments are the help, the man pages and, through
-//! them, the contract that users read.
+//! The command line as clap types. Their doc comments are the help and the man pages, and so the
+//! contract that users read.
+
+pub mod parse;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cache;
 use crate::command::Engine;
@@ -69,7 +69,7 @@ pub struct BuildArgs {
     ///
     /// Taken from the -t/--tag of COMMAND where that is a known build command (docker, podman or
     /// nerdctl build); required otherwise.
-    #[arg(short, long = "tag", value_name = "TAG", value_parser = parse_tag)]
+    #[arg(short, long = "tag", value_name = "TAG")]
     pub tags: Vec<Tag>,
 
     /// Longest wait for all locks
@@ -192,7 +192,7 @@ pub enum Sub {
     /// Creates the file if need be. In a shell: exec 9<"$(buildlock path env:abc)"; flock 9
     Path {
         /// Image reference
-        #[arg(value_name = "TAG", value_parser = parse_tag, required_unless_present = "lock")]
+        #[arg(value_name = "TAG", required_unless_present = "lock")]
         tag: Option<Tag>,
         /// A named lock instead of a tag
         #[arg(long, value_name = "NAME", value_parser = parse_lock_name, conflicts_with = "tag")]
@@ -282,166 +282,6 @@ pub enum LintFormat {
     Github,
     /// SARIF 2.1.0, for code scanning
     Sarif,
-}
-
-/// Options that an environment variable may set, for those who give no flag.
-const ENVIRONMENT: &[(&str, &str)] = &[
-    ("timeout", "BUILDLOCK_TIMEOUT"),
-    ("build_timeout", "BUILDLOCK_BUILD_TIMEOUT"),
-    ("on_failure", "BUILDLOCK_ON_FAILURE"),
-    ("engine", "BUILDLOCK_ENGINE"),
-    ("check", "BUILDLOCK_CHECK"),
-    ("lock_dir", "BUILDLOCK_DIR"),
-    ("store", "BUILDLOCK_STORE"),
-    ("log_format", "BUILDLOCK_LOG_FORMAT"),
-];
-
-/// Those of them that every subcommand knows.
-const COMMON: &[&str] = &["lock_dir", "store", "log_format"];
-
-/// The grammar with what the environment says of the options that `counts` is true of.
-fn grammar(counts: impl Fn(&str) -> bool) -> clap::Command {
-    with_environment(Cli::command(), counts)
-}
-
-/// A variable that is set to nothing counts as unset, as CI systems leave them.
-fn with_environment(grammar: clap::Command, counts: impl Fn(&str) -> bool) -> clap::Command {
-    let set = |variable: &str| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
-    let of_use = |(option, variable): &&(&str, &str)| counts(option) && set(variable);
-    ENVIRONMENT.iter().filter(of_use).fold(grammar, |grammar, (option, variable)| {
-        grammar.mut_arg(option, |arg| arg.env(variable).hide_env(true))
-    })
-}
-
-/// The main job, if that is what is asked for and nothing is wrong with it. Nearly every call is
-/// one, and reading it takes a third less where no subcommand has to be made known first.
-fn parse_job(words: &[OsString]) -> Option<Cli> {
-    let grammar = clap::Command::new("buildlock").args_override_self(true);
-    let grammar = CommonArgs::augment_args(BuildArgs::augment_args(grammar));
-    let mut matches = with_environment(grammar, |_| true).try_get_matches_from(words).ok()?;
-    Some(Cli {
-        build: BuildArgs::from_arg_matches_mut(&mut matches).ok()?,
-        common: CommonArgs::from_arg_matches_mut(&mut matches).ok()?,
-        subcommand: None,
-    })
-}
-
-/// The command line of this process.
-///
-/// # Errors
-/// What clap says of a wrong one. `--help` and `--version` come as errors too, as clap has it.
-pub fn parse() -> Result<Cli, clap::Error> {
-    let words: Vec<OsString> = std::env::args_os().collect();
-    if let Some(job) = parse_job(&words) {
-        return Ok(job);
-    }
-    let explain = |error| explain_missing_dashes(name_variable(error), &words);
-    let mut matches = grammar(|_| true)
-        .try_get_matches_from(&words)
-        .or_else(|error| match names_subcommand() {
-            // What a variable says of building is nothing to them.
-            true => grammar(|option| COMMON.contains(&option)).try_get_matches_from(&words),
-            false => Err(error),
-        })
-        .map_err(explain)?;
-    refuse_job_beside_subcommand(&matches)?;
-    Cli::from_arg_matches_mut(&mut matches)
-}
-
-/// Exit status for a wrong command line: 125 for the main job, as `timeout`, `env` and
-/// `docker run` have it; 2 for the other subcommands.
-pub fn usage_status() -> u8 {
-    if names_subcommand() { exit::SUBCOMMAND_USAGE } else { exit::FAILURE }
-}
-
-fn names_subcommand() -> bool {
-    what_is_right().is_some_and(|matches| matches.subcommand_name().is_some())
-}
-
-/// What can be understood of a wrong command line.
-fn what_is_right() -> Option<ArgMatches> {
-    grammar(|option| COMMON.contains(&option)).ignore_errors(true).try_get_matches().ok()
-}
-
-/// Returns how to report a wrong command line, as far as that can be understood.
-pub fn how_to_report() -> Option<log::Options> {
-    log::Options::from_arg_matches(&what_is_right()?).ok()
-}
-
-/// `buildlock -t a status`: the tag would be for nothing.
-fn refuse_job_beside_subcommand(matches: &ArgMatches) -> Result<(), clap::Error> {
-    let Some(subcommand) = matches.subcommand_name() else { return Ok(()) };
-    let mut job = BuildArgs::augment_args(clap::Command::new(""));
-    job.build();
-    let given = |id: &clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
-    match job.get_arguments().find(|arg| given(arg.get_id())) {
-        Some(arg) => Err(Cli::command().error(
-            ErrorKind::ArgumentConflict,
-            format!("'{arg}' is for building, and cannot be used with '{subcommand}'"),
-        )),
-        None => Ok(()),
-    }
-}
-
-/// Where a wrong value comes from the environment, say so: nobody typed the option.
-fn name_variable(error: clap::Error) -> clap::Error {
-    let said = |kind| error.get(kind).map(ToString::to_string);
-    let (Some(arg), Some(value)) = (said(ContextKind::InvalidArg), said(ContextKind::InvalidValue))
-    else {
-        return error;
-    };
-    let is_it = |(option, variable): &&(&str, &str)| {
-        arg.starts_with(&format!("--{} ", option.replace('_', "-")))
-            && std::env::var(variable).is_ok_and(|set| set == value)
-    };
-    match ENVIRONMENT.iter().find(is_it) {
-        Some((_, variable)) => {
-            let text = error.to_string();
-            let reason = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-            Cli::command().error(error.kind(), format!("{reason} (from {variable})"))
-        }
-        None => error,
-    }
-}
-
-/// `buildlock -t a docker build .`: say what is missing, not that `docker` is unexpected.
-fn explain_missing_dashes(error: clap::Error, words: &[OsString]) -> clap::Error {
-    let kinds = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand];
-    let unexpected =
-        matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand)
-            && !names_subcommand();
-    let said = kinds.iter().find_map(|&kind| error.get(kind)).map(ToString::to_string);
-    match said {
-        Some(said)
-            if unexpected && !said.starts_with('-') && words.iter().all(|word| word != "--") =>
-        {
-            let example = format!("COMMAND goes behind '--', as in: buildlock -t TAG -- {said} …");
-            let is_program = which::which(&said).is_ok();
-            let similar = (!is_program).then(|| similar_subcommand(&said)).flatten();
-            let example = match similar {
-                Some(subcommand) => format!("did you mean '{subcommand}'? {example}"),
-                None => example,
-            };
-            Cli::command().error(error.kind(), format!("unexpected argument '{said}': {example}"))
-        }
-        _ => error,
-    }
-}
-
-/// The subcommand that `typed` may have been meant for.
-fn similar_subcommand(typed: &str) -> Option<String> {
-    // clap has no such idea where there may be operands, so it is asked without any.
-    let all = Cli::command().get_subcommands().cloned().collect::<Vec<_>>();
-    let alone = clap::Command::new("buildlock").subcommands(all);
-    let error = alone.try_get_matches_from(["buildlock", typed]).err()?;
-    match error.get(ContextKind::SuggestedSubcommand)? {
-        ContextValue::Strings(names) => names.first().cloned(),
-        name => Some(name.to_string()),
-    }
-}
-
-fn parse_tag(text: &str) -> Result<Tag, crate::reference::Error> {
-    text.parse()
 }
 
 fn parse_check(text: &str) -> Result<Check, &'static str> {

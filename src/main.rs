@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Result;
-use buildlock::cli::{self, CacheAction, Cli, Sub};
+use buildlock::cli::{CacheAction, Cli, Sub, parse};
 use buildlock::exit::{self, Exit, Failure};
 use buildlock::lock::place::Place;
 use buildlock::lock::{CACHE_LOCKS, Key, Pruned};
@@ -19,11 +19,11 @@ use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
     signals::prepare();
-    let cli = match cli::parse() {
+    let cli = match parse::command_line() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            log::usage(&error, cli::how_to_report());
-            return ExitCode::from(cli::usage_status());
+            log::usage(&error, parse::how_to_report());
+            return ExitCode::from(parse::usage_status());
         }
         Err(help) => {
             // Nobody may be there to read it.
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     };
     if let Err(error) = log::start(&cli.common.log) {
         _ = writeln!(std::io::stderr(), "buildlock: error: {error}");
-        return ExitCode::from(cli::usage_status());
+        return ExitCode::from(parse::usage_status());
     }
     let exit = call(cli).unwrap_or_else(|error| {
         if is_broken_pipe(&error) {

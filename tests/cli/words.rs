@@ -272,7 +272,7 @@ fn correction_of_a_misspelt_subcommand_is_suggested() {
     for (typed, meant) in [("statsu", "status"), ("prun", "prune"), ("lnit", "lint")] {
         let done = f.buildlock([typed]).run();
         done.assert_code(125).assert_stderr(&format!("did you mean '{meant}'?"));
-        done.assert_stderr("behind '--'");
+        done.assert_stderr("after '--'");
     }
     f.buildlock(["make"]).run().assert_no_stderr("did you mean");
 }

@@ -1,0 +1,188 @@
+//! Reads the command line of this process, and the environment variables that stand for options.
+//!
+//! Also explains wrong command lines, where clap knows too little to say what the user meant.
+
+use std::ffi::OsString;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches};
+
+use super::{BuildArgs, Cli, CommonArgs};
+use crate::exit;
+use crate::log;
+
+/// Options whose default an environment variable may set.
+const ENVIRONMENT: &[(&str, &str)] = &[
+    ("timeout", "BUILDLOCK_TIMEOUT"),
+    ("build_timeout", "BUILDLOCK_BUILD_TIMEOUT"),
+    ("on_failure", "BUILDLOCK_ON_FAILURE"),
+    ("engine", "BUILDLOCK_ENGINE"),
+    ("check", "BUILDLOCK_CHECK"),
+    ("lock_dir", "BUILDLOCK_DIR"),
+    ("store", "BUILDLOCK_STORE"),
+    ("log_format", "BUILDLOCK_LOG_FORMAT"),
+];
+
+/// The options in [`ENVIRONMENT`] that subcommands have, too.
+const COMMON: &[&str] = &["lock_dir", "store", "log_format"];
+
+/// Reads the command line of this process.
+///
+/// # Errors
+/// Returns clap's error for a wrong command line. `--help` and `--version` are errors to clap, too.
+pub fn command_line() -> Result<Cli, clap::Error> {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    if let Some(job) = parse_job(&words) {
+        return Ok(job);
+    }
+    let mut matches = parse_any(&words).map_err(|error| explain(error, &words))?;
+    refuse_job_beside_subcommand(&matches)?;
+    Cli::from_arg_matches_mut(&mut matches)
+}
+
+/// Returns the exit status for a wrong command line. The main job ends with 125, as `timeout`,
+/// `env` and `docker run` do; the subcommands end with 2.
+pub fn usage_status() -> u8 {
+    if names_subcommand() { exit::SUBCOMMAND_USAGE } else { exit::FAILURE }
+}
+
+/// Returns how to report a wrong command line, if that part of it can be understood.
+pub fn how_to_report() -> Option<log::Options> {
+    log::Options::from_arg_matches(&parse_tolerantly()?).ok()
+}
+
+/// Reads a valid command line of the main job. Almost every call is one, and without the
+/// subcommands the grammar costs a third less.
+fn parse_job(words: &[OsString]) -> Option<Cli> {
+    let grammar = clap::Command::new("buildlock").args_override_self(true);
+    let grammar = CommonArgs::augment_args(BuildArgs::augment_args(grammar));
+    let mut matches = with_environment(grammar, |_| true).try_get_matches_from(words).ok()?;
+    Some(Cli {
+        build: BuildArgs::from_arg_matches_mut(&mut matches).ok()?,
+        common: CommonArgs::from_arg_matches_mut(&mut matches).ok()?,
+        subcommand: None,
+    })
+}
+
+/// Reads a command line of the main job or of a subcommand. A subcommand ignores variables that
+/// stand for options of the main job, even if their values are wrong.
+fn parse_any(words: &[OsString]) -> Result<ArgMatches, clap::Error> {
+    grammar(|_| true).try_get_matches_from(words).or_else(|error| match names_subcommand() {
+        true => grammar(is_common).try_get_matches_from(words),
+        false => Err(error),
+    })
+}
+
+/// Returns as much of a wrong command line as can be understood.
+fn parse_tolerantly() -> Option<ArgMatches> {
+    grammar(is_common).ignore_errors(true).try_get_matches().ok()
+}
+
+fn names_subcommand() -> bool {
+    parse_tolerantly().is_some_and(|matches| matches.subcommand_name().is_some())
+}
+
+fn is_common(option: &str) -> bool {
+    COMMON.contains(&option)
+}
+
+/// Returns the whole grammar, with the variables of the options that `counts` accepts.
+fn grammar(counts: impl Fn(&str) -> bool) -> clap::Command {
+    with_environment(Cli::command(), counts)
+}
+
+/// Adds variables to a grammar. An empty variable counts as unset, because CI systems leave such
+/// variables behind.
+fn with_environment(grammar: clap::Command, counts: impl Fn(&str) -> bool) -> clap::Command {
+    let is_set = |variable: &str| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
+    let is_used = |(option, variable): &&(&str, &str)| counts(option) && is_set(variable);
+    ENVIRONMENT.iter().filter(is_used).fold(grammar, |grammar, (option, variable)| {
+        grammar.mut_arg(option, |arg| arg.env(variable).hide_env(true))
+    })
+}
+
+/// Refuses options of the main job in front of a subcommand, where they would have no effect:
+/// `buildlock -t a status`.
+fn refuse_job_beside_subcommand(matches: &ArgMatches) -> Result<(), clap::Error> {
+    let Some(subcommand) = matches.subcommand_name() else { return Ok(()) };
+    let mut job = BuildArgs::augment_args(clap::Command::new(""));
+    job.build();
+    let is_given =
+        |id: &clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+    match job.get_arguments().find(|arg| is_given(arg.get_id())) {
+        Some(arg) => Err(Cli::command().error(
+            ErrorKind::ArgumentConflict,
+            format!("'{arg}' is for building, and cannot be used with '{subcommand}'"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Adds to clap's error what clap cannot know.
+fn explain(error: clap::Error, words: &[OsString]) -> clap::Error {
+    let error = name_variable(error);
+    match unexpected_word(&error, words) {
+        Some(word) => missing_dashes(error.kind(), &word),
+        None => error,
+    }
+}
+
+/// Names the variable that a wrong value comes from: the user did not type the option.
+fn name_variable(error: clap::Error) -> clap::Error {
+    let context = |kind| error.get(kind).map(ToString::to_string);
+    let (Some(arg), Some(value)) =
+        (context(ContextKind::InvalidArg), context(ContextKind::InvalidValue))
+    else {
+        return error;
+    };
+    let is_source = |(option, variable): &&(&str, &str)| {
+        arg.starts_with(&format!("--{} ", option.replace('_', "-")))
+            && std::env::var(variable).is_ok_and(|set| set == value)
+    };
+    match ENVIRONMENT.iter().find(is_source) {
+        Some((_, variable)) => {
+            let text = error.to_string();
+            let reason = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            Cli::command().error(error.kind(), format!("{reason} (from {variable})"))
+        }
+        None => error,
+    }
+}
+
+/// Returns the word that clap did not expect, if it may be the start of a build command without
+/// `--` in front of it.
+fn unexpected_word(error: &clap::Error, words: &[OsString]) -> Option<String> {
+    let is_unexpected =
+        matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand);
+    if !is_unexpected || names_subcommand() || words.iter().any(|word| word == "--") {
+        return None;
+    }
+    let kinds = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand];
+    let word = kinds.iter().find_map(|&kind| error.get(kind)).map(ToString::to_string);
+    word.filter(|word| !word.starts_with('-'))
+}
+
+/// Explains `buildlock -t a docker build .`. clap would only say that `docker` is unexpected.
+fn missing_dashes(kind: ErrorKind, word: &str) -> clap::Error {
+    let advice = format!("the build command goes after '--', as in: buildlock -t TAG -- {word} …");
+    let is_program = which::which(word).is_ok();
+    let similar = (!is_program).then(|| similar_subcommand(word)).flatten();
+    let advice = match similar {
+        Some(subcommand) => format!("did you mean '{subcommand}'? {advice}"),
+        None => advice,
+    };
+    Cli::command().error(kind, format!("unexpected argument '{word}': {advice}"))
+}
+
+/// Returns the subcommand that `typed` may have been meant for.
+fn similar_subcommand(typed: &str) -> Option<String> {
+    // clap makes no suggestion in a grammar with positional arguments, so this one has none.
+    let all = Cli::command().get_subcommands().cloned().collect::<Vec<_>>();
+    let alone = clap::Command::new("buildlock").subcommands(all);
+    let error = alone.try_get_matches_from(["buildlock", typed]).err()?;
+    match error.get(ContextKind::SuggestedSubcommand)? {
+        ContextValue::Strings(names) => names.first().cloned(),
+        name => Some(name.to_string()),
+    }
+}
