@@ -21,27 +21,27 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
 
     $completions = @(switch ($command) {
         'buildlock' {
-            [CompletionResult]::new('-t', '-t', [CompletionResultType]::ParameterName, 'Image that COMMAND builds (repeatable)')
-            [CompletionResult]::new('--tag', '--tag', [CompletionResultType]::ParameterName, 'Image that COMMAND builds (repeatable)')
+            [CompletionResult]::new('-t', '-t', [CompletionResultType]::ParameterName, 'Image that the build command builds (repeatable)')
+            [CompletionResult]::new('--tag', '--tag', [CompletionResultType]::ParameterName, 'Image that the build command builds (repeatable)')
             [CompletionResult]::new('-w', '-w', [CompletionResultType]::ParameterName, 'Longest wait for all locks')
             [CompletionResult]::new('--timeout', '--timeout', [CompletionResultType]::ParameterName, 'Longest wait for all locks')
-            [CompletionResult]::new('--build-timeout', '--build-timeout', [CompletionResultType]::ParameterName, 'End a COMMAND that runs longer, with all its descendants')
-            [CompletionResult]::new('-k', '-k', [CompletionResultType]::ParameterName, 'From SIGTERM to SIGKILL')
-            [CompletionResult]::new('--kill-after', '--kill-after', [CompletionResultType]::ParameterName, 'From SIGTERM to SIGKILL')
-            [CompletionResult]::new('-E', '-E ', [CompletionResultType]::ParameterName, 'Exit status when a lock was not had in time')
-            [CompletionResult]::new('--conflict-exit-code', '--conflict-exit-code', [CompletionResultType]::ParameterName, 'Exit status when a lock was not had in time')
-            [CompletionResult]::new('--on-failure', '--on-failure', [CompletionResultType]::ParameterName, 'What to do when the build that was waited for failed')
-            [CompletionResult]::new('--lock', '--lock', [CompletionResultType]::ParameterName, 'One more exclusive lock, for a shared resource that is not an image (repeatable)')
-            [CompletionResult]::new('--cache', '--cache', [CompletionResultType]::ParameterName, 'Build cache that COMMAND writes (repeatable)')
-            [CompletionResult]::new('--engine', '--engine', [CompletionResultType]::ParameterName, 'Where images are looked up')
-            [CompletionResult]::new('--check', '--check', [CompletionResultType]::ParameterName, 'Where the image has to be: local, registry, or a command that tells')
-            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
-            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
+            [CompletionResult]::new('--build-timeout', '--build-timeout', [CompletionResultType]::ParameterName, 'End a build that runs longer, with all its descendants')
+            [CompletionResult]::new('-k', '-k', [CompletionResultType]::ParameterName, 'Time between SIGTERM and SIGKILL')
+            [CompletionResult]::new('--kill-after', '--kill-after', [CompletionResultType]::ParameterName, 'Time between SIGTERM and SIGKILL')
+            [CompletionResult]::new('-E', '-E ', [CompletionResultType]::ParameterName, 'Exit status when a lock was not acquired in time')
+            [CompletionResult]::new('--conflict-exit-code', '--conflict-exit-code', [CompletionResultType]::ParameterName, 'Exit status when a lock was not acquired in time')
+            [CompletionResult]::new('--on-failure', '--on-failure', [CompletionResultType]::ParameterName, 'What a waiter does when the build that it waited for failed')
+            [CompletionResult]::new('--lock', '--lock', [CompletionResultType]::ParameterName, 'Another exclusive lock, for a shared resource that is not an image (repeatable)')
+            [CompletionResult]::new('--cache', '--cache', [CompletionResultType]::ParameterName, 'Build cache that the build command writes (repeatable)')
+            [CompletionResult]::new('--engine', '--engine', [CompletionResultType]::ParameterName, 'Engine where images are looked up')
+            [CompletionResult]::new('--check', '--check', [CompletionResultType]::ParameterName, 'Where the image must be: local, registry, or a command that checks')
+            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'The lock folder, where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
-            [CompletionResult]::new('-f', '-f', [CompletionResultType]::ParameterName, 'Build even when the image exists; still one at a time')
-            [CompletionResult]::new('--force', '--force', [CompletionResultType]::ParameterName, 'Build even when the image exists; still one at a time')
-            [CompletionResult]::new('--no-retry', '--no-retry', [CompletionResultType]::ParameterName, 'Do not run COMMAND again, alone, when it failed with a shared cache')
+            [CompletionResult]::new('-f', '-f', [CompletionResultType]::ParameterName, 'Build even if the image exists; still one at a time')
+            [CompletionResult]::new('--force', '--force', [CompletionResultType]::ParameterName, 'Build even if the image exists; still one at a time')
+            [CompletionResult]::new('--no-retry', '--no-retry', [CompletionResultType]::ParameterName, 'After a failure with a shared cache, do not run the build command again alone')
             [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Only warnings and errors')
             [CompletionResult]::new('--quiet', '--quiet', [CompletionResultType]::ParameterName, 'Only warnings and errors')
             [CompletionResult]::new('-v', '-v', [CompletionResultType]::ParameterName, 'Say more')
@@ -53,16 +53,16 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             [CompletionResult]::new('status', 'status', [CompletionResultType]::ParameterValue, 'List held locks: tag, holder, since when, number of waiters, command')
             [CompletionResult]::new('path', 'path', [CompletionResultType]::ParameterValue, 'Print the path of a lock file, for scripts in other languages')
             [CompletionResult]::new('prune', 'prune', [CompletionResultType]::ParameterValue, 'Remove lock files that nobody holds or waits for')
-            [CompletionResult]::new('cache', 'cache', [CompletionResultType]::ParameterValue, 'What is known of build caches')
+            [CompletionResult]::new('cache', 'cache', [CompletionResultType]::ParameterValue, 'List or forget the build caches that are known to be warm')
             [CompletionResult]::new('lint', 'lint', [CompletionResultType]::ParameterValue, 'Find what makes builds race: cache mounts without a lock, images that two services build')
             [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a completion script')
-            [CompletionResult]::new('man', 'man', [CompletionResultType]::ParameterValue, 'Print a manual page')
+            [CompletionResult]::new('man', 'man', [CompletionResultType]::ParameterValue, 'Print a man page')
             [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
             break
         }
         'buildlock;status' {
-            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
-            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
+            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'The lock folder, where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print a JSON array')
@@ -75,9 +75,9 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             break
         }
         'buildlock;path' {
-            [CompletionResult]::new('--lock', '--lock', [CompletionResultType]::ParameterName, 'A named lock instead of a tag')
-            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
-            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
+            [CompletionResult]::new('--lock', '--lock', [CompletionResultType]::ParameterName, 'Name of a lock (--lock), instead of a tag')
+            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'The lock folder, where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Only warnings and errors')
@@ -89,8 +89,8 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             break
         }
         'buildlock;prune' {
-            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
-            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
+            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'The lock folder, where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Only warnings and errors')
@@ -102,8 +102,8 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             break
         }
         'buildlock;cache' {
-            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
-            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
+            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'The lock folder, where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Only warnings and errors')
@@ -112,14 +112,14 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             [CompletionResult]::new('--verbose', '--verbose', [CompletionResultType]::ParameterName, 'Say more')
             [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
-            [CompletionResult]::new('ls', 'ls', [CompletionResultType]::ParameterValue, 'List the caches that are known to be warm: id, since when, for which files')
-            [CompletionResult]::new('forget', 'forget', [CompletionResultType]::ParameterValue, 'Forget that a cache is warm: the next build with it runs alone')
+            [CompletionResult]::new('ls', 'ls', [CompletionResultType]::ParameterValue, 'List the caches that are known to be warm: ID, since when, for which files')
+            [CompletionResult]::new('forget', 'forget', [CompletionResultType]::ParameterValue, 'Forget that a cache is warm, so that the next build with it runs alone')
             [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
             break
         }
         'buildlock;cache;ls' {
-            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
-            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
+            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'The lock folder, where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('--json', '--json', [CompletionResultType]::ParameterName, 'Print a JSON array')
@@ -132,8 +132,8 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             break
         }
         'buildlock;cache;forget' {
-            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
-            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
+            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'The lock folder, where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Only warnings and errors')
@@ -145,8 +145,8 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             break
         }
         'buildlock;cache;help' {
-            [CompletionResult]::new('ls', 'ls', [CompletionResultType]::ParameterValue, 'List the caches that are known to be warm: id, since when, for which files')
-            [CompletionResult]::new('forget', 'forget', [CompletionResultType]::ParameterValue, 'Forget that a cache is warm: the next build with it runs alone')
+            [CompletionResult]::new('ls', 'ls', [CompletionResultType]::ParameterValue, 'List the caches that are known to be warm: ID, since when, for which files')
+            [CompletionResult]::new('forget', 'forget', [CompletionResultType]::ParameterValue, 'Forget that a cache is warm, so that the next build with it runs alone')
             [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
             break
         }
@@ -160,13 +160,13 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             break
         }
         'buildlock;lint' {
-            [CompletionResult]::new('--format', '--format', [CompletionResultType]::ParameterName, 'How to print what was found')
-            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
-            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
+            [CompletionResult]::new('--format', '--format', [CompletionResultType]::ParameterName, 'How to print the findings')
+            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'The lock folder, where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('--fix', '--fix', [CompletionResultType]::ParameterName, 'Add sharing=locked to the cache mounts that race, and change nothing else')
-            [CompletionResult]::new('--strict', '--strict', [CompletionResultType]::ParameterName, 'Take notes for errors: caches of tools that buildlock does not know')
+            [CompletionResult]::new('--strict', '--strict', [CompletionResultType]::ParameterName, 'Treat notes as errors: caches of tools that buildlock does not know')
             [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Only warnings and errors')
             [CompletionResult]::new('--quiet', '--quiet', [CompletionResultType]::ParameterName, 'Only warnings and errors')
             [CompletionResult]::new('-v', '-v', [CompletionResultType]::ParameterName, 'Say more')
@@ -176,8 +176,8 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             break
         }
         'buildlock;completions' {
-            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
-            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
+            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'The lock folder, where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Only warnings and errors')
@@ -189,8 +189,8 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             break
         }
         'buildlock;man' {
-            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'Where lock files live')
-            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
+            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'The lock folder, where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
             [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Only warnings and errors')
@@ -205,10 +205,10 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             [CompletionResult]::new('status', 'status', [CompletionResultType]::ParameterValue, 'List held locks: tag, holder, since when, number of waiters, command')
             [CompletionResult]::new('path', 'path', [CompletionResultType]::ParameterValue, 'Print the path of a lock file, for scripts in other languages')
             [CompletionResult]::new('prune', 'prune', [CompletionResultType]::ParameterValue, 'Remove lock files that nobody holds or waits for')
-            [CompletionResult]::new('cache', 'cache', [CompletionResultType]::ParameterValue, 'What is known of build caches')
+            [CompletionResult]::new('cache', 'cache', [CompletionResultType]::ParameterValue, 'List or forget the build caches that are known to be warm')
             [CompletionResult]::new('lint', 'lint', [CompletionResultType]::ParameterValue, 'Find what makes builds race: cache mounts without a lock, images that two services build')
             [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a completion script')
-            [CompletionResult]::new('man', 'man', [CompletionResultType]::ParameterValue, 'Print a manual page')
+            [CompletionResult]::new('man', 'man', [CompletionResultType]::ParameterValue, 'Print a man page')
             [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
             break
         }
@@ -222,8 +222,8 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             break
         }
         'buildlock;help;cache' {
-            [CompletionResult]::new('ls', 'ls', [CompletionResultType]::ParameterValue, 'List the caches that are known to be warm: id, since when, for which files')
-            [CompletionResult]::new('forget', 'forget', [CompletionResultType]::ParameterValue, 'Forget that a cache is warm: the next build with it runs alone')
+            [CompletionResult]::new('ls', 'ls', [CompletionResultType]::ParameterValue, 'List the caches that are known to be warm: ID, since when, for which files')
+            [CompletionResult]::new('forget', 'forget', [CompletionResultType]::ParameterValue, 'Forget that a cache is warm, so that the next build with it runs alone')
             break
         }
         'buildlock;help;cache;ls' {

@@ -18,27 +18,27 @@ set edit:completion:arg-completer[buildlock] = {|@words|
     }
     var completions = [
         &'buildlock'= {
-            cand -t 'Image that COMMAND builds (repeatable)'
-            cand --tag 'Image that COMMAND builds (repeatable)'
+            cand -t 'Image that the build command builds (repeatable)'
+            cand --tag 'Image that the build command builds (repeatable)'
             cand -w 'Longest wait for all locks'
             cand --timeout 'Longest wait for all locks'
-            cand --build-timeout 'End a COMMAND that runs longer, with all its descendants'
-            cand -k 'From SIGTERM to SIGKILL'
-            cand --kill-after 'From SIGTERM to SIGKILL'
-            cand -E 'Exit status when a lock was not had in time'
-            cand --conflict-exit-code 'Exit status when a lock was not had in time'
-            cand --on-failure 'What to do when the build that was waited for failed'
-            cand --lock 'One more exclusive lock, for a shared resource that is not an image (repeatable)'
-            cand --cache 'Build cache that COMMAND writes (repeatable)'
-            cand --engine 'Where images are looked up'
-            cand --check 'Where the image has to be: local, registry, or a command that tells'
-            cand --lock-dir 'Where lock files live'
-            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
+            cand --build-timeout 'End a build that runs longer, with all its descendants'
+            cand -k 'Time between SIGTERM and SIGKILL'
+            cand --kill-after 'Time between SIGTERM and SIGKILL'
+            cand -E 'Exit status when a lock was not acquired in time'
+            cand --conflict-exit-code 'Exit status when a lock was not acquired in time'
+            cand --on-failure 'What a waiter does when the build that it waited for failed'
+            cand --lock 'Another exclusive lock, for a shared resource that is not an image (repeatable)'
+            cand --cache 'Build cache that the build command writes (repeatable)'
+            cand --engine 'Engine where images are looked up'
+            cand --check 'Where the image must be: local, registry, or a command that checks'
+            cand --lock-dir 'The lock folder, where lock files live'
+            cand --store 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
-            cand -f 'Build even when the image exists; still one at a time'
-            cand --force 'Build even when the image exists; still one at a time'
-            cand --no-retry 'Do not run COMMAND again, alone, when it failed with a shared cache'
+            cand -f 'Build even if the image exists; still one at a time'
+            cand --force 'Build even if the image exists; still one at a time'
+            cand --no-retry 'After a failure with a shared cache, do not run the build command again alone'
             cand -q 'Only warnings and errors'
             cand --quiet 'Only warnings and errors'
             cand -v 'Say more'
@@ -50,15 +50,15 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand status 'List held locks: tag, holder, since when, number of waiters, command'
             cand path 'Print the path of a lock file, for scripts in other languages'
             cand prune 'Remove lock files that nobody holds or waits for'
-            cand cache 'What is known of build caches'
+            cand cache 'List or forget the build caches that are known to be warm'
             cand lint 'Find what makes builds race: cache mounts without a lock, images that two services build'
             cand completions 'Print a completion script'
-            cand man 'Print a manual page'
+            cand man 'Print a man page'
             cand help 'Print this message or the help of the given subcommand(s)'
         }
         &'buildlock;status'= {
-            cand --lock-dir 'Where lock files live'
-            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
+            cand --lock-dir 'The lock folder, where lock files live'
+            cand --store 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand --json 'Print a JSON array'
@@ -70,9 +70,9 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand --help 'Print help (see more with ''--help'')'
         }
         &'buildlock;path'= {
-            cand --lock 'A named lock instead of a tag'
-            cand --lock-dir 'Where lock files live'
-            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
+            cand --lock 'Name of a lock (--lock), instead of a tag'
+            cand --lock-dir 'The lock folder, where lock files live'
+            cand --store 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand -q 'Only warnings and errors'
@@ -83,8 +83,8 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand --help 'Print help (see more with ''--help'')'
         }
         &'buildlock;prune'= {
-            cand --lock-dir 'Where lock files live'
-            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
+            cand --lock-dir 'The lock folder, where lock files live'
+            cand --store 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand -q 'Only warnings and errors'
@@ -95,8 +95,8 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand --help 'Print help (see more with ''--help'')'
         }
         &'buildlock;cache'= {
-            cand --lock-dir 'Where lock files live'
-            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
+            cand --lock-dir 'The lock folder, where lock files live'
+            cand --store 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand -q 'Only warnings and errors'
@@ -105,13 +105,13 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand --verbose 'Say more'
             cand -h 'Print help (see more with ''--help'')'
             cand --help 'Print help (see more with ''--help'')'
-            cand ls 'List the caches that are known to be warm: id, since when, for which files'
-            cand forget 'Forget that a cache is warm: the next build with it runs alone'
+            cand ls 'List the caches that are known to be warm: ID, since when, for which files'
+            cand forget 'Forget that a cache is warm, so that the next build with it runs alone'
             cand help 'Print this message or the help of the given subcommand(s)'
         }
         &'buildlock;cache;ls'= {
-            cand --lock-dir 'Where lock files live'
-            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
+            cand --lock-dir 'The lock folder, where lock files live'
+            cand --store 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand --json 'Print a JSON array'
@@ -123,8 +123,8 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand --help 'Print help (see more with ''--help'')'
         }
         &'buildlock;cache;forget'= {
-            cand --lock-dir 'Where lock files live'
-            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
+            cand --lock-dir 'The lock folder, where lock files live'
+            cand --store 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand -q 'Only warnings and errors'
@@ -135,8 +135,8 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand --help 'Print help (see more with ''--help'')'
         }
         &'buildlock;cache;help'= {
-            cand ls 'List the caches that are known to be warm: id, since when, for which files'
-            cand forget 'Forget that a cache is warm: the next build with it runs alone'
+            cand ls 'List the caches that are known to be warm: ID, since when, for which files'
+            cand forget 'Forget that a cache is warm, so that the next build with it runs alone'
             cand help 'Print this message or the help of the given subcommand(s)'
         }
         &'buildlock;cache;help;ls'= {
@@ -146,13 +146,13 @@ set edit:completion:arg-completer[buildlock] = {|@words|
         &'buildlock;cache;help;help'= {
         }
         &'buildlock;lint'= {
-            cand --format 'How to print what was found'
-            cand --lock-dir 'Where lock files live'
-            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
+            cand --format 'How to print the findings'
+            cand --lock-dir 'The lock folder, where lock files live'
+            cand --store 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand --fix 'Add sharing=locked to the cache mounts that race, and change nothing else'
-            cand --strict 'Take notes for errors: caches of tools that buildlock does not know'
+            cand --strict 'Treat notes as errors: caches of tools that buildlock does not know'
             cand -q 'Only warnings and errors'
             cand --quiet 'Only warnings and errors'
             cand -v 'Say more'
@@ -161,8 +161,8 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand --help 'Print help (see more with ''--help'')'
         }
         &'buildlock;completions'= {
-            cand --lock-dir 'Where lock files live'
-            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
+            cand --lock-dir 'The lock folder, where lock files live'
+            cand --store 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand -q 'Only warnings and errors'
@@ -173,8 +173,8 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand --help 'Print help (see more with ''--help'')'
         }
         &'buildlock;man'= {
-            cand --lock-dir 'Where lock files live'
-            cand --store 'Where locks are taken: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
+            cand --lock-dir 'The lock folder, where lock files live'
+            cand --store 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
             cand --log-format 'How to write the log, to stderr'
             cand --color 'When to use colours and a live line while waiting'
             cand -q 'Only warnings and errors'
@@ -188,10 +188,10 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand status 'List held locks: tag, holder, since when, number of waiters, command'
             cand path 'Print the path of a lock file, for scripts in other languages'
             cand prune 'Remove lock files that nobody holds or waits for'
-            cand cache 'What is known of build caches'
+            cand cache 'List or forget the build caches that are known to be warm'
             cand lint 'Find what makes builds race: cache mounts without a lock, images that two services build'
             cand completions 'Print a completion script'
-            cand man 'Print a manual page'
+            cand man 'Print a man page'
             cand help 'Print this message or the help of the given subcommand(s)'
         }
         &'buildlock;help;status'= {
@@ -201,8 +201,8 @@ set edit:completion:arg-completer[buildlock] = {|@words|
         &'buildlock;help;prune'= {
         }
         &'buildlock;help;cache'= {
-            cand ls 'List the caches that are known to be warm: id, since when, for which files'
-            cand forget 'Forget that a cache is warm: the next build with it runs alone'
+            cand ls 'List the caches that are known to be warm: ID, since when, for which files'
+            cand forget 'Forget that a cache is warm, so that the next build with it runs alone'
         }
         &'buildlock;help;cache;ls'= {
         }

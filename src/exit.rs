@@ -1,4 +1,4 @@
-//! Exit statuses, as `timeout(1)`, `env(1)` and `docker run` have them.
+//! Exit statuses, with the numbers that `timeout(1)`, `env(1)` and `docker run` use.
 
 use std::fmt;
 
@@ -6,19 +6,34 @@ use std::fmt;
 pub const TIMEOUT: u8 = 124;
 /// buildlock itself failed.
 pub const FAILURE: u8 = 125;
-/// COMMAND cannot be executed.
+/// The build command cannot be executed.
 pub const CANNOT_EXECUTE: u8 = 126;
-/// COMMAND was not found.
+/// The build command was not found.
 pub const NOT_FOUND: u8 = 127;
-/// Wrong usage of a subcommand other than the main job.
+/// Wrong usage of a subcommand.
 pub const SUBCOMMAND_USAGE: u8 = 2;
 
-/// How a process ended, or how buildlock is to end.
+/// What each status of the main job means, for the help and the man page. A line of the help has
+/// at most 100 columns, so nothing in here is longer than 89 characters.
+pub(crate) const MEANINGS: [(&str, &str); 7] = [
+    ("0", "every image exists: just built, or present before"),
+    ("124", "a time limit passed: waiting for a lock (-E changes this status), or --build-timeout"),
+    (
+        "125",
+        "buildlock itself failed: usage, lock folder, engine, lost lock, no image after the build",
+    ),
+    ("126", "the build command, or the interpreter in its first line, cannot be executed"),
+    ("127", "the build command, or the interpreter in its first line, was not found"),
+    ("128+N", "signal N ended the build command, or buildlock while waiting"),
+    ("other", "the build command failed with this status"),
+];
+
+/// How a process ended, or how buildlock must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// With this status.
+    /// It exited with this status.
     Code(u8),
-    /// By this signal. A shell shows it as 128+N.
+    /// This signal ended it.
     Signal(i32),
 }
 
@@ -26,7 +41,7 @@ impl Exit {
     /// Everything went well.
     pub const SUCCESS: Exit = Exit::Code(0);
 
-    /// The number that a shell shows: the status, or 128+N for signal N
+    /// Returns the number that a shell shows: the status, or 128+N for signal N
     /// (<https://www.gnu.org/software/bash/manual/html_node/Exit-Status.html>).
     pub fn shell_status(self) -> i32 {
         match self {
@@ -42,7 +57,7 @@ impl From<std::process::ExitStatus> for Exit {
         match (status.code(), status.signal()) {
             (Some(code), _) => Exit::Code(code as u8),
             (None, Some(signal)) => Exit::Signal(signal),
-            // wait(2) without WUNTRACED and WCONTINUED knows no third way to end.
+            // wait(2) without WUNTRACED and WCONTINUED reports no third way to end.
             (None, None) => Exit::Code(FAILURE),
         }
     }
@@ -68,7 +83,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// `why` is a sentence for the user.
+    /// Makes an error that ends buildlock with `status`. `why` is for the user.
     pub fn new(status: u8, why: String) -> Self {
         Failure { status, why }
     }
@@ -82,7 +97,7 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// The status to end with after `error`: 125, unless it has its own.
+/// Returns the status to end with after `error`: its own, or else 125.
 pub fn of(error: &anyhow::Error) -> Exit {
     Exit::Code(error.downcast_ref::<Failure>().map_or(FAILURE, |failure| failure.status))
 }

@@ -1,4 +1,4 @@
-//! Completions and manual pages, made from the command line's types.
+//! Prints completion scripts and man pages, both made from the types of the command line.
 
 use std::io::Write;
 
@@ -8,21 +8,22 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
 use crate::cli::Cli;
+use crate::exit;
 
 /// Prints a completion script for `shell`.
 ///
 /// # Errors
-/// Nobody takes the output.
+/// Fails if the output cannot be written.
 pub fn completions(shell: clap_complete::Shell, out: &mut impl Write) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "buildlock", &mut script);
     Ok(out.write_all(&script)?)
 }
 
-/// Prints the manual page of `subcommand`, or buildlock(1).
+/// Prints the man page of `subcommand`, or buildlock(1) without one.
 ///
 /// # Errors
-/// There is no such subcommand, or nobody takes the output.
+/// Fails if there is no such subcommand, or if the output cannot be written.
 pub fn man(subcommand: Option<&str>, out: &mut impl Write) -> Result<()> {
     let mut grammar = Cli::command().disable_help_subcommand(true);
     grammar.build();
@@ -49,85 +50,76 @@ fn main_page(grammar: clap::Command, out: &mut impl Write) -> Result<()> {
     man.render_description_section(&mut text)?;
     man.render_options_section(&mut text)?;
     man.render_subcommands_section(&mut text)?;
-    sections().to_writer(&mut text)?;
+    written_sections().to_writer(&mut text)?;
     man.render_version_section(&mut text)?;
     Ok(out.write_all(&text)?)
 }
 
-/// What the types do not know.
-fn sections() -> Roff {
-    const STATUS: &[(&str, &str)] = &[
-        ("0", "The image exists: built now, or before."),
-        (
-            "124",
-            "A time limit passed: --timeout (where -E gives another status, that), or --build-timeout.",
-        ),
-        (
-            "125",
-            "buildlock itself failed: wrong usage, the lock folder, an engine that cannot be asked, no image after a build that ended with 0.",
-        ),
-        ("126", "COMMAND cannot be executed."),
-        ("127", "COMMAND was not found."),
-        (
-            "128+N",
-            "COMMAND, or buildlock while waiting, was ended by signal N. buildlock then ends by that signal itself; a shell shows it as 128+N.",
-        ),
-        ("other", "COMMAND's own status."),
-    ];
-    const ENVIRONMENT: &[(&str, &str)] = &[
-        (
-            "BUILDLOCK_TIMEOUT, BUILDLOCK_BUILD_TIMEOUT, BUILDLOCK_ON_FAILURE, BUILDLOCK_ENGINE, BUILDLOCK_CHECK, BUILDLOCK_DIR, BUILDLOCK_STORE, BUILDLOCK_LOG_FORMAT",
-            "What the options of the same names default to. Options win. A variable that is set to nothing counts as unset.",
-        ),
-        (
-            "BUILDLOCK_ETCD_USER, BUILDLOCK_ETCD_PASSWORD, BUILDLOCK_ETCD_PASSWORD_FILE, BUILDLOCK_ETCD_CACERT, BUILDLOCK_ETCD_CERT, BUILDLOCK_ETCD_KEY",
-            "How to be let into a store for many hosts (--store etcd://, etcds://): a user, its password or a file with it; in PEM, who signed its members' certificates, and a certificate of our own with its key.",
-        ),
-        (
-            "BUILDLOCK_FENCE",
-            "Set for COMMAND by a store for many hosts: larger for each later holder of its first tag's lock.",
-        ),
-        (
-            "BUILDLOCK_LOG",
-            "A filter for the log, as tracing has them: warn, debug, buildlock=debug. -q and -v win.",
-        ),
-        (
-            "DOCKER_HOST, DOCKER_CONTEXT, DOCKER_CONFIG, DOCKER_AUTH_CONFIG, DOCKER_DEFAULT_PLATFORM",
-            "As for docker(1): the image is looked up where COMMAND will build it.",
-        ),
-        ("NO_COLOR", "No colours (see --color)."),
-    ];
-    const FILES: &[(&str, &str)] = &[
-        (
-            "/tmp/buildlock/image-locks/<sha256 of the tag>.lock",
-            "The lock of a tag, taken with flock(2). The tag is Docker's familiar form with an explicit tag (env:latest). While it is held, one line of JSON in it says by whom; that is for people only.",
-        ),
-        ("/tmp/buildlock/named-locks/<sha256 of the name>.lock", "The lock of a name (--lock)."),
-    ];
+/// Variables that buildlock reads or sets, in the order of the man page.
+const ENVIRONMENT: &[(&str, &str)] = &[
+    (
+        "BUILDLOCK_TIMEOUT, BUILDLOCK_BUILD_TIMEOUT, BUILDLOCK_ON_FAILURE, BUILDLOCK_ENGINE, BUILDLOCK_CHECK, BUILDLOCK_DIR, BUILDLOCK_STORE, BUILDLOCK_LOG_FORMAT",
+        "Defaults for the options with these names. Options win. An empty variable counts as unset.",
+    ),
+    (
+        "BUILDLOCK_ETCD_USER, BUILDLOCK_ETCD_PASSWORD, BUILDLOCK_ETCD_PASSWORD_FILE, BUILDLOCK_ETCD_CACERT, BUILDLOCK_ETCD_CERT, BUILDLOCK_ETCD_KEY",
+        "Credentials for a store for many hosts (--store etcd://, etcds://): a user, and its password or a file that contains the password. In PEM: the CA certificate for the cluster's members, and a client certificate with its key.",
+    ),
+    (
+        "BUILDLOCK_FENCE",
+        "Set for the build command by a store for many hosts. The number grows with each holder of the first tag's lock.",
+    ),
+    (
+        "BUILDLOCK_LOG",
+        "A log filter in the syntax of tracing: warn, debug, buildlock=debug. -q and -v win.",
+    ),
+    (
+        "DOCKER_HOST, DOCKER_CONTEXT, DOCKER_CONFIG, DOCKER_AUTH_CONFIG, DOCKER_DEFAULT_PLATFORM",
+        "Read as docker(1) reads them: the image is looked up where the build command will build it.",
+    ),
+    ("NO_COLOR", "No colours (see --color)."),
+];
+
+const FILES: &[(&str, &str)] = &[
+    (
+        "/tmp/buildlock/image-locks/<sha256 of the tag>.lock",
+        "The lock of a tag, taken with flock(2). The tag is Docker's familiar form with an explicit tag (env:latest). While the lock is held, one line of JSON in the file names the holder. That line is for people only.",
+    ),
+    ("/tmp/buildlock/named-locks/<sha256 of the name>.lock", "The lock of a name (--lock)."),
+];
+
+const EXAMPLES: &[(&str, &str)] = &[
+    (
+        "buildlock -- docker build -t env:abc .",
+        "Build env:abc if it does not exist; once, however many processes ask for it.",
+    ),
+    (
+        "buildlock -t env:abc -w 10m -- make image",
+        "The same through make, waiting ten minutes at most.",
+    ),
+    ("exec 9<\"$(buildlock path env:abc)\"; flock 9", "Take the same lock in a shell script."),
+];
+
+/// Returns the sections that cannot be made from the types.
+fn written_sections() -> Roff {
     let mut roff = Roff::new();
-    for (title, entries) in
-        [("EXIT STATUS", STATUS), ("ENVIRONMENT", ENVIRONMENT), ("FILES", FILES)]
-    {
-        roff.control("SH", [title]);
-        for (term, text) in entries {
-            roff.control("TP", []).text([bold(*term)]).text([roman(*text)]);
-        }
-    }
-    roff.control("SH", ["EXAMPLES"]);
-    for (command, text) in [
-        (
-            "buildlock -- docker build -t env:abc .",
-            "Build env:abc unless it is there, once, however many ask.",
-        ),
-        (
-            "buildlock -t env:abc -w 10m -- make image",
-            "The same through make, waiting ten minutes at the most.",
-        ),
-        ("exec 9<\"$(buildlock path env:abc)\"; flock 9", "Take the same lock in a shell script."),
-    ] {
-        roff.control("TP", []).text([bold(command)]).text([roman(text)]);
-    }
+    add_list(&mut roff, "EXIT STATUS", &exit::MEANINGS);
+    roff.control("PP", []).text([roman(
+        "When a signal ends the build command, buildlock ends by the same signal. A shell shows \
+         that as 128+N. Subcommands exit with 2 for wrong usage.",
+    )]);
+    add_list(&mut roff, "ENVIRONMENT", ENVIRONMENT);
+    add_list(&mut roff, "FILES", FILES);
+    add_list(&mut roff, "EXAMPLES", EXAMPLES);
     roff.control("SH", ["SEE ALSO"])
         .text([roman("flock(1), timeout(1), docker-build(1), flock(2)")]);
     roff
+}
+
+/// Adds a section that explains terms.
+fn add_list(roff: &mut Roff, title: &str, entries: &[(&str, &str)]) {
+    roff.control("SH", [title]);
+    for (term, text) in entries {
+        roff.control("TP", []).text([bold(*term)]).text([roman(*text)]);
+    }
 }

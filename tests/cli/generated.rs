@@ -77,6 +77,23 @@ fn manual_pages_are_what_the_binary_prints() {
 }
 
 #[test]
+fn exit_statuses_are_the_same_in_help_man_page_and_documentation() {
+    let help = String::from_utf8(print(&["--help"])).unwrap();
+    let (_, rows) = help.split_once("\nExit status:\n").unwrap();
+    let rows = rows.lines().take_while(|line| !line.is_empty());
+    let rows: Vec<_> = rows.map(|row| row.trim().split_once("  ").unwrap()).collect();
+    assert!(rows.len() >= 7, "{rows:?}");
+    let man = String::from_utf8(print(&["man"])).unwrap().replace('\\', "");
+    let page = fs::read_to_string(repository().join("docs/exit-status.md")).unwrap();
+    for (status, meaning) in rows {
+        let meaning = meaning.trim();
+        assert!(man.contains(&format!("fB{status}fR\n{meaning}\n")), "{status} {meaning}: {man}");
+        let row = format!("\n| {status} | {meaning} |\n");
+        assert!(page.replace('`', "").contains(&row), "{row:?} is not in docs/exit-status.md");
+    }
+}
+
+#[test]
 fn manual_page_of_an_unknown_subcommand_is_wrong_usage() {
     let f = Fixture::new();
     f.buildlock(["man", "nonsense"])
