@@ -1,13 +1,13 @@
-//! Durations and deadlines as users give them.
+//! Time limits as users write them, and the deadlines that follow from them.
 
 use std::time::{Duration, Instant};
 
-/// A length of time, or none at all.
+/// A length of time, or no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit(Option<Duration>);
 
 impl Limit {
-    /// As `timeout(1)` reads its durations: 0 switches the limit off.
+    /// Returns the length of time. As in `timeout(1)`, 0 means no limit.
     pub fn unless_zero(self) -> Option<Duration> {
         self.0.filter(|duration| !duration.is_zero())
     }
@@ -22,11 +22,11 @@ impl std::fmt::Display for Limit {
     }
 }
 
-/// Reads `none`, a bare number of seconds as `timeout(1)` and `flock -w` take it (`5`, `0.5`), or
-/// what humantime knows (`90s`, `1h 30m`).
+/// Reads a time limit: `none`, a duration that humantime knows (`90s`, `1h 30m`), or a bare number
+/// of seconds (`5`, `0.5`), which `timeout(1)` and `flock -w` take, too.
 ///
 /// # Errors
-/// A sentence for the user.
+/// Returns a message for the user.
 pub fn parse_limit(text: &str) -> Result<Limit, String> {
     let text = text.trim();
     if text == "none" {
@@ -35,17 +35,20 @@ pub fn parse_limit(text: &str) -> Result<Limit, String> {
     if text.starts_with(|c: char| c.is_ascii_digit() || c == '.')
         && text.bytes().all(|c| c.is_ascii_digit() || c == b'.')
     {
-        let seconds: f64 = text.parse().map_err(|_| format!("'{text}' is no number of seconds"))?;
-        // More seconds than a Duration holds is more than anybody waits.
+        let seconds: f64 =
+            text.parse().map_err(|_| format!("'{text}' is not a number of seconds"))?;
+        // More seconds than a Duration holds are longer than anybody can wait.
         return Ok(Limit(Duration::try_from_secs_f64(seconds).ok()));
     }
     match humantime::parse_duration(text) {
         Ok(duration) => Ok(Limit(Some(duration))),
-        Err(error) => Err(format!("{error}; give it as 90s, 10m, \"1h 30m\", seconds, or none")),
+        Err(error) => {
+            Err(format!("{error}; write it as 90s, 10m, \"1h 30m\", a number of seconds, or none"))
+        }
     }
 }
 
-/// A moment after which nobody waits any more.
+/// The moment at which a wait ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline {
     from: Instant,
@@ -54,7 +57,7 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// The moment when `limit` will have passed, counted from now.
+    /// Makes a deadline that is reached when `limit` has passed from now on.
     pub fn after(limit: Limit) -> Self {
         let from = Instant::now();
         Deadline {
@@ -64,39 +67,41 @@ impl Deadline {
         }
     }
 
-    /// What has `left`, from now on; no bound if none. Nothing left means not to wait at all.
-    pub fn within(left: Option<Duration>) -> Self {
+    /// Makes a deadline with this much time left, or without a limit. No time left means not to
+    /// wait at all.
+    pub(crate) fn within(left: Option<Duration>) -> Self {
         Self::after(Limit(left))
     }
 
-    /// Is it the deadline of somebody who does not want to wait at all?
+    /// Whether the limit was zero from the start: the caller does not want to wait at all.
     pub fn is_at_once(&self) -> bool {
         self.at_once
     }
 
-    /// How long it has been under way.
-    pub fn so_far(&self) -> Duration {
+    /// Returns how long ago the deadline was set.
+    pub(crate) fn so_far(&self) -> Duration {
         self.from.elapsed()
     }
 
-    /// Time left: zero once it has passed, `None` without a bound.
+    /// Returns the time left: zero after the deadline, none without a limit.
     pub fn left(&self) -> Option<Duration> {
         self.at.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
-    /// Time left until `grace` after it: zero once that has passed, `None` without a bound.
-    pub fn left_with(&self, grace: Duration) -> Option<Duration> {
+    /// Returns the time left until `grace` after the deadline: zero after that, none without a
+    /// limit.
+    pub(crate) fn left_with(&self, grace: Duration) -> Option<Duration> {
         let at = self.at?.checked_add(grace)?;
         Some(at.saturating_duration_since(Instant::now()))
     }
 
-    /// Has it passed?
+    /// Whether no time is left.
     pub fn has_passed(&self) -> bool {
         self.left() == Some(Duration::ZERO)
     }
 }
 
-/// `duration` for people: to the nearest second, or millisecond below one.
+/// Rounds a duration for people: to the nearest second, or below one second to a millisecond.
 pub fn for_people(duration: Duration) -> humantime::FormattedDuration {
     let milliseconds = (duration.as_secs_f64() * 1e3).round() as u64;
     humantime::format_duration(match milliseconds {
@@ -115,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_read_as_flock_timeout_and_humantime_have_them() {
+    fn durations_are_read_as_flock_timeout_and_humantime_read_them() {
         for (text, expected) in [
             ("90", 90.0),
             ("0", 0.0),
@@ -135,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_duration_is_refused() {
+    fn text_that_is_not_a_duration_is_refused() {
         for text in ["", " ", "-1", "-1s", "1x", "abc", "1.2.3", ".", "nan", "inf", "1e3", "NONE"] {
             assert!(parse_limit(text).is_err(), "{text:?}");
         }
@@ -157,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beyond_all_time_is_no_bound() {
+    fn duration_beyond_all_time_is_no_limit() {
         assert_eq!(Deadline::after(parse_limit("99999999999999999999999").unwrap()).left(), None);
         assert_eq!(Deadline::after(parse_limit("18446744073709551615s").unwrap()).left(), None);
     }

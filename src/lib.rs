@@ -1,25 +1,25 @@
-//! The parts of the program `buildlock`, for `main.rs` and for the fuzz targets.
+//! The modules of the program `buildlock`, for `main.rs`, the fuzz targets and one test.
 //!
-//! Nothing in here is an interface for others: what they may rely on is the program.
+//! This is not a public interface. Other programs can rely only on the command line.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("buildlock needs Linux: it relies on /proc, signalfd(2) and PR_SET_PDEATHSIG");
 
 pub mod cache;
-pub mod child;
+mod child;
 pub mod cli;
 pub mod command;
 pub mod duration;
 pub mod exit;
-pub mod expiry;
+mod expiry;
 pub mod generate;
-pub mod go_json;
+mod go_json;
 pub mod image;
-pub mod interpreter;
+mod interpreter;
 pub mod lint;
 pub mod lock;
 pub mod log;
-pub mod proc;
+mod proc;
 pub mod record;
 pub mod reference;
 pub mod run;
@@ -28,5 +28,5 @@ mod spawn;
 pub mod status;
 pub mod subject;
 mod terminal;
-pub mod user;
-pub mod visible;
+mod user;
+mod visible;

@@ -1,6 +1,7 @@
 //! Builds a Docker image once, however many processes ask for it at the same time.
 //!
-//! Parse, start logging, call, turn the result into an exit status; nothing else.
+//! This file only reads the command line, starts the log, calls a module, and turns the result into
+//! an exit status.
 
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
             return ExitCode::from(parse::usage_status());
         }
         Err(help) => {
-            // Nobody may be there to read it.
+            // A reader who has gone, as in `buildlock --help | head -1`, is not an error.
             _ = help.print();
             return ExitCode::SUCCESS;
         }
@@ -63,29 +64,17 @@ fn call(cli: Cli) -> Result<Exit> {
         Sub::Path { tag, lock } => {
             let subject = tag.as_ref().map(Subject::from).or(lock.map(Subject::Named));
             if let Some(subject) = subject {
-                let file =
-                    place()?.open(Arc::new(Holder::default), &[])?.file(&Key::new(subject))?;
-                // Byte for byte: it is for scripts to open, and need not be text.
-                out.write_all(file.as_os_str().as_bytes())?;
-                writeln!(out)?;
+                print_path(place()?, subject, &mut out)?;
             }
         }
-        Sub::Prune => {
-            let Pruned { removed, others } = place()?.look()?.prune()?;
-            let files = |count| if count == 1 { "lock file" } else { "lock files" };
-            write!(out, "{removed} {} removed", files(removed))?;
-            match others {
-                0 => writeln!(out)?,
-                _ => writeln!(out, "; {others} {} of other users left", files(others))?,
-            }
-        }
+        Sub::Prune => print_pruned(&place()?.look()?.prune()?, &mut out)?,
         Sub::Cache { action: CacheAction::Ls { json } } => {
             cache::list(&place()?.look()?.notes(CACHE_LOCKS)?, json, &mut out)?;
         }
         Sub::Cache { action: CacheAction::Forget { id } } => {
             let subject = Subject::Cache(id.clone());
             if !cache::forget(&*place()?.look()?, &id)? {
-                tracing::warn!("nothing is remembered of {subject}");
+                tracing::warn!("nothing is remembered about {subject}");
             }
         }
         Sub::Lint { fix, strict, format, paths } => {
@@ -98,8 +87,25 @@ fn call(cli: Cli) -> Result<Exit> {
     Ok(Exit::SUCCESS)
 }
 
-/// `buildlock status | head -1`: nobody reads on, which is no error. Only a subcommand that prints
-/// its result writes to stdout.
+fn print_path(place: Place, subject: Subject, out: &mut impl Write) -> Result<()> {
+    let file = place.open(Arc::new(Holder::default), &[])?.file(&Key::new(subject))?;
+    // The bytes as they are: scripts open this path, and a path need not be UTF-8.
+    out.write_all(file.as_os_str().as_bytes())?;
+    Ok(writeln!(out)?)
+}
+
+fn print_pruned(pruned: &Pruned, out: &mut impl Write) -> Result<()> {
+    let Pruned { removed, others } = *pruned;
+    let files = |count| if count == 1 { "lock file" } else { "lock files" };
+    write!(out, "{removed} {} removed", files(removed))?;
+    if others > 0 {
+        write!(out, "; {others} {} of other users left", files(others))?;
+    }
+    Ok(writeln!(out)?)
+}
+
+/// Whether the reader of stdout has gone, as in `buildlock status | head -1`. Only subcommands
+/// that print a result write to stdout.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
     kind == Some(std::io::ErrorKind::BrokenPipe)

@@ -1,23 +1,21 @@
-//! What `/proc` says of processes.
+//! Reads what `/proc` says about processes.
 //!
 //! `/proc` belongs to the PID namespace in which it was mounted. In a new namespace without a new
-//! `/proc` (`unshare --pid --fork`), each number in there names another process than it does to us.
-//! Such a `/proc` is treated as if there were none.
+//! `/proc` (`unshare --pid --fork`), its numbers belong to other processes than ours do. Such a
+//! `/proc` counts as missing.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// The state's place among the fields of [`stat_field`].
+// Numbers of fields for `stat_field`.
 const STATE: usize = 0;
-/// The parent's.
-pub const PARENT: usize = 1;
-/// That of the number of threads.
+const PARENT: usize = 1;
 const THREADS: usize = 17;
-/// That of the moment at which it was started, in ticks of the kernel's clock since that was.
-pub const STARTED: usize = 19;
+/// When the process started, in clock ticks after the machine did.
+pub(crate) const STARTED: usize = 19;
 
-/// Returns whether process ids in `/proc` are the ones that system calls take.
-pub fn is_ours() -> bool {
+/// Whether the process IDs in `/proc` are those that system calls take.
+pub(crate) fn is_ours() -> bool {
     static IS_OURS: OnceLock<bool> = OnceLock::new();
     *IS_OURS.get_or_init(|| {
         let Some(status) = read("/proc/self/status") else { return false };
@@ -25,46 +23,48 @@ pub fn is_ours() -> bool {
     })
 }
 
-/// The line `NSpid` has our number in each PID namespace from that of `/proc` down to our own
-/// (proc_pid_status(5)), so there is one number if both are the same. Linux before 4.1 and some
-/// imitations have only `Pid`.
+/// Whether `/proc` is of our own PID namespace. The line `NSpid` has our number in each namespace
+/// from that of `/proc` down to our own (proc_pid_status(5)), so one number means that they are the
+/// same. Linux before 4.1 and some imitations have only `Pid`.
 fn numbers_agree(status: &str, ours: u32) -> bool {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
     let numbers = field("NSpid:").or_else(|| field("Pid:")).unwrap_or_default();
     numbers.split_whitespace().eq([ours.to_string().as_str()])
 }
 
-/// Where `/proc` keeps something about a process; none if it cannot say anything about it.
-pub fn path(pid: u32, name: &str) -> Option<PathBuf> {
+/// Returns where `/proc` keeps something about a process, if its numbers are ours.
+pub(crate) fn path(pid: u32, name: &str) -> Option<PathBuf> {
     is_ours().then(|| PathBuf::from(format!("/proc/{pid}/{name}")))
 }
 
-/// Has it ended, so that only its status is left for its parent? False where it cannot be seen.
-pub fn is_zombie(pid: u32) -> bool {
+/// Whether a process has ended, and only its status is left for its parent. False if the process
+/// cannot be seen.
+pub(crate) fn is_zombie(pid: u32) -> bool {
     let Some(stat) = stat(pid) else { return false };
-    // One whose first thread has ended before the others is shown as a zombie, and goes on.
+    // A process whose first thread ended before the others is shown as a zombie, but still runs.
     matches!(field(&stat, STATE), Some("Z" | "X"))
         && matches!(field(&stat, THREADS), None | Some("0" | "1"))
 }
 
-/// The parent of a process, if it can be seen.
-pub fn parent(pid: u32) -> Option<u32> {
+/// Returns the parent of a process, if the process can be seen.
+pub(crate) fn parent(pid: u32) -> Option<u32> {
     stat_field(pid, PARENT)?.parse().ok()
 }
 
-/// No chain of parents is longer; a loop cannot be, but /proc is read piece by piece.
+/// Longest chain of parents that is followed. `/proc` is read piece by piece while processes come
+/// and go, so the chain that we see could form a loop.
 const ANCESTORS_MAX: usize = 1000;
 
-/// This process's chain of parents, nearest first.
-pub fn ancestors() -> Vec<u32> {
+/// Returns the ancestors of this process, nearest first.
+pub(crate) fn ancestors() -> Vec<u32> {
     std::iter::successors(parent(std::process::id()), |&pid| parent(pid))
         .take_while(|&pid| pid > 0)
         .take(ANCESTORS_MAX)
         .collect()
 }
 
-/// The user that a process belongs to, whether or not it may be traced.
-pub fn user(pid: u32) -> Option<u32> {
+/// Returns the user of a process, even of one that we may not trace.
+pub(crate) fn user(pid: u32) -> Option<u32> {
     let status = read(path(pid, "status")?)?;
     status
         .lines()
@@ -75,8 +75,9 @@ pub fn user(pid: u32) -> Option<u32> {
         .ok()
 }
 
-/// A field of `/proc/PID/stat` (proc_pid_stat(5)), counted from the one behind the program's name.
-pub fn stat_field(pid: u32, number: usize) -> Option<String> {
+/// Returns a field of `/proc/PID/stat` (proc_pid_stat(5)), counted from the one after the program's
+/// name.
+pub(crate) fn stat_field(pid: u32, number: usize) -> Option<String> {
     field(&stat(pid)?, number).map(str::to_owned)
 }
 
@@ -84,13 +85,13 @@ fn stat(pid: u32) -> Option<String> {
     read(path(pid, "stat")?)
 }
 
-/// The name of a process may be any bytes.
+/// Reads a file of `/proc`. It need not be UTF-8: a process may have any bytes as its name.
 fn read(path: impl AsRef<Path>) -> Option<String> {
     std::fs::read(path).ok().map(|text| String::from_utf8_lossy(&text).into_owned())
 }
 
 fn field(stat: &str, number: usize) -> Option<&str> {
-    // The name stands in parentheses, and may hold anything.
+    // The program's name is in parentheses, and may contain more of them.
     stat.rsplit_once(')')?.1.split_whitespace().nth(number)
 }
 
@@ -99,10 +100,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn proc_of_another_namespace_is_told_by_its_numbers() {
+    fn proc_of_another_namespace_is_recognised_by_its_numbers() {
         assert!(numbers_agree("Name:\tx\nPid:\t7\nNSpid:\t7\n", 7));
         assert!(numbers_agree("Name:\tx\nPid:\t7\n", 7));
-        // A process of an inner namespace, seen from outside: by chance with the same number, too.
+        // A process of an inner namespace, seen from outside, in the end with the same number by chance.
         assert!(!numbers_agree("Pid:\t4242\nNSpid:\t4242\t7\n", 7));
         assert!(!numbers_agree("Pid:\t7\nNSpid:\t7\t7\n", 7));
         assert!(!numbers_agree("", 7));

@@ -1,4 +1,4 @@
-//! `buildlock status`: who holds what, and how many wait.
+//! Prints `buildlock status`: who holds which lock, and how many callers wait for it.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -9,10 +9,10 @@ use crate::duration::for_people;
 use crate::lock::HeldLock;
 use crate::visible::is_visible;
 
-/// Prints the locks that somebody holds, as a table or as a JSON array.
+/// Prints held locks as a table or as a JSON array.
 ///
 /// # Errors
-/// Nobody takes the output.
+/// Fails if the output cannot be written.
 pub fn print(held: &[HeldLock], json: bool, out: &mut impl Write) -> Result<()> {
     if json {
         writeln!(out, "{}", serde_json::to_string_pretty(held)?)?;
@@ -28,7 +28,7 @@ fn table(held: &[HeldLock], out: &mut impl Write) -> io::Result<()> {
     let mut rows: Vec<[String; 5]> = held.iter().map(row).collect();
     for (n, two) in held.windows(2).enumerate() {
         if two[0].lock == two[1].lock {
-            // Who waits for those who share a lock is counted with the first of them.
+            // Several holders share this lock. Its waiters stand in the row of the first.
             rows[n + 1][WAITERS].clear();
         }
     }
@@ -53,7 +53,7 @@ fn row(lock: &HeldLock) -> [String; 5] {
         (Some(tag), ..) => tag.clone(),
         (None, Some(name), _) => format!("lock {name}"),
         (None, None, Some(id)) => format!("cache {id}"),
-        // A tool that took the lock by its path; a hash cannot be turned back.
+        // Another program took the lock by its path, and the path has only a hash of the name.
         (None, None, None) => lock.lock.display().to_string(),
     };
     let at = match (&holder.user, &holder.host) {

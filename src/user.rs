@@ -1,7 +1,7 @@
-//! Users by their number, as `/etc/passwd` has them (passwd(5)).
+//! Finds users by their number in `/etc/passwd` (passwd(5)).
 //!
-//! Not by getpwuid(3): it loads modules into the process, which a statically linked one can do
-//! only beside the very C library that it was linked with, and dies of otherwise. docker's client
+//! getpwuid(3) is no alternative, because it loads modules into the process. A statically linked
+//! program survives that only beside the exact C library that it was linked with. docker's client
 //! and other static programs read the file, too.
 
 use std::ffi::OsStr;
@@ -10,21 +10,19 @@ use std::path::PathBuf;
 
 /// A line of `/etc/passwd`.
 #[derive(Debug, PartialEq, Eq)]
-pub struct User {
-    /// The name for logging in.
-    pub name: String,
-    /// The home folder.
-    pub home: PathBuf,
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) home: PathBuf,
 }
 
-/// The user of this process.
-pub fn ourselves() -> Option<User> {
+/// Returns the user of this process, if the file has it.
+pub(crate) fn ourselves() -> Option<User> {
     with_number(rustix::process::getuid().as_raw())
 }
 
-/// The name of this process's user. One whom a directory service has and the file has not is
-/// called what his session calls him, or else by his number.
-pub fn our_name() -> String {
+/// Returns the name of this process's user. A user that only a directory service knows gets the
+/// name from the session's environment, or else the number.
+pub(crate) fn our_name() -> String {
     let number = || rustix::process::getuid().as_raw().to_string();
     let session = || {
         let names = ["LOGNAME", "USER"].iter().filter_map(|name| std::env::var(name).ok());
@@ -33,19 +31,19 @@ pub fn our_name() -> String {
     ourselves().map(|user| user.name).or_else(session).unwrap_or_else(number)
 }
 
-/// The name of a user, or the number where the file has no name.
-pub fn name(number: u32) -> String {
+/// Returns the name of a user, or the number if the file has no name for it.
+pub(crate) fn name(number: u32) -> String {
     find_name(number).unwrap_or_else(|| number.to_string())
 }
 
-/// The name of a user, if the file has one.
-pub fn find_name(number: u32) -> Option<String> {
+/// Returns the name of a user, if the file has one.
+pub(crate) fn find_name(number: u32) -> Option<String> {
     with_number(number).map(|user| user.name)
 }
 
-/// May a user that the file does not have be called that? A directory service may know the name; it
-/// is not the name of a user in the file, and looks like one.
-pub fn may_be_called(name: &str) -> bool {
+/// Whether a user who is not in the file may have this name, as one whom a directory service knows.
+/// The name must look like one, and must not be the name of a user in the file.
+pub(crate) fn may_be_called(name: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
     let is_taken = || {
@@ -60,6 +58,7 @@ fn with_number(number: u32) -> Option<User> {
     find(&std::fs::read("/etc/passwd").ok()?, number)
 }
 
+/// Returns the user in the first line that has this number.
 fn find(passwd: &[u8], number: u32) -> Option<User> {
     passwd.split(|&c| c == b'\n').find_map(|line| {
         let fields: Vec<&[u8]> = line.split(|&c| c == b':').collect();
@@ -88,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_not_whole_are_nobodys() {
+    fn incomplete_lines_name_no_user() {
         assert_eq!(find(PASSWD, 1001), None);
         assert_eq!(find(b"", 0), None);
     }

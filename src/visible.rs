@@ -1,9 +1,9 @@
-//! Which characters a reader sees as they are. Records, arguments and answers may hold any.
+//! Tells which characters are safe to show. Records, arguments and answers may contain any.
 
-/// Has `c` a place of its own and no power over its neighbours? Control characters move the cursor,
-/// bidirectional ones turn the order of what is read (<https://www.unicode.org/reports/tr9/>), and
-/// those without width make two texts look the same.
-pub fn is_visible(c: char) -> bool {
+/// Whether a reader sees `c` as it is, and its neighbours too. Control characters move the cursor.
+/// Bidirectional ones change the order of the text (<https://www.unicode.org/reports/tr9/>). Those
+/// without width make different texts look the same.
+pub(crate) fn is_visible(c: char) -> bool {
     !c.is_control()
         && !matches!(
             c,
@@ -19,8 +19,8 @@ pub fn is_visible(c: char) -> bool {
         )
 }
 
-/// `text` with what is not visible shown as `\u{…}` and its like.
-pub fn escaped(text: &str) -> String {
+/// Escapes the characters of `text` that are not visible, as `\u{…}` or `\n`.
+pub(crate) fn escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         if is_visible(c) { shown.push(c) } else { shown.extend(c.escape_default()) }
@@ -33,8 +33,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_seen_is_escaped_and_the_rest_is_not() {
-        assert_eq!(escaped("env:1 «ü» שלום 日本 🐳 \\"), "env:1 «ü» שלום 日本 🐳 \\");
+    fn only_invisible_characters_are_escaped() {
+        assert_eq!(escaped("env:1 \"ü\" שלום 日本 🐳 \\"), "env:1 \"ü\" שלום 日本 🐳 \\");
         for (text, shown) in [
             ("\u{1b}[2J", "\\u{1b}[2J"),
             ("a\nb", "a\\nb"),

@@ -744,7 +744,7 @@ fn forgetting_an_unknown_cache_leaves_no_trace() {
     let f = fixture();
     for _ in 0..2 {
         let forgotten = f.buildlock(["cache", "forget", "crago"]).run();
-        forgotten.assert_code(0).assert_stderr("nothing is remembered of cache crago");
+        forgotten.assert_code(0).assert_stderr("nothing is remembered about cache crago");
         assert_eq!(f.lock_files(), Vec::<std::path::PathBuf>::new());
         // And once more in a folder that exists.
         drop(f.open_lock_file(&cache_lock(&f, "crago")));
@@ -755,7 +755,7 @@ fn forgetting_an_unknown_cache_leaves_no_trace() {
     warm_up(&f);
     let forget = || f.buildlock(["cache", "forget", "cargo"]).run();
     forget().assert_code(0).assert_no_stderr("nothing is remembered");
-    forget().assert_code(0).assert_stderr("nothing is remembered of cache cargo");
+    forget().assert_code(0).assert_stderr("nothing is remembered about cache cargo");
 }
 
 #[test]
