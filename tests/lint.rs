@@ -1,4 +1,4 @@
-//! `buildlock lint`: the corpus in `tests/lint/`, what `--fix` writes, exit statuses.
+//! `buildlock lint`: the corpus in `tests/lint/`, verdicts, compose files, `--fix`, exit statuses.
 
 mod support;
 
@@ -12,7 +12,7 @@ use support::{
 };
 
 #[test]
-fn every_dockerfile_of_the_corpus_has_the_findings_beside_it() {
+fn every_dockerfile_of_the_corpus_has_the_findings_in_the_file_beside_it() {
     let f = Fixture::new();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lint");
     let mut seen = 0;
@@ -66,7 +66,7 @@ fn fix_adds_the_lock_keeps_the_mode_and_leaves_clean_files_alone() {
 }
 
 #[test]
-fn nothing_to_look_at_is_125_and_wrong_usage_is_2() {
+fn no_file_to_check_is_125_and_wrong_usage_is_2() {
     let f = Fixture::new();
     f.buildlock(["lint"]).run().assert_code(125).assert_stderr("no Dockerfile");
     f.buildlock(["lint", "missing"]).run().assert_code(125).assert_stderr("cannot read missing");
@@ -74,7 +74,7 @@ fn nothing_to_look_at_is_125_and_wrong_usage_is_2() {
 }
 
 #[test]
-fn dockerfile_in_small_letters_is_one_too() {
+fn lower_case_dockerfile_is_read_too() {
     let f = Fixture::new();
     write(&f, "dockerfile", RACE);
     write(&f, "web.dockerfile", RACE);
@@ -85,7 +85,7 @@ fn dockerfile_in_small_letters_is_one_too() {
 }
 
 #[test]
-fn what_cannot_be_looked_at_is_not_left_out_of_a_folder() {
+fn file_or_folder_that_cannot_be_read_is_an_error() {
     use std::os::unix::fs::{PermissionsExt, symlink};
     let f = Fixture::new();
     write(&f, "ok.Dockerfile", RACE);
@@ -93,18 +93,18 @@ fn what_cannot_be_looked_at_is_not_left_out_of_a_folder() {
     let run = f.buildlock(["lint"]).run();
     run.assert_code(125).assert_stderr("cannot read Dockerfile");
     assert!(text(&run).starts_with("ok.Dockerfile:2:5: error: "), "{}", text(&run));
-    // But it is no file that an editor marks as open.
+    // An editor's mark of an open file is hidden.
     fs::rename(f.work_dir().join("Dockerfile"), f.work_dir().join(".#ok.Dockerfile")).unwrap();
     f.buildlock(["lint"]).run().assert_code(1);
 
-    // Its files have names, and no more.
+    // Its files can be listed, but not opened.
     let closed = f.work_dir().join("closed");
     fs::create_dir(&closed).unwrap();
     fs::write(closed.join("Dockerfile"), RACE).unwrap();
     fs::create_dir(closed.join("Dockerfile.d")).unwrap();
     let set_mode = |mode| fs::set_permissions(&closed, fs::Permissions::from_mode(mode)).unwrap();
     set_mode(0o644);
-    // root is refused nothing by a mode.
+    // Modes do not stop root.
     let run = match rustix::process::geteuid().is_root() {
         true if !has("setpriv") => return skip("needs setpriv"),
         true => as_other_user(&f, &open_to_everybody(&f)).arg("lint").arg(&closed).run(),
@@ -115,14 +115,14 @@ fn what_cannot_be_looked_at_is_not_left_out_of_a_folder() {
     f.buildlock(["lint"]).arg(&closed).run().assert_code(1);
 }
 
-/// Writes a file below the work folder, with the folders above it.
+/// Writes a file below the work folder, and creates the folders above it.
 fn write_below(f: &Fixture, name: &str, text: &str) {
     fs::create_dir_all(f.work_dir().join(name).parent().unwrap()).unwrap();
     write(f, name, text);
 }
 
 #[test]
-fn folders_are_searched_to_the_bottom_as_ripgrep_does() {
+fn folders_are_searched_recursively_as_ripgrep_does() {
     use std::os::unix::fs::symlink;
     let f = Fixture::new();
     let seen = [
@@ -145,11 +145,11 @@ fn folders_are_searched_to_the_bottom_as_ripgrep_does() {
     let found = text(run.assert_code(1).assert_stderr("looked at 5 files: 5 errors, 0 notes"));
     let files: Vec<_> = found.lines().map(|line| line.split(':').next().unwrap()).collect();
     assert_eq!(files, seen);
-    // A folder that is named is searched, whatever its name; its files have its name before theirs.
+    // A folder named by the user is searched even if it is hidden.
     let run = f.buildlock(["lint", ".hidden", "a/b/c/Dockerfile"]).run();
     let found = text(run.assert_code(1).assert_stderr("looked at 2 files"));
     assert!(found.starts_with(".hidden/Dockerfile:2:5: error: "), "{found}");
-    // Where the answer is for machines, stdout has nothing else.
+    // Machine-readable output is alone on stdout.
     let run = f.buildlock(["lint", "--format", "json"]).run();
     assert_eq!(serde_json::from_slice::<Vec<Value>>(&run.stdout).unwrap().len(), 5);
     run.assert_stderr("looked at 5 files");
@@ -158,7 +158,7 @@ fn folders_are_searched_to_the_bottom_as_ripgrep_does() {
 }
 
 #[test]
-fn file_that_is_not_what_its_name_says_is_a_warning_unless_it_was_named() {
+fn file_that_is_not_what_its_name_says_is_a_warning_unless_the_user_named_it() {
     let f = Fixture::new();
     write_below(&f, "a/Dockerfile.template", "{{ if }}\n");
     write_below(&f, "a/compose.prod.yaml", "services: [");
@@ -190,7 +190,7 @@ fn write(f: &Fixture, name: &str, text: &str) {
 }
 
 #[test]
-fn unknown_cache_is_a_note_and_an_error_only_where_all_is_strict() {
+fn unknown_cache_is_a_note_and_with_strict_an_error() {
     let f = Fixture::new();
     write(&f, "Dockerfile", UNKNOWN);
     let noted = f.buildlock(["lint"]).run();
@@ -209,7 +209,7 @@ fn github_gets_workflow_commands() {
     let text = String::from_utf8(run.assert_code(1).stdout.clone()).unwrap();
     let start = "::error file=a%2Cb%3Ac%25.Dockerfile,line=2,col=5,title=cache-mount-race::";
     assert!(text.starts_with(start) && text.lines().count() == 1, "{text}");
-    // What is in the file must not play with the terminal of who reads the log.
+    // The file's text must not control the terminal of someone who reads the log.
     write(&f, "Dockerfile", &UNKNOWN.replace("/strange", "/100%\u{1b}[2J"));
     let run = f.buildlock(["lint", "--format", "github"]).run();
     let text = self::text(&run);
@@ -217,7 +217,7 @@ fn github_gets_workflow_commands() {
 }
 
 #[test]
-fn sarif_names_the_rule_the_file_and_the_place() {
+fn sarif_has_the_rule_the_file_and_the_position() {
     let f = Fixture::new();
     write(&f, "Dockerfile", &format!("{RACE}{}", "RUN --mount=type=cache,target=/strange x\n"));
     let run = f.buildlock(["lint", "--format", "sarif"]).run();
@@ -238,12 +238,12 @@ fn sarif_names_the_rule_the_file_and_the_place() {
     assert_eq!(place["region"]["startLine"], 2);
 }
 
-/// What it says on stdout.
+/// Returns what a run printed on stdout.
 fn text(run: &Finished) -> String {
     String::from_utf8(run.stdout.clone()).unwrap()
 }
 
-/// What lint says of a compose file, which two services of build one image.
+/// Runs lint on a compose file in which two services build one image, the second at this line.
 fn assert_two_of_one(f: &Fixture, line: u32) {
     let run = f.buildlock(["lint", "--format", "json", "compose.yaml"]).run();
     let found: Vec<Value> = serde_json::from_slice(&run.assert_code(1).stdout).unwrap();
@@ -259,7 +259,7 @@ fn services_that_build_one_image_are_found_without_a_client_that_knows_compose()
     let f = Fixture::new();
     write(&f, "compose.yaml", TWO_OF_ONE);
     assert_two_of_one(&f, 5);
-    // One builds it, and the other takes it.
+    // One service builds the image, and the other uses it.
     write(&f, "compose.yaml", &TWO_OF_ONE.replace("    build: {context: .}\n", ""));
     f.buildlock(["lint"]).run().assert_code(0).assert_stdout("");
     let merged = TWO_OF_ONE.replace("services:", "x-it: &it {image: \"x:1\"}\nservices:");
@@ -271,7 +271,7 @@ fn services_that_build_one_image_are_found_without_a_client_that_knows_compose()
 }
 
 #[test]
-fn compose_file_counts_with_the_one_that_overrides_it() {
+fn compose_file_is_read_together_with_its_override() {
     let f = Fixture::new();
     let of_two = TWO_OF_ONE.replace("image: x:1\n  c", "image: x:2\n  c");
     write(&f, "compose.yaml", &of_two);
@@ -281,14 +281,14 @@ fn compose_file_counts_with_the_one_that_overrides_it() {
     let found = text(run.assert_code(1));
     let start = "docker-compose.override.yaml:1:23: error: the services a and b both build x:1";
     assert!(found.starts_with(start) && found.lines().count() == 1, "{found}");
-    // compose takes the first of those that it knows.
+    // compose takes the first override that exists.
     write(&f, "compose.override.yml", "services: {c: {build: {tags: [\"x:2\"]}}}\n");
     let run = f.buildlock(["lint"]).run();
     let found = text(run.assert_code(1));
     assert_eq!(found.matches(": error: ").count(), 2, "{found}");
     assert!(found.contains("a and c both build x:1"), "{found}");
     assert!(found.contains("b and c both build x:2"), "{found}");
-    // One that somebody names is not overridden.
+    // A file with another name has no override.
     write(&f, "other.yaml", &of_two);
     f.buildlock(["lint", "other.yaml"]).run().assert_code(0).assert_stdout("");
 
@@ -301,7 +301,7 @@ fn compose_file_counts_with_the_one_that_overrides_it() {
 }
 
 #[test]
-fn client_that_knows_compose_says_what_becomes_of_the_file() {
+fn docker_compose_is_asked_what_a_variable_becomes() {
     let f = Fixture::new();
     let asked = f.path("asked");
     let config = r#"{"services":{"a":{"build":{"context":"."},"image":"x:1"},"b":{"build":{"context":"."},"image":"x:1"}}}"#;
@@ -310,7 +310,7 @@ fn client_that_knows_compose_says_what_becomes_of_the_file() {
         "docker",
         &format!("#!/bin/sh\necho \"$@\" >'{}'\necho '{config}'\n", asked.display()),
     );
-    // Only the client knows the variable.
+    // Only docker compose knows the variable.
     write(&f, "compose.yaml", &TWO_OF_ONE.replace("image: x:1", "image: \"${IT}\""));
     assert_two_of_one(&f, 5);
     let words = fs::read_to_string(&asked).unwrap();
@@ -321,7 +321,7 @@ fn client_that_knows_compose_says_what_becomes_of_the_file() {
     assert!(words.contains("-f compose.yaml -f compose.override.yaml config"), "{words}");
 }
 
-/// What lint says of a compose file with these services.
+/// Returns what lint prints about this compose file.
 fn said_of(f: &Fixture, compose: &str) -> String {
     write(f, "compose.yaml", compose);
     text(&f.buildlock(["lint", "compose.yaml"]).run())
@@ -344,7 +344,7 @@ fn services_of_different_profiles_are_an_error_only_if_one_call_builds_both() {
         let said = said_of(&f, &with(a, b));
         assert!(said.contains(": error: the services a and b both build x;"), "{said}");
     }
-    // Of three, those count that one call builds.
+    // Of three services, the two that one call builds are reported.
     let third = format!("{}  c: {{build: ., image: x, profiles: [two]}}\n", with("one", "two"));
     let said = said_of(&f, &third);
     assert!(said.contains(": error: the services b and c both build x;"), "{said}");
@@ -352,23 +352,23 @@ fn services_of_different_profiles_are_an_error_only_if_one_call_builds_both() {
 }
 
 #[test]
-fn image_without_a_name_has_the_one_that_compose_gives_it() {
+fn image_without_a_name_gets_the_one_from_compose() {
     let f = Fixture::new();
     let services = "services:\n  a: {build: .}\n  b: {build: ., image: n-a}\n";
     let error =
         "compose.yaml:4:24: error: the services a and b both build n-a: a has no image:, so";
     let said = said_of(&f, &format!("name: n\n{services}"));
     assert!(said.starts_with(error), "{said}");
-    // Another project's.
+    // The name belongs to another project.
     assert_eq!(said_of(&f, services), "");
     assert_eq!(said_of(&f, &format!("name: m\n{services}")), "");
-    // The folder's name is the project's, and .env has the last word.
+    // The project is named after its folder, unless .env names it.
     let of_folder = services.replace("n-a", "work-a");
     assert!(said_of(&f, &of_folder).contains("both build work-a"), "{}", said_of(&f, &of_folder));
     write(&f, ".env", "COMPOSE_PROJECT_NAME=n\n");
     assert_eq!(said_of(&f, &of_folder), "");
     assert!(said_of(&f, &format!("name: m\n{services}")).starts_with(error));
-    // Only the old docker-compose calls it that.
+    // Only docker-compose 1 uses this name.
     let old = said_of(&f, &services.replace("n-a", "n_a"));
     assert!(
         old.contains(": note: with docker-compose 1 or --compatibility, the services"),
@@ -379,7 +379,7 @@ fn image_without_a_name_has_the_one_that_compose_gives_it() {
 #[test]
 fn compose_file_is_read_as_compose_reads_it() {
     let f = Fixture::new();
-    // Brackets that close at the column of their key, a line that goes on there, tabs in brackets.
+    // Brackets that close at their key's column, a scalar that continues there, tabs in brackets.
     let accepted = "services:\n  a:\n    command: [\n      x\n    ]\n    build: .\n    image: x\n  \
                     b:\n    build: {\n\t\tcontext: .\n    }\n    command: \"a\n  b\"\n    image: x\n";
     let said = said_of(&f, accepted);
@@ -387,7 +387,7 @@ fn compose_file_is_read_as_compose_reads_it() {
 }
 
 #[test]
-fn what_a_service_takes_from_elsewhere_is_reported_at_the_service() {
+fn image_that_a_service_takes_from_an_anchor_is_reported_at_the_service() {
     let f = Fixture::new();
     let anchors = "x-it: &it {build: ., image: x}\nservices:\n  a: {<<: *it}\n  b:\n    <<: *it\n  \
                    c: *it\n";
@@ -397,7 +397,7 @@ fn what_a_service_takes_from_elsewhere_is_reported_at_the_service() {
 }
 
 #[test]
-fn client_is_asked_for_compose_once_and_only_if_a_file_leaves_something_open() {
+fn docker_compose_is_looked_for_once_and_only_if_the_files_do_not_tell() {
     let f = Fixture::new();
     let asked = f.path("asked");
     fs::remove_file(f.path("bin/docker")).unwrap();
@@ -419,7 +419,7 @@ fn client_is_asked_for_compose_once_and_only_if_a_file_leaves_something_open() {
 }
 
 #[test]
-fn dockerfiles_that_a_compose_file_builds_from_are_looked_at() {
+fn dockerfiles_that_a_compose_file_builds_from_are_checked() {
     let f = Fixture::new();
     for name in ["built/build.docker", "above/Dockerfile", "project/.own/Dockerfile"] {
         write_below(&f, name, RACE);
@@ -432,13 +432,13 @@ fn dockerfiles_that_a_compose_file_builds_from_are_looked_at() {
     let found = text(run.assert_code(1).assert_stderr("looked at 4 files: 3 errors"));
     let files: Vec<_> = found.lines().map(|line| line.split(':').next().unwrap()).collect();
     assert_eq!(files, ["built/build.docker", "above/Dockerfile", "project/.own/Dockerfile"]);
-    // None is looked at twice.
+    // None is checked twice.
     let run = f.buildlock(["lint", "project", "above"]).run();
     run.assert_code(1).assert_stderr("looked at 4 files: 3 errors");
 }
 
 #[test]
-fn dockerfile_within_a_compose_file_is_looked_at() {
+fn dockerfile_inside_a_compose_file_is_checked() {
     let f = Fixture::new();
     let compose = "services:\n  a:\n    build:\n      dockerfile_inline: |\n        FROM a\n\n        \
                    RUN --mount=type=cache,target=/root/.m2 mvn\n";
@@ -464,7 +464,7 @@ fn quiet_lint_prints_no_notes() {
     f.buildlock(["lint", "-q", "--strict", "a.Dockerfile"]).run().assert_code(1);
 }
 
-/// The levels and rules of what lint finds in a RUN with this mount.
+/// Returns the level of what lint finds in a `RUN` with this mount, or `clean`.
 fn verdict(f: &Fixture, before: &str, target: &str, run: &str) -> String {
     let text = format!("FROM a\n{before}\nRUN --mount=type=cache,target={target} {run}\n");
     let lint = f.buildlock(["lint", "--format", "json", "-"]).stdin(text).run();
@@ -476,7 +476,7 @@ fn verdict(f: &Fixture, before: &str, target: &str, run: &str) -> String {
     }
 }
 
-/// Every line: what stands before the RUN, the target, what is run, the verdict.
+/// Checks a table: the line before the `RUN`, the target, the command, the verdict.
 fn assert_verdicts(table: &[(&str, &str, &str, &str)]) {
     let f = Fixture::new();
     let wrong: Vec<_> = table
@@ -488,7 +488,7 @@ fn assert_verdicts(table: &[(&str, &str, &str, &str)]) {
 }
 
 #[test]
-fn tool_that_has_learnt_to_share_is_clean_where_its_version_is_to_be_seen() {
+fn tool_that_no_longer_races_is_clean_where_its_version_is_visible() {
     assert_verdicts(&[
         ("", "/root/.cache/pip", "pip install x", "error"),
         ("", "/root/.cache/pip", "pip install pip==25.3 && pip install x", "clean"),
@@ -540,7 +540,7 @@ fn folder_above_caches_is_judged_by_the_tools_that_the_run_starts() {
         ("ENV GOLANGCI_LINT_CACHE=/c", "/c", "golangci-lint run", "error"),
         ("", "/var/cache/yum", "microdnf install -y x", "error"),
         ("", "/var/cache/yum", "yum install -y x", "note"),
-        // Its lock is in it, whatever else is.
+        // cargo's lock is in the mount, with all that it protects.
         ("", "/src/target", "cargo build", "clean"),
     ]);
 }
@@ -560,7 +560,7 @@ fn cache_that_the_run_empties_races() {
 }
 
 #[test]
-fn cache_that_the_run_itself_moves_is_found() {
+fn cache_that_the_run_itself_moves_is_followed() {
     assert_verdicts(&[
         ("", "/c", "pip install --cache-dir /c x", "error"),
         ("", "/c", "pip install --cache-dir=/c/pip x", "error"),
@@ -579,7 +579,7 @@ fn cache_that_the_run_itself_moves_is_found() {
 }
 
 #[test]
-fn npx_is_judged_by_the_words_of_the_command() {
+fn npx_is_judged_by_the_arguments_of_the_command() {
     assert_verdicts(&[
         ("", "/root/.npm", "npx x", "error"),
         ("", "/root/.npm", "npm exec x", "error"),
@@ -599,7 +599,7 @@ fn npx_is_judged_by_the_words_of_the_command() {
 }
 
 #[test]
-fn what_writes_nowhere_or_elsewhere_is_no_error() {
+fn tool_that_writes_elsewhere_is_not_an_error() {
     assert_verdicts(&[
         ("", "/root/.cache/pip", "uv pip install x", "clean"),
         ("", "/root/.cache/pip", "uv pip install x && ./more.sh", "error"),
@@ -618,7 +618,7 @@ fn what_writes_nowhere_or_elsewhere_is_no_error() {
 }
 
 #[test]
-fn cache_that_is_locked_in_one_place_and_shared_in_another_is_an_error_that_fix_mends() {
+fn cache_that_is_locked_in_one_place_and_shared_in_another_is_fixed() {
     let f = Fixture::new();
     let dockerfile = "FROM a\nRUN --mount=type=cache,target=/root/.m2,id=m mvn a\nRUN \
                 --mount=type=cache,target=/x,id=m mvn b\nRUN \
@@ -644,14 +644,14 @@ fn cache_that_is_locked_in_one_place_and_shared_in_another_is_an_error_that_fix_
         .replace("/.npm/ ", "/.npm/,sharing=locked ");
     assert_eq!(fs::read_to_string(f.work_dir().join("Dockerfile")).unwrap(), fixed);
     f.buildlock(["lint"]).run().assert_code(0).assert_stdout("");
-    // What somebody wrote is not changed, and not called clean.
+    // An explicit sharing is neither changed nor called clean.
     write(&f, "Dockerfile", &fixed.replace("/.npm/,sharing=locked", "/.npm/,sharing=shared"));
     let run = f.buildlock(["lint", "--fix"]).run();
-    assert!(text(run.assert_code(1)).contains("say sharing=locked instead of shared"));
+    assert!(text(run.assert_code(1)).contains("write sharing=locked instead of sharing=shared"));
 }
 
 #[test]
-fn finding_is_accepted_by_a_comment_with_a_reason_or_where_somebody_wrote_shared() {
+fn finding_is_accepted_by_a_comment_with_a_reason_or_an_explicit_shared() {
     let f = Fixture::new();
     let with = |comment: &str| RACE.replace("RUN", &format!("{comment}\nRUN"));
     let lint = |text: &str| f.buildlock(["lint", "--strict", "-"]).stdin(text).run();
@@ -663,7 +663,7 @@ fn finding_is_accepted_by_a_comment_with_a_reason_or_where_somebody_wrote_shared
     assert!(said.contains("(the comment that ignores it gives no reason)"), "{said}");
     lint(&with("# buildlock ignore=cache-mount-unknown: no")).assert_code(1);
     lint(&format!("{}RUN x", with("# buildlock ignore=cache-mount-race: one"))).assert_code(0);
-    // One comment is for one instruction.
+    // A comment applies to one instruction.
     let second = RACE.replace("FROM a\n", "");
     lint(&format!("{}{second}", with("# buildlock ignore=cache-mount-race: a"))).assert_code(1);
 
@@ -673,17 +673,17 @@ fn finding_is_accepted_by_a_comment_with_a_reason_or_where_somebody_wrote_shared
 }
 
 #[test]
-fn dockerfile_is_taken_and_refused_as_buildkit_does_it() {
+fn dockerfile_is_accepted_and_refused_as_buildkit_does() {
     let f = Fixture::new();
     let lint = |text: &str| f.buildlock(["lint", "-"]).stdin(text).run();
-    for taken in [
+    for accepted in [
         "FROM a \\\n",
         "FROM a \\",
         "FROM a\nRUN x \\\n# the end\n\n",
         "FROM a\nONBUILD WHATEVER x\n",
         "FROM a\nENV A=\nENV B c\n",
     ] {
-        let run = lint(taken);
+        let run = lint(accepted);
         run.assert_stderr("looked at 1 file");
         run.assert_code(0);
     }
@@ -703,7 +703,7 @@ fn dockerfile_is_taken_and_refused_as_buildkit_does_it() {
 }
 
 #[test]
-fn row_of_stages_takes_no_more_memory_than_its_text() {
+fn chain_of_stages_needs_memory_in_proportion_to_its_text() {
     let f = Fixture::new();
     let stage = |n: usize| {
         let value = "v".repeat(200);
@@ -713,7 +713,7 @@ fn row_of_stages_takes_no_more_memory_than_its_text() {
     let last = "RUN --mount=type=cache,target=/$NAME_0 x\n";
     write(&f, "Dockerfile", &format!("{stages}{last}"));
     let path = f.work_dir().join("Dockerfile");
-    // Its copies would be 2.5 GB.
+    // If each stage copied the variables of those before it, that would be 2.5 GB.
     let script = "ulimit -v 400000 && exec \"$0\" lint \"$1\"";
     let run =
         f.program("sh").args(["-c", script, env!("CARGO_BIN_EXE_buildlock")]).arg(&path).run();
@@ -741,7 +741,7 @@ fn fix_keeps_links() {
 }
 
 #[test]
-fn fix_does_without_a_folder_that_it_may_write_but_not_without_a_file() {
+fn fix_needs_to_write_the_file_but_not_its_folder() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
     let f = Fixture::new();
     let folder = f.work_dir().join("closed");
@@ -750,7 +750,7 @@ fn fix_does_without_a_folder_that_it_may_write_but_not_without_a_file() {
     fs::write(&path, RACE).unwrap();
     let mode =
         |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    // root is refused nothing by a mode.
+    // Modes do not stop root.
     let root = rustix::process::geteuid().is_root();
     if root && !has("setpriv") {
         skip("needs setpriv");
@@ -781,7 +781,7 @@ fn fix_does_without_a_folder_that_it_may_write_but_not_without_a_file() {
 }
 
 #[test]
-fn attributes_of_what_is_fixed_stay() {
+fn fix_keeps_attributes() {
     use rustix::fs::{XattrFlags, getxattr, setxattr};
     let f = Fixture::new();
     write(&f, "Dockerfile", RACE);
@@ -802,11 +802,11 @@ fn disk_without_room_for_the_fix_leaves_the_file_as_it_was() {
     let f = Fixture::new();
     let folder = f.work_dir().join("full");
     fs::create_dir(&folder).unwrap();
-    // Two pages.
+    // The disk has two pages.
     let script = "mount -t tmpfs -o size=8k none \"$STANDIN/work/full\"";
     let Some(there) = Namespace::new(&f, script) else { return };
     let inside = there.path(&folder);
-    // A bit less than a page, so that it needs another one.
+    // A little less than a page: the fix needs a second one.
     let whole = format!("{RACE}{}\n", "#".repeat(4090 - RACE.len()));
     fs::write(inside.join("Dockerfile"), &whole).unwrap();
     fs::write(inside.join("other"), [0; 4096]).unwrap();
@@ -821,13 +821,13 @@ fn disk_without_room_for_the_fix_leaves_the_file_as_it_was() {
     assert_unchanged();
     assert_eq!(written(), before);
     assert_eq!(fs::read_dir(&inside).unwrap().count(), 2);
-    // This one cannot be replaced.
+    // A file with two names is not replaced, but written.
     fs::hard_link(inside.join("Dockerfile"), inside.join("same")).unwrap();
     assert_unchanged();
 }
 
 #[test]
-fn nothing_is_left_beside_what_was_fixed() {
+fn fix_leaves_no_other_file_behind() {
     let f = Fixture::new();
     write(&f, "Dockerfile", RACE);
     f.buildlock(["lint", "--fix"]).run().assert_code(0);
@@ -837,20 +837,20 @@ fn nothing_is_left_beside_what_was_fixed() {
 }
 
 #[test]
-fn long_file_takes_no_longer_than_it_is() {
+fn long_file_takes_time_in_proportion_to_its_length() {
     let f = Fixture::new();
     let run = "RUN --mount=type=cache,target=/root/.m2 <<EOF\nmvn\nEOF\n";
     write(&f, "Dockerfile", &format!("FROM a\n{}", run.repeat(20_000)));
     let start = Instant::now();
     let run = f.buildlock(["lint"]).run();
-    // A second or two; a minute if every finding's line is counted from the start.
+    // This takes a second or two, and a minute if lines are counted from the start each time.
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     assert_eq!(text(run.assert_code(1)).lines().count(), 20_000);
     assert!(text(&run).contains("\nDockerfile:59999:5: error: "));
 }
 
 #[test]
-fn example_is_clean_and_is_looked_at() {
+fn example_in_the_repository_is_clean() {
     let f = Fixture::new();
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/compose-services");
     f.buildlock(["lint", "--strict"]).arg(&example).run().assert_code(0).assert_stdout("");

@@ -1,33 +1,30 @@
-//! Findings as text, and in the forms that machines read.
+//! Prints findings, as text and in the formats that machines read.
 
 use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::{Finding, Level, Rule};
+use super::finding::{Finding, Level, Rule};
 use crate::cli::LintFormat;
 use crate::visible::escaped;
 
-/// Prints what was found.
-///
-/// # Errors
-/// Nobody takes the output.
+/// Prints the findings.
 pub(super) fn print(
-    findings: &[Finding],
+    findings: &[&Finding],
     format: LintFormat,
     out: &mut impl Write,
 ) -> io::Result<()> {
     match format {
         LintFormat::Text => findings.iter().try_for_each(|finding| text(finding, out)),
         LintFormat::Json => writeln!(out, "{}", serde_json::to_string_pretty(findings)?),
-        LintFormat::Github => left(findings).try_for_each(|finding| github(finding, out)),
+        LintFormat::Github => unfixed(findings).try_for_each(|finding| github(finding, out)),
         LintFormat::Sarif => writeln!(out, "{}", serde_json::to_string_pretty(&sarif(findings))?),
     }
 }
 
-/// What was mended needs nobody's attention any more.
-fn left(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
-    findings.iter().filter(|finding| !finding.fixed)
+/// Returns the findings that still need attention.
+fn unfixed<'a>(findings: &[&'a Finding]) -> impl Iterator<Item = &'a Finding> {
+    findings.iter().copied().filter(|finding| !finding.fixed)
 }
 
 fn text(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
@@ -42,7 +39,7 @@ fn text(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
     }
 }
 
-/// Workflow commands, escaped as actions/toolkit does it (packages/core/src/command.ts).
+/// Prints a workflow command, escaped as in actions/toolkit (packages/core/src/command.ts).
 fn github(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
     let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
@@ -61,12 +58,13 @@ fn github(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
     )
 }
 
+/// Returns the findings as SARIF,
 /// <https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html>
-fn sarif(findings: &[Finding]) -> Value {
+fn sarif(findings: &[&Finding]) -> Value {
     let rules = Rule::ALL.map(|rule| {
         json!({
             "id": rule.name(),
-            "shortDescription": { "text": rule.describe() },
+            "shortDescription": { "text": rule.description() },
             "defaultConfiguration": { "level": rule.level(false).name() },
         })
     });
@@ -95,12 +93,12 @@ fn sarif(findings: &[Finding]) -> Value {
                 },
             },
             "columnKind": "unicodeCodePoints",
-            "results": left(findings).map(result).collect::<Vec<_>>(),
+            "results": unfixed(findings).map(result).collect::<Vec<_>>(),
         }],
     })
 }
 
-/// A path as a reference (RFC 3986); an absolute one becomes a URI.
+/// Returns a path as a relative reference (RFC 3986), or as a URI if it is absolute.
 fn uri(path: &str) -> String {
     let mut uri = String::from(if path.starts_with('/') { "file://" } else { "" });
     for byte in path.bytes() {
@@ -111,39 +109,4 @@ fn uri(path: &str) -> String {
         }
     }
     uri
-}
-
-impl Level {
-    fn name(self) -> &'static str {
-        match self {
-            Level::Error => "error",
-            Level::Note => "note",
-        }
-    }
-}
-
-impl Rule {
-    const ALL: [Rule; 5] =
-        [Rule::Race, Rule::Mixed, Rule::Unknown, Rule::Variable, Rule::SameImage];
-
-    /// What it is called in output and in comments that ignore it.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Rule::Race => "cache-mount-race",
-            Rule::Mixed => "cache-mount-mixed-sharing",
-            Rule::Unknown => "cache-mount-unknown",
-            Rule::Variable => "cache-mount-variable",
-            Rule::SameImage => "compose-same-image",
-        }
-    }
-
-    fn describe(self) -> &'static str {
-        match self {
-            Rule::Race => "Builds that run at the same time break each other's cache mount",
-            Rule::Mixed => "A cache mount is shared in one place and locked in another",
-            Rule::Unknown => "A cache mount is shared, and it is not known what writes to it",
-            Rule::Variable => "Whether a cache mount races depends on a variable of the build",
-            Rule::SameImage => "Two services build one image",
-        }
-    }
 }

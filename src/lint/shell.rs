@@ -1,4 +1,4 @@
-//! The programs that a RUN starts, as far as its text tells.
+//! Finds the programs that a `RUN` starts, as far as its text tells.
 
 /// A program with its arguments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -10,17 +10,16 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// What is started.
     pub(super) fn program(&self) -> &str {
         self.words.first().map_or("", String::as_str)
     }
 
-    /// Is this one of its arguments?
+    /// Says whether this is one of its arguments.
     pub(super) fn says(&self, word: &str) -> bool {
         self.words.iter().skip(1).any(|it| it == word)
     }
 
-    /// What an option has: `--option value` or `--option=value`.
+    /// Returns the value of an option: `--option value` or `--option=value`.
     pub(super) fn option(&self, name: &str) -> Option<&str> {
         let mut words = self.words.iter().skip(1);
         while let Some(word) = words.next() {
@@ -35,29 +34,31 @@ impl Call {
     }
 }
 
-/// How often `sh -c` may stand in `sh -c`.
+/// How many `sh -c` are followed into each other.
 const DEEPEST: usize = 8;
 
-/// What a RUN starts, in either form, with its here-documents. What is not understood is left out
-/// or split in pieces, and nothing else depends on it.
+/// Returns what a command calls, in shell or exec form. Its lines are joined already, and the lines
+/// of its here-documents are behind it. What is not understood is left out or split into pieces.
 pub(super) fn calls(command: &str) -> Vec<Call> {
     let mut calls = Vec::new();
-    let exec = command.trim_start().starts_with('[');
-    match exec.then(|| serde_json::from_str::<Vec<String>>(command).ok()).flatten() {
-        Some(words) => add(words, &mut Vec::new(), &mut calls, DEEPEST),
-        None => add_all(command, &mut calls, DEEPEST),
+    let is_exec_form = command.starts_with('[');
+    match is_exec_form.then(|| serde_json::from_str::<Vec<String>>(command).ok()).flatten() {
+        Some(words) => add_call(words, &mut Vec::new(), &mut calls, DEEPEST),
+        None => add_script(command, &mut calls, DEEPEST),
     }
     calls
 }
 
-fn add_all(command: &str, calls: &mut Vec<Call>, depth: usize) {
+type Variables = Vec<(String, String)>;
+
+fn add_script(script: &str, calls: &mut Vec<Call>, depth: usize) {
     let mut exported = Vec::new();
-    for words in simple_commands(command) {
-        add(words, &mut exported, calls, depth);
+    for words in simple_commands(script) {
+        add_call(words, &mut exported, calls, depth);
     }
 }
 
-/// Words without quotes, split where one command ends and another begins.
+/// Splits a script into words without quotes, one list for each command.
 fn simple_commands(text: &str) -> Vec<Vec<String>> {
     let (mut commands, mut words) = (Vec::new(), Vec::new());
     let mut word: Option<String> = None;
@@ -65,24 +66,9 @@ fn simple_commands(text: &str) -> Vec<Vec<String>> {
     let mut before = '\n';
     while let Some(c) = chars.next() {
         match c {
-            '\\' | '`' if ends_line(&chars) => {
-                skip_line(&mut chars);
-                // Docker leaves comments and empty lines out of a continued line.
-                while says_nothing(&chars) && chars.peek().is_some() {
-                    skip_line(&mut chars);
-                }
-            }
+            '\\' if skip_line_end(&mut chars) => {}
             '\\' => word.get_or_insert_default().extend(chars.next()),
-            '\'' | '"' => {
-                let word = word.get_or_insert_default();
-                while let Some(inner) = chars.next().filter(|inner| *inner != c) {
-                    match inner {
-                        '\\' if c == '"' && ends_line(&chars) => skip_line(&mut chars),
-                        '\\' if c == '"' => word.extend(chars.next()),
-                        _ => word.push(inner),
-                    }
-                }
-            }
+            '\'' | '"' => add_quoted(c, &mut chars, word.get_or_insert_default()),
             '#' if word.is_none() => while chars.next_if(|c| *c != '\n').is_some() {},
             // Of 2>&1.
             '&' if before == '>' => {}
@@ -104,16 +90,26 @@ fn simple_commands(text: &str) -> Vec<Vec<String>> {
 
 type Chars<'a> = std::iter::Peekable<std::str::Chars<'a>>;
 
-fn ends_line(chars: &Chars<'_>) -> bool {
-    chars.clone().find(|c| !matches!(c, ' ' | '\t' | '\r')) == Some('\n')
+/// Adds what stands behind a quote, up to the one that closes it.
+fn add_quoted(quote: char, chars: &mut Chars<'_>, word: &mut String) {
+    while let Some(c) = chars.next().filter(|c| *c != quote) {
+        match c {
+            '\\' if quote == '"' && skip_line_end(chars) => {}
+            '\\' if quote == '"' => word.extend(chars.next()),
+            _ => word.push(c),
+        }
+    }
 }
 
-fn says_nothing(chars: &Chars<'_>) -> bool {
-    matches!(chars.clone().find(|c| !matches!(c, ' ' | '\t' | '\r')), None | Some('\n' | '#'))
-}
-
-fn skip_line(chars: &mut Chars<'_>) {
-    while chars.next().is_some_and(|c| c != '\n') {}
+/// Skips the end of a line, if it is next.
+fn skip_line_end(chars: &mut Chars<'_>) -> bool {
+    let mut ahead = chars.clone();
+    while ahead.next_if_eq(&'\r').is_some() {}
+    let is_next = ahead.next() == Some('\n');
+    if is_next {
+        *chars = ahead;
+    }
+    is_next
 }
 
 /// Words that stand in front of a program.
@@ -122,12 +118,28 @@ const PREFIXES: &[&str] = &[
     "nohup", "stdbuf", "sudo", "then", "time", "timeout", "until", "while", "xargs",
 ];
 
-fn add(
-    words: Vec<String>,
-    exported: &mut Vec<(String, String)>,
-    calls: &mut Vec<Call>,
-    depth: usize,
-) {
+/// Adds the call that a simple command is, or those of the script that it runs.
+fn add_call(words: Vec<String>, exported: &mut Variables, calls: &mut Vec<Call>, depth: usize) {
+    let (env, mut words) = without_prefixes(words, exported);
+    let Some(first) = words.first_mut() else {
+        // Assignments without a program last.
+        *exported = env;
+        return;
+    };
+    *first = canonical_name(first.rsplit('/').next().unwrap_or_default());
+    if words[0] == "export" {
+        let set = words.iter().filter_map(|word| assignment(word));
+        exported.extend(set.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    } else if let Some(script) = script(&words).filter(|_| depth > 0) {
+        add_script(script, calls, depth - 1);
+    } else {
+        calls.push(Call { env, words: resolved(words) });
+    }
+}
+
+/// Takes the variables and the words such as `sudo` from the front of a command. Returns all
+/// variables that are set for the program, and the program with its arguments.
+fn without_prefixes(words: Vec<String>, exported: &Variables) -> (Variables, Vec<String>) {
     let mut env = exported.clone();
     let mut words = words.into_iter().peekable();
     let mut prefix = String::new();
@@ -141,47 +153,36 @@ fn add(
         }
         words.next();
     }
-    let mut words: Vec<String> = words.collect();
-    let Some(first) = words.first_mut() else {
-        // Assignments alone hold from here on.
-        *exported = env;
-        return;
-    };
-    *first = named(first.rsplit('/').next().unwrap_or_default());
-    let (program, argument) = (first.clone(), words.get(1).cloned());
-    match (program.as_str(), argument.as_deref()) {
-        ("export", _) => {
-            let set = words.iter().filter_map(|word| assignment(word));
-            exported.extend(set.map(|(name, value)| (name.to_owned(), value.to_owned())));
-            return;
-        }
-        ("sh" | "bash" | "ash" | "dash" | "zsh", Some(option))
-            if option.starts_with('-') && option.ends_with('c') && depth > 0 =>
-        {
-            let script = words.get(2).map_or("", String::as_str);
-            return add_all(script, calls, depth - 1);
-        }
-        ("python", Some("-m")) if words.len() > 2 => {
-            words.drain(..2);
-        }
-        ("npm", Some("exec" | "x")) => {
-            words.remove(0);
-            words[0] = "npx".to_owned();
-        }
+    (env, words.collect())
+}
+
+/// Says whether this is the number that timeout and nice have in front of a program.
+fn is_limit(prefix: &str, word: &str) -> bool {
+    ["timeout", "nice"].contains(&prefix) && word.starts_with(|c: char| c.is_ascii_digit())
+}
+
+/// Returns the script of `sh -c`.
+fn script(words: &[String]) -> Option<&str> {
+    let is_shell = ["sh", "bash", "ash", "dash", "zsh"].contains(&words[0].as_str());
+    let takes_script = words.get(1).is_some_and(|it| it.starts_with('-') && it.ends_with('c'));
+    (is_shell && takes_script).then(|| words.get(2).map_or("", String::as_str))
+}
+
+/// Replaces a program by the one that it starts.
+fn resolved(mut words: Vec<String>) -> Vec<String> {
+    let argument = words.get(1).cloned();
+    match (words[0].as_str(), argument.as_deref()) {
+        ("python", Some("-m")) if words.len() > 2 => _ = words.drain(..2),
+        ("npm", Some("exec" | "x")) => _ = words.splice(..2, ["npx".to_owned()]),
         ("npm", Some("create" | "init" | "innit"))
             if words.get(2).is_some_and(|initializer| !initializer.starts_with('-')) =>
         {
-            // Never what the project has installed.
-            words.splice(..2, ["npx", "--yes"].map(str::to_owned));
+            // npm never takes an initializer from the project's dependencies.
+            _ = words.splice(..2, ["npx", "--yes"].map(str::to_owned));
         }
         _ => {}
     }
-    calls.push(Call { env, words });
-}
-
-/// The number that timeout and nice have in front of a program.
-fn is_limit(prefix: &str, word: &str) -> bool {
-    ["timeout", "nice"].contains(&prefix) && word.starts_with(|c: char| c.is_ascii_digit())
+    words
 }
 
 fn assignment(word: &str) -> Option<(&str, &str)> {
@@ -190,8 +191,8 @@ fn assignment(word: &str) -> Option<(&str, &str)> {
     (!name.is_empty() && name.chars().all(is_name)).then_some((name, value))
 }
 
-/// One name for what has several.
-fn named(program: &str) -> String {
+/// Returns one name for a program that has several.
+fn canonical_name(program: &str) -> String {
     let is_version = |rest: &str| rest.chars().all(|c| c.is_ascii_digit() || c == '.');
     for name in ["pip", "python"] {
         if program.strip_prefix(name).is_some_and(is_version) {
@@ -238,10 +239,13 @@ mod tests {
     #[test]
     fn comments_are_no_commands() {
         assert_eq!(said("a # npx b\nc #d"), ["a", "c"]);
-        assert_eq!(
-            said("pip install \\\n  # why; npx\n\n  --no-cache-dir a#b"),
-            ["pip install --no-cache-dir a#b"]
-        );
+        assert_eq!(said("pip install a#b"), ["pip install a#b"]);
+    }
+
+    #[test]
+    fn lines_of_a_here_document_can_continue() {
+        assert_eq!(said("a\nb \\\n c \"d \\\r\n e\"\nf"), ["a", "b c d  e", "f"]);
+        assert_eq!(said("a=`b`\nc"), ["b", "c"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which files lint looks at: those that were named, and what is in and below folders.
+//! Finds the files that lint looks at: those that were named, and those in and below folders.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -12,9 +12,9 @@ use crate::log;
 /// A file to look at.
 #[derive(Debug)]
 pub(super) struct Candidate {
-    /// Where it is; `-` is stdin.
+    /// `-` is stdin.
     pub(super) path: PathBuf,
-    /// Somebody named this very file, so it is an error if it is something else.
+    /// Whether the user named this file. Then it is an error if it is something else.
     pub(super) is_named: bool,
 }
 
@@ -32,15 +32,14 @@ pub(super) fn files(paths: &[PathBuf]) -> Result<(Vec<Candidate>, bool)> {
     if files.is_empty() && all_read {
         bail!(
             "there is no Dockerfile, Containerfile or compose file here or below; name the file \
-             (hidden folders, and what .gitignore leaves out, are not looked at)"
+             (lint skips hidden folders and whatever .gitignore excludes)"
         );
     }
     Ok((files, all_read))
 }
 
-/// Looks for files in and below a folder, as ripgrep does: not in hidden folders, not through
-/// links to folders, not where `.gitignore` or `.ignore` say so. Returns false if a part of it
-/// cannot be read.
+/// Adds the files in and below a folder. Like ripgrep, this skips hidden folders, links to folders,
+/// and whatever `.gitignore` and `.ignore` exclude. Returns false if a part cannot be read.
 fn walk(folder: &Path, files: &mut Vec<Candidate>) -> bool {
     let mut all_read = true;
     let mut found = Vec::new();
@@ -60,10 +59,10 @@ fn walk(folder: &Path, files: &mut Vec<Candidate>) -> bool {
             continue;
         }
         let path = entry.into_path();
-        // A FIFO would keep us waiting. A file that cannot be examined stays: reading it says why.
+        // Reading a FIFO would block. A file that cannot be examined stays: reading it says why.
         let is_other = fs::metadata(&path).is_ok_and(|it| !it.is_file());
-        if !is_other && !is_read_with_another(&path) {
-            // As somebody would have typed it.
+        if !is_other && !is_override(&path) {
+            // As a user would type it.
             found.push(path.strip_prefix("./").map(Path::to_owned).unwrap_or(path));
         }
     }
@@ -72,10 +71,10 @@ fn walk(folder: &Path, files: &mut Vec<Candidate>) -> bool {
     all_read
 }
 
-/// Names that say what a file is: Dockerfiles, with anything after or before it.
+/// Says whether a file is a Dockerfile by its name, which can have more before or after it.
 pub(super) fn is_dockerfile(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
-    // docker build takes a dockerfile where there is no Dockerfile.
+    // Without a Dockerfile, docker build takes a dockerfile.
     if ["Dockerfile", "dockerfile", "Containerfile"].contains(&&*name) {
         return true;
     }
@@ -88,13 +87,13 @@ pub(super) fn is_dockerfile(name: &OsStr) -> bool {
         return false;
     };
     let extension = rest.rsplit('.').next().unwrap_or_default();
-    // Dockerfile.py may well be the Dockerfile of something in Python; Dockerfile_test.py is not.
+    // Dockerfile.py can be the Dockerfile of something in Python; Dockerfile_test.py cannot.
     let is_source = !name.contains("file.") && rest.contains('.') && SOURCES.contains(&extension);
     !is_source && !NO_DOCKERFILES.contains(&extension) && !name.ends_with('~')
 }
 
-/// Extensions of files that lie beside Dockerfiles and have their names: what they ignore, and
-/// what editors, merges and writers leave there.
+/// Extensions of files that have a Dockerfile's name but another purpose: ignore files,
+/// documentation, and what editors and merges leave behind.
 const NO_DOCKERFILES: [&str; 8] =
     ["dockerignore", "containerignore", "md", "orig", "rej", "bak", "swp", "tmp"];
 
@@ -104,13 +103,13 @@ const SOURCES: [&str; 15] = [
     "yaml",
 ];
 
-/// What compose reads where no file is named, the first that is there (compose-go's
+/// Where no file is named, compose reads the first of these that exists (compose-go's
 /// `DefaultFileNames`).
 const COMPOSE_FILES: [&str; 4] =
     ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
 
-/// What compose reads besides the file with the usual name, the first that is there
-/// (compose-go's `DefaultOverrideFileNames`).
+/// Together with one of those, compose reads the first of these that exists (compose-go's
+/// `DefaultOverrideFileNames`).
 const OVERRIDES: [&str; 4] = [
     "compose.override.yml",
     "compose.override.yaml",
@@ -118,7 +117,8 @@ const OVERRIDES: [&str; 4] = [
     "docker-compose.override.yaml",
 ];
 
-/// compose.yaml and docker-compose.yaml, and the same with more words (compose.prod.yaml).
+/// Says whether a file is a compose file by its name, which can have more words in it
+/// (compose.prod.yaml).
 pub(super) fn is_compose_file(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     let stem = name.strip_suffix(".yaml").or_else(|| name.strip_suffix(".yml"));
@@ -127,17 +127,17 @@ pub(super) fn is_compose_file(name: &OsStr) -> bool {
     more.is_some_and(|more| more.is_empty() || more.starts_with(['.', '-', '_']))
 }
 
-/// The file that compose reads besides this one.
+/// Returns the file that compose reads together with this one.
 pub(super) fn override_of(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?;
     let is_usual = COMPOSE_FILES.iter().any(|usual| name == *usual);
     OVERRIDES.iter().map(|name| path.with_file_name(name)).find(|path| is_usual && path.is_file())
 }
 
-/// Is it the override of a file beside it, which is looked at with it?
-fn is_read_with_another(path: &Path) -> bool {
-    let is_override = path.file_name().is_some_and(|name| OVERRIDES.iter().any(|it| name == *it));
-    is_override && COMPOSE_FILES.iter().any(|usual| path.with_file_name(usual).is_file())
+/// Says whether it overrides a file beside it. Then lint reads it together with that one.
+fn is_override(path: &Path) -> bool {
+    let has_name = path.file_name().is_some_and(|name| OVERRIDES.iter().any(|it| name == *it));
+    has_name && COMPOSE_FILES.iter().any(|usual| path.with_file_name(usual).is_file())
 }
 
 #[cfg(test)]

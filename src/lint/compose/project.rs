@@ -1,10 +1,10 @@
-//! The name of a compose project, which is in the names of images that have none in the file.
+//! The name of a compose project. Images that have no name in the file are named after it.
 
 use std::fs;
 use std::path::Path;
 
-/// The project of a compose file whose `name:` is `written`: what `COMPOSE_PROJECT_NAME` says, in
-/// the environment or in the `.env` beside the file, else its own, else its folder's
+/// Returns the project of a compose file. `COMPOSE_PROJECT_NAME` counts first, in the environment or
+/// in the `.env` beside the file. Then come the file's `name:` (`written`) and the folder
 /// (`withNamePrecedenceLoad` in compose-go's cli/options.go).
 pub(super) fn name(compose_file: &Path, written: Option<&str>) -> String {
     let folder = compose_file.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -25,7 +25,7 @@ pub(super) fn name(compose_file: &Path, written: Option<&str>) -> String {
 
 const VARIABLE: &str = "COMPOSE_PROJECT_NAME";
 
-/// compose-go's NormalizeProjectName.
+/// Makes a name out of a folder's, as compose-go's `NormalizeProjectName` does.
 fn normalized(name: &str) -> String {
     let name = name.to_lowercase();
     let kept: String =
@@ -33,7 +33,7 @@ fn normalized(name: &str) -> String {
     kept.trim_start_matches(['_', '-']).to_owned()
 }
 
-/// What an environment file says of the project's name, the last time that it says something.
+/// Returns the project's name from an environment file. The last one counts.
 fn of_env_file(text: &str) -> Option<String> {
     let value = |line: &str| {
         let line = line.trim_start();

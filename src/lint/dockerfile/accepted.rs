@@ -1,17 +1,17 @@
-//! Comments that accept what lint would find: `# buildlock ignore=cache-mount-race: one builder`.
+//! Comments that accept a finding: `# buildlock ignore=cache-mount-race: one builder`.
 
-/// What the comments right above an instruction accept.
+/// What the comments directly above an instruction accept.
 #[derive(Debug, Default)]
 pub(super) struct Accepted<'a> {
     rules: Vec<&'a str>,
     has_reason: bool,
 }
 
-/// What is said of a rule.
+/// What the comments say about a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Accepted,
-    /// But nobody would know why.
+    /// They accept it, but give no reason.
     WithoutReason,
     Nothing,
 }
@@ -32,7 +32,7 @@ impl<'a> Accepted<'a> {
         Accepted { rules: rules.split(',').collect(), has_reason }
     }
 
-    /// Says whether a rule's finding is accepted.
+    /// Returns what the comments say about a rule.
     pub(super) fn answer(&self, rule: &str) -> Answer {
         match (self.rules.contains(&rule), self.has_reason) {
             (true, true) => Answer::Accepted,
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_comments_right_above_count_and_only_with_a_reason() {
+    fn only_comments_directly_above_count_and_only_with_a_reason() {
         assert_eq!(answer("# buildlock ignore=a-b: why\n"), Answer::Accepted);
         assert_eq!(answer("#buildlock ignore=c,a-b why\n# more\n"), Answer::Accepted);
         assert_eq!(answer("# buildlock ignore=a-b\n"), Answer::WithoutReason);

@@ -1,8 +1,7 @@
-//! YAML as compose reads it, with the place of everything.
+//! YAML as compose reads it, with positions.
 //!
-//! Compose reads YAML with go-yaml, which is libyaml in Go, and takes what the specification of
-//! YAML 1.2 refuses: brackets that close at the column of their key, tabs between brackets. So the
-//! parser here is a port of libyaml, too.
+//! Compose uses go-yaml, a port of libyaml, which accepts what YAML 1.2 forbids: brackets that close
+//! at the column of their key, tabs between brackets. So the parser here is a port of libyaml, too.
 
 use std::collections::{HashMap, HashSet};
 
@@ -38,7 +37,7 @@ pub(super) struct Node<'a> {
     id: usize,
 }
 
-/// A mapping or sequence that has no end yet.
+/// A mapping or sequence whose end has not been read.
 struct Open {
     id: usize,
     anchor: Option<String>,
@@ -46,11 +45,11 @@ struct Open {
 }
 
 impl Yaml {
-    /// Reads all documents, or says why that is not possible. Nothing is expanded, so that a few
-    /// lines of aliases do not take all memory.
+    /// Reads all documents, or says why that is impossible. Aliases are not expanded: a few lines of
+    /// them could fill the memory.
     pub(super) fn read(text: &[u8]) -> Result<Yaml, String> {
         let mut parser = Parser::new();
-        let text = without_traps(text);
+        let text = worked_around(text);
         let mut text = text.as_slice();
         parser.set_input_string(&mut text);
         let mut yaml = Yaml::default();
@@ -106,8 +105,8 @@ impl Yaml {
         self.nodes.len() - 1
     }
 
-    /// Puts a node that is complete into what it stands in. Only from now on may an alias mean it,
-    /// so that no node holds itself.
+    /// Adds a complete node to its parent. Aliases can refer to it only from now on, so that no node
+    /// contains itself.
     fn place(
         &mut self,
         id: usize,
@@ -122,7 +121,7 @@ impl Yaml {
         }
     }
 
-    /// What the documents consist of.
+    /// Returns the root of each document.
     pub(super) fn documents(&self) -> impl Iterator<Item = Node<'_>> {
         self.roots.iter().map(|id| Node { yaml: self, id: *id })
     }
@@ -137,57 +136,58 @@ impl<'a> Node<'a> {
         Node { yaml: self.yaml, id }
     }
 
-    /// What an alias means; anything else means itself.
-    fn meant(self) -> &'a Stored {
+    /// Returns the node that an alias refers to, or this one.
+    fn resolved(self) -> &'a Stored {
         match self.stored().data {
             Data::Alias(id) => &self.yaml.nodes[id],
             _ => self.stored(),
         }
     }
 
-    /// Line and column, from 1, of what is written here.
+    /// Returns the line and column, from 1.
     pub(super) fn position(self) -> (usize, usize) {
         let start = self.stored().start;
         (start.line as usize + 1, start.column as usize + 1)
     }
 
-    /// Is the other one written within this one?
+    /// Says whether the other node's text is within this one's.
     pub(super) fn holds(self, other: Node<'_>) -> bool {
         let (outer, inner) = (self.stored(), other.stored().start.index);
         outer.start.index <= inner && inner < outer.end.index
     }
 
-    /// The text of a scalar that is not null.
+    /// Returns the text of a scalar that is not null.
     pub(super) fn text(self) -> Option<&'a str> {
-        match &self.meant().data {
+        match &self.resolved().data {
             Data::Scalar { value, .. } if !self.is_null() => Some(value),
             _ => None,
         }
     }
 
-    /// Is it a scalar whose lines are those of the file (`|`)?
+    /// Says whether it is a scalar whose lines are those of the file (`|`).
     pub(super) fn is_literal(self) -> bool {
         matches!(self.stored().data, Data::Scalar { style: ScalarStyle::Literal, .. })
     }
 
-    /// Nothing, or what compose's `!reset` takes away.
+    /// Says whether it is null, or removed by compose's `!reset`.
     pub(super) fn is_null(self) -> bool {
-        let meant = self.meant();
-        let is_reset = [self.stored(), meant].iter().any(|it| it.tag.as_deref() == Some("!reset"));
+        let resolved = self.resolved();
+        let is_reset =
+            [self.stored(), resolved].iter().any(|it| it.tag.as_deref() == Some("!reset"));
         is_reset
-            || matches!(&meant.data, Data::Scalar { value, style: ScalarStyle::Plain }
+            || matches!(&resolved.data, Data::Scalar { value, style: ScalarStyle::Plain }
                 if ["", "~", "null", "Null", "NULL"].contains(&value.as_str()))
     }
 
-    /// The items of a sequence.
+    /// Returns the items of a sequence.
     pub(super) fn items(self) -> Vec<Node<'a>> {
-        match &self.meant().data {
+        match &self.resolved().data {
             Data::Sequence(ids) => ids.iter().map(|id| self.with(*id)).collect(),
             _ => Vec::new(),
         }
     }
 
-    /// The keys and values of a mapping, with those that it merges in behind its own
+    /// Returns the keys and values of a mapping. Those that it merges in come after its own
     /// (<https://yaml.org/type/merge.html>).
     pub(super) fn pairs(self) -> Vec<(Node<'a>, Node<'a>)> {
         let (mut pairs, mut seen) = (Vec::new(), HashSet::new());
@@ -195,12 +195,12 @@ impl<'a> Node<'a> {
         pairs
     }
 
-    /// What is added once is there: `seen` keeps merges of merges from taking exponential time.
+    /// Adds each mapping once. Without `seen`, merges of merges would take exponential time.
     fn add_pairs(self, pairs: &mut Vec<(Node<'a>, Node<'a>)>, seen: &mut HashSet<*const Stored>) {
         let mut rest = vec![self];
         while let Some(node) = rest.pop() {
-            let Data::Mapping(own) = &node.meant().data else { continue };
-            if !seen.insert(std::ptr::from_ref(node.meant())) {
+            let Data::Mapping(own) = &node.resolved().data else { continue };
+            if !seen.insert(std::ptr::from_ref(node.resolved())) {
                 continue;
             }
             let own = || own.iter().map(|(key, value)| (node.with(*key), node.with(*value)));
@@ -216,17 +216,17 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// What a mapping has under a key, itself or by what it merges in.
+    /// Returns what a mapping has under a key, its own or merged in.
     pub(super) fn get(self, key: &str) -> Option<Node<'a>> {
         self.pairs().into_iter().find(|(name, _)| name.text() == Some(key)).map(|(_, value)| value)
     }
 }
 
-/// What libyaml takes, and libyaml-safer 0.3.0 panics at: the end of the text behind a backslash,
-/// and a tag with a comma behind it. It gets one more line, and a blank in front of that comma.
-fn without_traps(text: &[u8]) -> Vec<u8> {
+/// Works around texts that libyaml accepts, but that make libyaml-safer 0.3.0 panic: a backslash at
+/// the very end, and a comma right behind a tag. It adds a line end, and a blank before the comma.
+fn worked_around(text: &[u8]) -> Vec<u8> {
     let mut copy = Vec::with_capacity(text.len() + 1);
-    // A blank too many within a text that only looks like a tag changes nothing that is asked for.
+    // In a text that only looks like a tag, the blank does no harm.
     let mut in_tag = false;
     for &byte in text {
         if in_tag && byte == b',' {
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn merge_keys_lead_to_what_they_mean_and_own_keys_win() {
+    fn merge_keys_are_followed_and_own_keys_win() {
         let text = "a: &a {x: 1, y: 1}\nb: &b\n  <<: *a\n  y: 2\nc:\n  <<: [{z: 3}, *b]\n";
         let yaml = Yaml::read(text.as_bytes()).unwrap();
         let text = |path: &[&str]| get(&yaml, path).and_then(Node::text);
@@ -274,12 +274,12 @@ mod tests {
     }
 
     #[test]
-    fn node_within_itself_is_an_error_and_not_a_loop() {
+    fn node_that_contains_itself_is_an_error_and_not_a_loop() {
         assert!(Yaml::read(b"a: &a\n  <<: *a\n").unwrap_err().contains("unknown anchor"));
     }
 
     #[test]
-    fn traps_of_the_parser_are_no_traps() {
+    fn texts_that_make_the_parser_panic_are_read() {
         assert!(Yaml::read(b"a: \"\\").is_err());
         assert!(Yaml::read(b"a: [!,").is_err());
         assert!(Yaml::read(b"a: [!b, c]").is_ok());
