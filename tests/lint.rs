@@ -1,8 +1,11 @@
-//! `buildlock lint`: the corpus in `tests/lint/`, verdicts, compose files, `--fix`, exit statuses.
+//! `buildlock lint`: the corpus and the forms in `tests/lint/`, verdicts, compose files, `--fix`,
+//! exit statuses.
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -44,6 +47,83 @@ fn every_dockerfile_of_the_corpus_has_the_findings_in_the_file_beside_it() {
         seen += 1;
     }
     assert!(seen >= 40, "only {seen}");
+}
+
+/// The rules that `# RULE, RULE` above a form of `tests/lint/forms/` stands for. `None` for other
+/// comments.
+fn wanted_rules(line: &str) -> Option<Vec<&str>> {
+    const RULES: [&str; 4] = ["race", "mixed", "unknown", "variable"];
+    match line.strip_prefix("# ")? {
+        "clean" => Some(Vec::new()),
+        rules => {
+            let rules: Vec<_> = rules.split(", ").collect();
+            rules.iter().all(|rule| RULES.contains(rule)).then_some(rules)
+        }
+    }
+}
+
+#[test]
+fn every_real_world_form_has_the_verdict_above_it() {
+    let f = Fixture::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lint/forms");
+    let mut wanted = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let stem = path.file_stem().unwrap().to_str().unwrap();
+        let mut name = String::new();
+        for (number, line) in (1..).zip(text.lines()) {
+            if let Some(rules) = wanted_rules(line) {
+                name = format!("{stem}-line-{number}.Dockerfile");
+                write(&f, &name, "FROM a\n");
+                let rules = rules.iter().map(|rule| format!("cache-mount-{}", of_output(rule)));
+                wanted.insert(name.clone(), rules.collect::<Vec<_>>());
+            }
+            let file = fs::File::options().append(true).open(f.work_dir().join(&name));
+            writeln!(file.unwrap(), "{line}").unwrap();
+        }
+    }
+    let run = f.buildlock(["lint", "--format", "json"]).run();
+    run.assert_stderr(&format!("looked at {} files", wanted.len()));
+    let mut found: BTreeMap<_, Vec<String>> =
+        wanted.keys().map(|name| (name.clone(), Vec::new())).collect();
+    for finding in serde_json::from_slice::<Vec<Value>>(&run.stdout).unwrap() {
+        let text = |key: &str| finding[key].as_str().unwrap().to_owned();
+        found.get_mut(&text("path")).unwrap().push(text("rule"));
+    }
+    let wrong: Vec<_> = wanted.iter().filter(|(name, rules)| found[*name] != **rules).collect();
+    let is: Vec<_> = wrong.iter().map(|(name, _)| &found[*name]).collect();
+    assert!(wrong.is_empty(), "wanted {wrong:#?}, found {is:#?}");
+    assert!(wanted.len() >= 250, "only {}", wanted.len());
+}
+
+/// The rule's name in lint's output.
+fn of_output(rule: &str) -> &str {
+    if rule == "mixed" { "mixed-sharing" } else { rule }
+}
+
+#[test]
+fn tree_of_two_thousand_files_takes_a_fraction_of_a_second() {
+    let f = Fixture::new();
+    let dockerfile = "FROM golang AS build\nWORKDIR /src\nCOPY . .\nRUN --mount=type=cache,\
+                      target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build go build \
+                      -o /out .\nFROM scratch\nCOPY --from=build /out /app\nCMD [\"/app\"]\n";
+    for n in 0..2000 {
+        write_below(&f, &format!("{}/{n}/Dockerfile", n % 40), dockerfile);
+    }
+    // Processor time: it stays the same on a busy machine. A release build needs less than 0.1 s.
+    let script = "\"$0\" lint || exit; times";
+    let run = f.program("sh").args(["-c", script, env!("CARGO_BIN_EXE_buildlock")]).run();
+    let times = text(run.assert_code(0).assert_stderr("looked at 2000 files"));
+    let children = times.lines().last().unwrap();
+    let seconds: f64 = children
+        .split_whitespace()
+        .map(|time| {
+            let (minutes, seconds) = time.trim_end_matches('s').split_once('m').unwrap();
+            minutes.parse::<f64>().unwrap() * 60.0 + seconds.parse::<f64>().unwrap()
+        })
+        .sum();
+    assert!(seconds < 5.0, "{times}");
 }
 
 #[test]

@@ -30,8 +30,8 @@ mod tests {
         found.iter().filter_map(|found| found.fix).collect()
     }
 
-    /// Mends a text, and sees that nothing else has changed and nothing is left to mend.
-    fn assert_mended(text: &[u8]) -> usize {
+    /// Fixes a text, and checks that nothing else has changed and nothing is left to fix.
+    fn assert_fixed(text: &[u8]) -> usize {
         let places = places(text);
         let once = apply(text, &places);
         let mut undone = once.clone();
@@ -49,10 +49,10 @@ mod tests {
         places.len()
     }
 
-    /// A text with the number of mounts in it that race.
+    /// A text, and how many of its mounts race.
     type Piece = (String, usize);
 
-    /// `\n` stands for any end of line, `\u{1}` for the escape character.
+    /// Selects a text. `\n` stands for any end of line, `\u{1}` for the escape character.
     fn piece(texts: &'static [(&'static str, usize)]) -> impl Strategy<Value = Piece> {
         proptest::sample::select(texts).prop_map(|(text, races)| (text.to_owned(), races))
     }
@@ -161,18 +161,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_mount_that_races_is_found_and_mended_and_nothing_else_changes(
+        fn every_mount_that_races_is_found_and_fixed_and_nothing_else_changes(
             (text, races) in dockerfile(),
         ) {
-            prop_assert_eq!(assert_mended(&text), races, "{}", String::from_utf8_lossy(&text));
+            prop_assert_eq!(assert_fixed(&text), races, "{}", String::from_utf8_lossy(&text));
         }
 
         #[test]
-        fn whatever_is_read_as_a_dockerfile_is_mended_once(
+        fn whatever_is_read_as_a_dockerfile_is_fixed_at_once(
             text in "(# escape=`\n)?FROM a\n([a-c\\\\`\"'<$ \t\r\n#,=]|RUN |--mount=|type=cache,|target=/|<<EOF|\nEOF\n|\\$\\{A:-|--|mount|CMD |é|\u{a0}){0,60}",
         ) {
             if dockerfile::check(text.as_bytes(), false).is_ok() {
-                assert_mended(text.as_bytes());
+                assert_fixed(text.as_bytes());
             }
         }
 
@@ -185,11 +185,11 @@ mod tests {
     }
 
     #[test]
-    fn the_new_text_stands_within_the_quotes_that_are_around_everything() {
+    fn lock_is_inserted_within_the_quotes_around_the_whole_flag_or_value() {
         let after = |text: &str| {
             let text = format!("FROM a\nRUN {text} mvn\n");
-            let mended = apply(text.as_bytes(), &places(text.as_bytes()));
-            String::from_utf8(mended).unwrap().lines().nth(1).unwrap().to_owned()
+            let fixed = apply(text.as_bytes(), &places(text.as_bytes()));
+            String::from_utf8(fixed).unwrap().lines().nth(1).unwrap().to_owned()
         };
         assert_eq!(
             after("--mount=\"type=cache,target=/root/.m2\""),
@@ -218,16 +218,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_put_into_a_character_that_buildkit_cuts() {
+    fn nothing_is_inserted_into_a_character_that_buildkit_cuts() {
         let text = "FROM a\nRUN --mount=type=cache,target=/root/.m2,id=a\u{a0}mvn\n";
         let found = dockerfile::check(text.as_bytes(), false).unwrap();
         assert_eq!((found.len(), found[0].fix), (1, None));
         assert!(found[0].advice.contains("half of a character"), "{}", found[0].advice);
-        assert_mended(text.as_bytes());
+        assert_fixed(text.as_bytes());
     }
 
     #[test]
-    fn variables_grow_neither_over_the_memory_nor_over_the_stack() {
+    fn variables_fill_neither_the_memory_nor_the_stack() {
         let doubled = "ENV A=$A$A\n".repeat(60);
         let nested = format!("{}{}", "${B:-".repeat(100_000), "}".repeat(100_000));
         for text in [

@@ -191,7 +191,8 @@ fn assignment(word: &str) -> Option<(&str, &str)> {
     (!name.is_empty() && name.chars().all(is_name)).then_some((name, value))
 }
 
-/// Returns one name for a program that has several.
+/// Returns one name for programs that have several, or that run another one: `xx-…` are the wrappers
+/// of <https://github.com/tonistiigi/xx>, and gotestsum runs `go test`.
 fn canonical_name(program: &str) -> String {
     let is_version = |rest: &str| rest.chars().all(|c| c.is_ascii_digit() || c == '.');
     for name in ["pip", "python"] {
@@ -200,9 +201,11 @@ fn canonical_name(program: &str) -> String {
         }
     }
     let name = match program {
-        "apt-get" | "aptitude" => "apt",
+        "apt-get" | "aptitude" | "xx-apt" | "xx-apt-get" => "apt",
         "bundler" => "bundle",
         "composer.phar" => "composer",
+        "gotestsum" | "xx-go" => "go",
+        "xx-cargo" => "cargo",
         "gradlew" => "gradle",
         "mvnw" | "mvnd" => "mvn",
         "yarnpkg" => "yarn",
@@ -234,6 +237,10 @@ mod tests {
         );
         assert_eq!(said("[\"bash\", \"-lc\", \"npm exec a\"]"), ["npx a"]);
         assert_eq!(said("v=$(go env X) && npm create y"), ["go env X", "npx --yes y"]);
+        assert_eq!(
+            said("xx-go build && xx-cargo build && gotestsum"),
+            ["go build", "cargo build", "go"]
+        );
     }
 
     #[test]

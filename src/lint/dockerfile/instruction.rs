@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::flags::{self, Flag};
-use super::joined::{Joined, line};
+use super::joined::{BLANKS, Joined, line};
 use super::unreadable::Unreadable;
 
 /// A Dockerfile, as far as lint needs it.
@@ -133,19 +133,17 @@ fn instruction<'a>(
     let line = joined.line.as_str();
     let at = joined.position(line.len() - line.trim_start().len());
     let unreadable = |why: String| Unreadable { at, why };
-    let (mut keyword, mut behind) = split_keyword(line, 0);
+    let (mut word, mut behind) = first_word(line, 0);
     let (mut flags, mut start) = flags::read(text, joined, behind);
-    let on_build = keyword == "ONBUILD";
+    let on_build = word.eq_ignore_ascii_case("ONBUILD");
     if on_build {
-        (keyword, behind) = split_keyword(line, start);
+        (word, behind) = first_word(line, start);
         (flags, start) = flags::read(text, joined, behind);
-        match keyword.as_str() {
-            "" => return Err(unreadable("ONBUILD needs an instruction".to_owned())),
-            "FROM" | "MAINTAINER" | "ONBUILD" => {
-                return Err(unreadable(format!("{keyword} may not follow ONBUILD")));
-            }
-            _ => {}
-        }
+    }
+    let keyword = word.to_ascii_uppercase();
+    let is_trigger = !matches!(keyword.as_str(), "" | "FROM" | "MAINTAINER" | "ONBUILD");
+    if on_build && !is_trigger {
+        return Err(unreadable(format!("ONBUILD needs another instruction, not '{word}'")));
     }
     let kind = match keyword.as_str() {
         "ARG" => Kind::Arg,
@@ -155,8 +153,8 @@ fn instruction<'a>(
         "WORKDIR" => Kind::Workdir,
         // BuildKit reads a trigger only when an image is built from this one.
         other if on_build || OTHER.contains(&other) => Kind::Other,
-        other => {
-            let shown: String = other.chars().take(32).collect();
+        _ => {
+            let shown: String = word.chars().take(32).collect();
             return Err(unreadable(format!("unknown instruction {shown}")));
         }
     };
@@ -181,13 +179,12 @@ fn instruction<'a>(
     Ok(Instruction { kind, on_build, at, flags, arguments, heredocs: bodies })
 }
 
-/// Returns the first word from this byte on, in capitals, and where it ends.
-fn split_keyword(line: &str, from: usize) -> (String, usize) {
+/// Returns the first word from this byte on, and where it ends.
+fn first_word(line: &str, from: usize) -> (&str, usize) {
     let rest = line.get(from..).unwrap_or_default().trim_start();
     let start = line.len() - rest.len();
-    let is_blank = |c| matches!(c, '\t' | '\x0B' | '\x0C' | '\r' | ' ');
-    let length = rest.find(is_blank).unwrap_or(rest.trim_end().len());
-    (rest[..length].to_ascii_uppercase(), start + length)
+    let length = rest.find(BLANKS).unwrap_or(rest.trim_end().len());
+    (&rest[..length], start + length)
 }
 
 /// Returns the line from this byte on, without these words.

@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+/// What separates the words of an instruction for BuildKit.
+pub(super) const BLANKS: [char; 5] = ['\t', '\x0B', '\x0C', '\r', ' '];
+
 /// An instruction's lines as one, without the comments and empty lines between them.
 #[derive(Debug)]
 pub(super) struct Joined {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::super::shell::Call;
 use super::super::tools::{Ran, VARIABLES};
 use super::instruction::{Instruction, Kind};
+use super::joined::BLANKS;
 use super::unreadable::Unreadable;
 use super::variables::{self, Char, Value};
 
@@ -181,10 +182,23 @@ impl Stages {
 
 /// Reads `IMAGE` and `IMAGE AS NAME`.
 fn from(arguments: &str) -> Option<(&str, Option<&str>)> {
-    let words: Vec<_> = arguments.split_whitespace().collect();
+    let words: Vec<_> = arguments.split(BLANKS).filter(|word| !word.is_empty()).collect();
     match words.as_slice() {
         [image] => Some((image, None)),
         [image, word, name] if word.eq_ignore_ascii_case("as") => Some((image, Some(name))),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_and_name_are_words_between_ascii_blanks() {
+        assert_eq!(from("a"), Some(("a", None)));
+        assert_eq!(from("a \t aS b"), Some(("a", Some("b"))));
+        assert_eq!(from("a\u{a0}b"), Some(("a\u{a0}b", None)));
+        assert_eq!([from("a b"), from("a AS"), from("a IS b"), from("a AS b c")], [None; 4]);
     }
 }
