@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -252,6 +252,56 @@ fn file_that_is_not_what_its_name_says_is_a_warning_unless_the_user_named_it() {
     f.buildlock(["lint", "a"]).run().assert_code(0).assert_stdout("");
     let run = f.buildlock(["lint", "a/Dockerfile.template"]).run();
     run.assert_code(125).assert_stderr("error: a/Dockerfile.template:1:1: not a Dockerfile");
+}
+
+#[test]
+fn pre_commit_hook_takes_the_files_that_lint_finds_by_itself() {
+    let f = Fixture::new();
+    let hooks = Path::new(env!("CARGO_MANIFEST_DIR")).join(".pre-commit-hooks.yaml");
+    let hooks = fs::read_to_string(hooks).unwrap();
+    let pattern = |key: &str| {
+        let line = hooks.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        regex::Regex::new(line.trim()).unwrap()
+    };
+    let (files, exclude) = (pattern("  files:"), pattern("  exclude:"));
+    let names = [
+        "a/Dockerfile",
+        "a/dockerfile",
+        "a/Dockerfile.dev",
+        "a/Dockerfile.py",
+        "a/Dockerfile-1.2",
+        "a/Dockerfile_x",
+        "a/Containerfile",
+        "a/Containerfile.x",
+        "a/x.Dockerfile",
+        "a/x.dockerfile",
+        "a/x.Containerfile",
+        "a/compose.yaml",
+        "a/docker-compose.prod.yml",
+        "a/compose-x.yml",
+        "a/Dockerfile.dockerignore",
+        "a/Dockerfile.md",
+        "a/Dockerfile.orig",
+        "a/Dockerfile~",
+        "a/Dockerfile_test.go",
+        "a/Dockerfile-x.sh",
+        "a/Dockerfiles",
+        "a/mydockerfile",
+        "a/dockerfile.rs",
+        "a/composer.yaml",
+        "a/my-compose.yaml",
+    ];
+    for name in names {
+        let is_yaml = name.ends_with(".yaml") || name.ends_with(".yml");
+        write_below(&f, name, if is_yaml { TWO_OF_ONE } else { RACE });
+    }
+    let run = f.buildlock(["lint", "--format", "json"]).run();
+    let found: Vec<Value> = serde_json::from_slice(&run.stdout).unwrap();
+    let found: BTreeSet<_> = found.iter().map(|it| it["path"].as_str().unwrap()).collect();
+    let taken: BTreeSet<_> =
+        names.into_iter().filter(|it| files.is_match(it) && !exclude.is_match(it)).collect();
+    assert_eq!(taken, found);
+    assert_eq!(found.len(), 14);
 }
 
 const UNKNOWN: &str = "FROM a\nRUN --mount=type=cache,target=/strange x\n";
