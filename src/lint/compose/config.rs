@@ -4,13 +4,13 @@ use serde_json::Value;
 
 use super::image::{self, Image, NamedBy};
 use super::layer::{Layer, Place, Source};
-use crate::image::client;
+use crate::image::compose_config;
 
 /// Returns the images that docker compose reports. For services that it leaves out, or if it cannot
 /// be asked, these are the images `written` in the files.
 pub(super) fn images(sources: &[Source], layers: &[Layer<'_>], written: Vec<Image>) -> Vec<Image> {
     let paths = sources.iter().map(|source| source.path.as_path());
-    let Some(config) = client::compose_config(paths) else { return written };
+    let Some(config) = compose_config(paths) else { return written };
     let start = Place { path: sources[0].path.clone(), line: 1, column: 1 };
     let mut images = reported(&config, layers, &written, &start);
     let is_reported = |service: &str| config["services"].get(service).is_some();
