@@ -144,38 +144,18 @@ impl FromStr for Tag {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        if text.is_empty() {
-            return Err(Error::Empty);
-        }
-        if text.contains('@') {
-            return Err(Error::Digest);
-        }
-        if text.len() == 64 && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(Error::Identifier);
-        }
+        check_form(text)?;
         let (registry, rest) = split_registry(text);
-        if registry.is_some_and(|registry| !is_registry(registry)) {
-            return Err(Error::Registry);
-        }
-        let (path, tag) = match rest.split_once(':') {
-            Some((path, tag)) => (path, tag),
-            None => (rest, "latest"),
-        };
-        if path.bytes().any(|c| c.is_ascii_uppercase()) {
-            return Err(Error::Uppercase);
-        }
-        if !path.split('/').all(is_path_component) {
-            return Err(Error::Repository);
-        }
-        if !is_tag(tag) {
-            return Err(Error::TagPart);
-        }
-        let on_hub = matches!(registry, None | Some("docker.io" | "index.docker.io"));
+        let (path, tag) = rest.split_once(':').unwrap_or((rest, "latest"));
+        check_parts(registry, path, tag)?;
+        let on_hub = matches!(registry, None | Some(DOCKER_HUB | "index.docker.io"));
         if on_hub && library(path) == "library/sha256" {
             return Err(Error::Algorithm);
         }
-        let name =
-            if on_hub { format!("docker.io/{}", library(path)) } else { full_name(registry, path) };
+        let name = match registry {
+            Some(registry) if !on_hub => format!("{registry}/{path}"),
+            _ => format!("{DOCKER_HUB}/{}", library(path)),
+        };
         if name.len() > NAME_MAX {
             return Err(Error::TooLong);
         }
@@ -183,6 +163,37 @@ impl FromStr for Tag {
         let podman = if registry.is_some() { name } else { format!("localhost/{path}") };
         Ok(Tag { canonical: format!("{canonical}:{tag}"), podman: format!("{podman}:{tag}") })
     }
+}
+
+/// Rejects references that are not names with a tag.
+fn check_form(text: &str) -> Result<(), Error> {
+    if text.is_empty() {
+        return Err(Error::Empty);
+    }
+    if text.contains('@') {
+        return Err(Error::Digest);
+    }
+    if text.len() == 64 && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(Error::Identifier);
+    }
+    Ok(())
+}
+
+/// Checks the parts of a reference against the grammar.
+fn check_parts(registry: Option<&str>, path: &str, tag: &str) -> Result<(), Error> {
+    if registry.is_some_and(|registry| !is_registry(registry)) {
+        return Err(Error::Registry);
+    }
+    if path.bytes().any(|c| c.is_ascii_uppercase()) {
+        return Err(Error::Uppercase);
+    }
+    if !path.split('/').all(is_path_component) {
+        return Err(Error::Repository);
+    }
+    if !is_tag(tag) {
+        return Err(Error::TagPart);
+    }
+    Ok(())
 }
 
 /// Splits a reference at its first `/` if the part before it is a registry: one with a `.` or a
@@ -198,16 +209,12 @@ fn looks_like_registry(text: &str) -> bool {
     text.contains(['.', ':']) || text == "localhost"
 }
 
-fn full_name(registry: Option<&str>, path: &str) -> String {
-    registry.map_or_else(|| path.to_owned(), |registry| format!("{registry}/{path}"))
-}
-
 /// Returns an image's repository on Docker Hub: `env` is `library/env`.
 fn library(path: &str) -> String {
     if path.contains('/') { path.to_owned() } else { format!("library/{path}") }
 }
 
-/// Returns the short form of a repository on Docker Hub, unless it would read as one of another
+/// Returns the short form of a repository on Docker Hub, unless that would name another
 /// registry.
 fn familiar(path: &str) -> String {
     let short = match path.strip_prefix("library/") {
@@ -220,31 +227,34 @@ fn familiar(path: &str) -> String {
     }
 }
 
+/// Matches `HOST` or `HOST:PORT`, where the host is a name or an IPv6 address in brackets.
 fn is_registry(text: &str) -> bool {
-    let (host, port) = match text.strip_prefix('[') {
+    let (is_host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
-            Some((address, port)) => {
-                let hex = |c: char| c.is_ascii_hexdigit() || c == ':';
-                if address.is_empty() || !address.chars().all(hex) {
-                    return false;
-                }
-                ("", port.strip_prefix(':').or(port.is_empty().then_some("0")))
-            }
+            Some((address, port)) => (is_address(address), port),
             None => return false,
         },
-        None => match text.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (text, Some("0")),
-        },
+        None => {
+            let (name, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            (name.split('.').all(is_label), port)
+        }
     };
-    let label = |label: &str| {
-        !label.is_empty()
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')
-    };
-    let number = |port: &str| !port.is_empty() && port.bytes().all(|c| c.is_ascii_digit());
-    (text.starts_with('[') || host.split('.').all(label)) && port.is_some_and(number)
+    is_host && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
+}
+
+fn is_address(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|c| c.is_ascii_hexdigit() || c == b':')
+}
+
+fn is_label(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')
+}
+
+fn is_port(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit())
 }
 
 /// Matches `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
