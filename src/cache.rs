@@ -13,4 +13,4 @@ mod warmth;
 pub use self::memory::{forget, list};
 pub(crate) use self::session::{Caches, take_all_alone};
 pub use self::spec::Use;
-pub(crate) use self::warmth::mounts_used_since;
+pub(crate) use self::warmth::Account;

@@ -17,7 +17,7 @@ mod present;
 mod retry;
 mod wanted;
 
-pub(crate) use self::answer::{EngineProcess, Identity};
+pub(crate) use self::answer::{CacheMount, EngineProcess, Identity};
 pub(crate) use self::check::Check;
 pub(crate) use self::engine::compose::compose_config;
 pub(crate) use self::engine::docker::buildx;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::spec::Use;
-use super::warmth::Cache;
+use super::warmth::{Account, Cache};
 use crate::command::Command;
 use crate::duration::Deadline;
 use crate::image::Images;
@@ -69,13 +69,13 @@ impl Caches {
             .any(|lock| lock.mode() == LockMode::Shared && self.find(lock.subject()).is_some())
     }
 
-    /// Remembers as warm what a build that succeeded had alone, given the caches' locks and the mounts
-    /// that it used, if they are known. Anything else that was remembered of the caches `at_fault`,
+    /// Remembers as warm what a build that succeeded had alone, given the caches' locks and the
+    /// engine's account of that build. Anything else that was remembered of the caches `at_fault`,
     /// beside which the build failed at first, was wrong.
     pub(crate) fn remember(
         &self,
         locks: &[Box<dyn Held>],
-        mounts: Option<&[String]>,
+        account: &Account,
         at_fault: &[Subject],
         store: &dyn Store,
     ) {
@@ -83,7 +83,7 @@ impl Caches {
             if at_fault.contains(&cache.subject()) {
                 cache.forget(store);
             }
-            cache.remember(store, mounts);
+            cache.remember(store, account);
         }
     }
 

@@ -3,14 +3,14 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
 use super::memory::{Memory, Warmth, update};
 use super::spec::Use;
 use crate::command::Command;
-use crate::image::Images;
+use crate::image::{CacheMount, Images};
 use crate::lock::{Key, LockMode, Notes, Scope};
 use crate::reference::sha256_hex;
 use crate::subject::Subject;
@@ -183,13 +183,18 @@ impl Cache {
         *self.forgotten_before.lock().unwrap_or_else(PoisonError::into_inner) = forgotten;
     }
 
-    /// Remembers that a build warmed it that had it alone and used these mounts, if they are known.
-    /// A failure is not an error: the next build is alone, too.
-    pub(super) fn remember(&self, notes: &dyn Notes, mounts: Option<&[String]>) {
+    /// Remembers that a build warmed it that had it alone, given the engine's account of that build. A
+    /// failure is not an error: the next build is alone, too.
+    pub(super) fn remember(&self, notes: &dyn Notes, account: &Account) {
         let Some(wanted) = self.wanted.get() else { return };
         if self.shared_by_ancestor.get().is_some() {
             return;
         }
+        if account.was_pruned {
+            tracing::info!("cache {}: pruned while the build ran, so not warm", self.id);
+            return;
+        }
+        let mounts = account.mounts.as_deref();
         let changed = update(notes, &self.key(), |memory| self.add(memory, wanted, mounts));
         if let Err(error) = changed {
             tracing::warn!("cache {}: cannot remember that it is warm: {error:#}", self.id);
@@ -227,9 +232,26 @@ impl Cache {
     }
 }
 
-/// Returns the engine's cache mounts that builds have used since then, if it says so soon.
-pub(crate) fn mounts_used_since(images: &Images, start: SystemTime) -> Option<Vec<String>> {
-    let mounts = images.cache_mounts(NOTE_WITHIN)?.into_iter();
-    let used = mounts.filter(|mount| mount.last_used.is_some_and(|used| used >= start));
-    Some(used.map(|mount| mount.id).collect())
+/// What the engine says about a build that used caches.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    /// The cache mounts that the build used, if the engine lists them.
+    mounts: Option<Vec<String>>,
+    /// Whether the engine's cache was pruned while the build ran: what an earlier step filled may be
+    /// gone, although a later step used the mount again.
+    was_pruned: bool,
+}
+
+impl Account {
+    /// Asks the engine about the build that began at `start` and has ended now.
+    pub(crate) fn since(start: SystemTime, images: &Images) -> Self {
+        let deadline = Instant::now() + NOTE_WITHIN;
+        let mounts = images.cache_mounts(NOTE_WITHIN).map(|mounts| {
+            let used = |mount: &CacheMount| mount.last_used.is_some_and(|used| used >= start);
+            mounts.into_iter().filter(used).map(|mount| mount.id).collect()
+        });
+        let left = deadline.saturating_duration_since(Instant::now());
+        let was_pruned = || images.was_cache_pruned(start, left).unwrap_or(false);
+        Account { was_pruned: mounts.is_some() && was_pruned(), mounts }
+    }
 }

@@ -1,7 +1,7 @@
 //! The look-up of a build command's images.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
@@ -128,6 +128,12 @@ impl Images {
     /// other than the engine's own keeps its caches to itself.
     pub(crate) fn cache_mounts(&self, within: Duration) -> Option<Vec<CacheMount>> {
         self.engine.cache_mounts(within)
+    }
+
+    /// Tells whether the engine has pruned its build cache since then, or nothing if it does not say
+    /// so in time.
+    pub(crate) fn was_cache_pruned(&self, since: SystemTime, within: Duration) -> Option<bool> {
+        self.engine.was_pruned(since, within)
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::Build;
 use super::job::Job;
-use crate::cache::{self, mounts_used_since};
+use crate::cache::{self, Account};
 use crate::child::signals::{Signals, Work};
 use crate::child::{self, Ended};
 use crate::duration::Deadline;
@@ -101,14 +101,14 @@ impl Job {
             return Exit::SUCCESS;
         }
         let job = Arc::clone(self);
-        let ask = move || Ok(mounts_used_since(&job.images, started));
-        let (mounts, exit) = match signals.unless_interrupted(ask) {
-            Ok(Work::Done(mounts)) => (mounts, Exit::SUCCESS),
-            Ok(Work::Interrupted(signal)) => (None, Exit::Signal(signal)),
+        let ask = move || Ok(Account::since(started, &job.images));
+        let (account, exit) = match signals.unless_interrupted(ask) {
+            Ok(Work::Done(account)) => (account, Exit::SUCCESS),
+            Ok(Work::Interrupted(signal)) => (Account::default(), Exit::Signal(signal)),
             // No thread could be started for it.
-            Err(_) => (None, Exit::SUCCESS),
+            Err(_) => (Account::default(), Exit::SUCCESS),
         };
-        self.caches.remember(locks, mounts.as_deref(), at_fault, &*self.store);
+        self.caches.remember(locks, &account, at_fault, &*self.store);
         exit
     }
 }

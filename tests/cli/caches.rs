@@ -900,6 +900,9 @@ fn engine_that_is_already_counting_is_asked_again() {
         if head.contains("/images/") {
             return send(stream, found());
         }
+        if !head.contains("/system/df") {
+            return send(stream, response("200 OK", "application/json", ""));
+        }
         let (status, body) = match count.fetch_add(1, Ordering::SeqCst) {
             0 | 2 => ("500 Internal Server Error", BUSY),
             1 => ("200 OK", MOUNT),
@@ -941,6 +944,33 @@ fn engine_is_asked_again_after_a_wait_for_the_cache() {
     f.wait_for("a second", || start.elapsed() > Duration::from_millis(1500));
     drop(held);
     waiting.wait().assert_code(0).assert_stderr("the engine has lost its mounts");
+}
+
+/// Between two steps of a build, nothing protects a cache mount. What the first step filled is gone,
+/// and the second one makes the mount again.
+#[test]
+fn cache_that_was_pruned_during_the_build_is_not_warm() {
+    const MOUNT: &str = r#"{"BuildCache":[{"ID":"m1","Type":"exec.cachemount","LastUsedAt":"2999-01-01T00:00:00Z"}]}"#;
+    const PRUNE: &str =
+        r#"{"Type":"builder","Action":"prune","Actor":{"Attributes":{"reclaimed":"4096"}}}"#;
+    for (event, is_warm) in [(PRUNE, false), ("", true)] {
+        let f = fixture();
+        let engine = FakeEngine::start(&f.path("engine.sock"), move |_, head, stream| {
+            if head.contains("/images/") {
+                return send(stream, found());
+            }
+            let body = if head.contains("GET /events?since=") { event } else { MOUNT };
+            send(stream, response("200 OK", "application/json", body));
+        });
+        let call = f.buildlock([WARM, "--force", "-t", "there:1", "--", "true"]);
+        let call = call.env("DOCKER_HOST", engine.endpoint()).env("PATH", plain_path(&f));
+        let done = call.run();
+        done.assert_code(0).assert_stderr("cache=cargo cold");
+        let listed = f.buildlock(["cache", "ls"]).run();
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        assert_eq!(listed.contains("cargo"), is_warm, "{event}: {listed}\n{done}");
+        assert_eq!(done.stderr.contains("pruned while the build ran"), !is_warm, "{done}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
+use crate::support::engine::rust_image::CacheMounts;
 use crate::support::engine::{
     Recipe, Relay, Site, all_output, count, descendants, events, for_each_builder, for_each_client,
     pause, program_name, skip, with_a_client,
@@ -773,5 +774,47 @@ fn lock_folder_of_the_machine_excludes_containers_and_causes_no_warning() {
         let (status, output) = build("");
         assert_eq!(status, Some(0), "{output}");
         assert!(site.image_id(&container.tag).is_some(), "{output}");
+    });
+}
+
+/// Between two steps, nothing in the engine protects a cache mount. What the first one filled is
+/// gone, and the second one makes the mount again.
+#[test]
+fn cache_that_is_pruned_between_two_steps_is_not_warm() {
+    for_each_builder(|site| {
+        if !site.client.buildkit {
+            return;
+        }
+        for is_pruned in [false, true] {
+            let mounts = CacheMounts::new(site, if is_pruned { "pruned" } else { "kept" });
+            let name = &mounts.name;
+            let mount = format!("--mount=type=cache,id={name},target=/cache");
+            let recipe = site.slow_recipe(600, "true");
+            let dockerfile = recipe.context.join("Dockerfile");
+            let slow = fs::read_to_string(&dockerfile).unwrap();
+            let (from, step) = slow.split_once('\n').unwrap();
+            let text = format!(
+                "{from}\nRUN {mount} echo {name} >/cache/first\n{step}RUN {mount} echo {name}\n"
+            );
+            fs::write(&dockerfile, text).unwrap();
+            fs::write(site.f.path("work/files"), "1\n").unwrap();
+            let tag = site.tag(name);
+            let cache = format!("--cache={name}={}", site.f.path("work/files").display());
+            let build = ["--", "docker", "build", "--network", "none", "-t"];
+            let build = site.buildlock([&cache]).args(build);
+            let build = build.arg(&tag).arg(&recipe.context).start();
+            site.wait_for_step(&recipe);
+            assert_eq!(
+                if is_pruned { mounts.remove_by_the_api() } else { 1 },
+                1,
+                "{}",
+                site.f.scene()
+            );
+            site.end_step(&recipe);
+            build.wait().assert_code(0);
+            let listed = site.f.buildlock(["cache", "ls"]).run();
+            let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+            assert_eq!(listed.contains(name.as_str()), !is_pruned, "{listed}\n{}", site.f.scene());
+        }
     });
 }

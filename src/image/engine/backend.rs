@@ -1,7 +1,7 @@
 //! The seam between a look-up and the engine that is asked.
 
 use std::fmt::{Debug, Display};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
@@ -53,6 +53,12 @@ pub(crate) trait Backend: Debug + Display + Send + Sync {
 
     /// Returns the cache mounts on the engine, or nothing if it does not list them in time.
     fn cache_mounts(&self, _within: Duration) -> Option<Vec<CacheMount>> {
+        None
+    }
+
+    /// Tells whether the engine has pruned its build cache since then, or nothing if it does not say
+    /// so in time.
+    fn was_pruned(&self, _since: SystemTime, _within: Duration) -> Option<bool> {
         None
     }
 

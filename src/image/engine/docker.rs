@@ -15,7 +15,7 @@ mod usage;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use self::builders::Builders;
 use super::backend::{Backend, ClientRules, Scope};
@@ -102,6 +102,13 @@ impl Backend for DockerSocket {
     fn cache_mounts(&self, within: Duration) -> Option<Vec<CacheMount>> {
         match self.builder() {
             None => usage::cache_mounts(&self.socket, within),
+            Some(_) => None,
+        }
+    }
+
+    fn was_pruned(&self, since: SystemTime, within: Duration) -> Option<bool> {
+        match self.builder() {
+            None => usage::was_pruned(&self.socket, since, within),
             Some(_) => None,
         }
     }

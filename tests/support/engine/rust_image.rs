@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -97,6 +99,26 @@ impl<'s> CacheMounts<'s> {
         for id in &ids {
             let filter = format!("id={id}");
             self.client.docker(["builder", "prune", "--force", "--all", "--filter", &filter]);
+        }
+        ids.len()
+    }
+}
+
+impl CacheMounts<'_> {
+    /// Removes them by a request to the engine's API, as `docker system prune` does, and returns how
+    /// many. A client with buildx hands `docker builder prune` on to BuildKit instead.
+    pub fn remove_by_the_api(&self) -> usize {
+        let ids = self.ids();
+        for id in &ids {
+            let socket = self.client.socket().expect("an engine with a socket");
+            let mut engine = UnixStream::connect(socket).unwrap();
+            let filters = format!("%7B%22id%22%3A%7B%22{id}%22%3Atrue%7D%7D");
+            let path = format!("/build/prune?all=1&filters={filters}");
+            write!(engine, "POST {path} HTTP/1.1\r\nHost: docker\r\nConnection: close\r\n\r\n")
+                .unwrap();
+            let mut answer = String::new();
+            engine.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(id), "{answer}");
         }
         ids.len()
     }

@@ -1,4 +1,4 @@
-//! The engine's own account of its cache mounts: `GET /system/df`.
+//! The engine's own account of its cache mounts: `GET /system/df`, and `GET /events` for prunes.
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
@@ -31,6 +31,31 @@ pub(crate) fn cache_mounts(socket: &Path, within: Duration) -> Option<Vec<CacheM
         }
         std::thread::sleep(PAUSE.min(left).mul_f64(0.5 + fastrand::f64()));
     }
+}
+
+/// Tells whether the engine that listens on `socket` has pruned its build cache since then, on a
+/// request to its API. Returns nothing if it does not say so in time.
+///
+/// Neither `docker buildx prune` nor BuildKit's own garbage collection leaves an event.
+pub(crate) fn was_pruned(socket: &Path, since: SystemTime, within: Duration) -> Option<bool> {
+    /// {"type":["builder"],"event":["prune"]}
+    const PRUNES: &str = "%7B%22type%22%3A%5B%22builder%22%5D%2C%22event%22%3A%5B%22prune%22%5D%7D";
+    let seconds = |time: SystemTime| {
+        let time = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        format!("{}.{:09}", time.as_secs(), time.subsec_nanos())
+    };
+    // Without an end, the engine would wait for further events.
+    let (since, until) = (seconds(since), seconds(SystemTime::now()));
+    let ask = format!("/events?since={since}&until={until}&filters={PRUNES}");
+    let response = http::get(socket, &ask, "", within).ok()?;
+    (response.status == 200).then(|| has_prune(&response.body))
+}
+
+/// Tells whether one of these events, a JSON object each, is a prune of the build cache.
+fn has_prune(events: &[u8]) -> bool {
+    let events = serde_json::Deserializer::from_slice(events).into_iter::<serde_json::Value>();
+    let mut events = events.map_while(Result::ok);
+    events.any(|event| event["Type"] == "builder" && event["Action"] == "prune")
 }
 
 /// Reads the cache mounts in the engine's answer.
@@ -98,6 +123,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn prune_is_found_among_events() {
+        let prune = r#"{"Type":"builder","Action":"prune","Actor":{"ID":"","Attributes":{"reclaimed":"0"}}}"#;
+        assert!(has_prune(
+            format!("{{\"Type\":\"image\",\"Action\":\"prune\"}}\n{prune}\n").as_bytes()
+        ));
+        assert!(!has_prune(br#"{"Type":"builder","Action":"create"} {"BuildCache":[]}"#));
+        assert!(!has_prune(b""));
+    }
+
     proptest! {
         #[test]
         fn nothing_that_an_engine_lists_makes_us_panic(
@@ -105,6 +140,7 @@ mod tests {
         ) {
             let _ = mounts_in(&bytes);
             moment(&String::from_utf8_lossy(&bytes));
+            has_prune(&bytes);
         }
     }
 }
