@@ -1,16 +1,27 @@
-//! Starting other programs: the descriptors they inherit, and what ends them when buildlock ends.
+//! Starting other programs: the descriptors they inherit, what ends them when buildlock ends, and how
+//! long they may take.
 
 #![allow(unsafe_code)]
 
-use std::io;
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::process::{ExitStatus, Output};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
 use rustix::process::{Pid, Resource};
 
 use crate::signals;
+
+/// More than any program answers, in bytes.
+const ANSWER_MAX: u64 = 1 << 20;
+/// The most that is read of a program's output, in bytes.
+const OUTPUT_MAX: u64 = 16 << 20;
 
 /// The lowest number of a high copy: below the usual soft limit of 1,024 open files, and above the
 /// numbers that scripts use.
@@ -129,4 +140,106 @@ fn kill_group_at_end_of(pipe: RawFd) -> io::Result<()> {
         }
     }
     keep_across_exec(pipe)
+}
+
+/// Why a program has no usable output.
+#[derive(Debug)]
+pub(crate) enum NoOutput {
+    CannotRun(io::Error),
+    /// Files may not grow enough to take an answer.
+    FilesTooSmall,
+    /// It took longer than this limit.
+    TimedOut(Duration),
+}
+
+impl From<io::Error> for NoOutput {
+    fn from(error: io::Error) -> Self {
+        NoOutput::CannotRun(error)
+    }
+}
+
+impl NoOutput {
+    /// Returns a message about the program that messages call `name`.
+    pub(crate) fn about(&self, name: &dyn Display) -> String {
+        match self {
+            NoOutput::CannotRun(error) => format!("cannot run {name}: {error}"),
+            NoOutput::FilesTooSmall => format!(
+                "{name} prints to a file, and no file may grow to {ANSWER_MAX} bytes; raise the \
+                 limit (ulimit -f)"
+            ),
+            NoOutput::TimedOut(limit) => {
+                format!("{name} did not answer within {}", humantime::format_duration(*limit))
+            }
+        }
+    }
+}
+
+/// Runs a program to its end, which must come within `limit`. Its stdin is empty unless the
+/// expression sets one.
+///
+/// The output goes to files, not pipes. A helper that the program leaves behind (the master
+/// connection of ssh) would keep a pipe open, and we would wait for its end.
+pub(crate) fn output_within(
+    expression: duct::Expression,
+    limit: Duration,
+) -> Result<Output, NoOutput> {
+    let may_grow = rustix::process::getrlimit(Resource::Fsize).current;
+    if may_grow.is_some_and(|most| most < ANSWER_MAX) {
+        // An answer that is cut short could be taken for another one.
+        return Err(NoOutput::FilesTooSmall);
+    }
+    let (mut stdout, mut stderr) = (nameless_file()?, nameless_file()?);
+    // If buildlock is ended before the limit, a program that hangs would stay for ever.
+    let expression = ended_with_us(expression)
+        .stdin_null()
+        .stdout_file(stdout.try_clone()?)
+        .stderr_file(stderr.try_clone()?)
+        .unchecked();
+    let status = run_on_a_thread(expression, limit)?.ok_or(NoOutput::TimedOut(limit))?;
+    Ok(Output { status, stdout: contents(&mut stdout)?, stderr: contents(&mut stderr)? })
+}
+
+/// Starts a program and waits for it. Ends it, and returns nothing, if it takes longer than `limit`.
+///
+/// Starting may already hang if the program's file system does not answer. duct's own wait with a
+/// limit listens for SIGCHLD, which goes elsewhere while the build command runs.
+fn run_on_a_thread(
+    expression: duct::Expression,
+    limit: Duration,
+) -> io::Result<Option<ExitStatus>> {
+    let until = Instant::now() + limit;
+    let (started, handles) = mpsc::sync_channel(1);
+    let (ended, statuses) = mpsc::sync_channel(1);
+    // The receiver may have given up, so sending may fail.
+    std::thread::Builder::new().name("client".into()).spawn(move || {
+        let handle = expression.start().map(Arc::new);
+        let waited_for = handle.as_ref().ok().cloned();
+        _ = started.send(handle);
+        if let Some(handle) = waited_for {
+            _ = ended.send(handle.wait().map(|output| output.status));
+        }
+    })?;
+    // A program whose start hangs ends when buildlock does.
+    let left = || until.saturating_duration_since(Instant::now());
+    let Ok(handle) = handles.recv_timeout(left()) else { return Ok(None) };
+    let handle = handle?;
+    match statuses.recv_timeout(left()) {
+        Ok(status) => status.map(Some),
+        Err(_) => {
+            // It may be out of reach (sudo). Then it ends by itself or not at all.
+            _ = handle.kill();
+            Ok(None)
+        }
+    }
+}
+
+fn nameless_file() -> io::Result<File> {
+    Ok(rustix::fs::memfd_create("client", rustix::fs::MemfdFlags::CLOEXEC)?.into())
+}
+
+fn contents(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    file.rewind()?;
+    file.take(OUTPUT_MAX).read_to_end(&mut text)?;
+    Ok(text)
 }

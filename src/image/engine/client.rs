@@ -2,19 +2,11 @@
 
 use std::ffi::OsString;
 use std::fmt::{self, Display};
-use std::fs::File;
-use std::io::{Read, Seek};
-use std::process::ExitStatus;
-use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::command::{Client, Engine};
 use crate::image::answer::{ANSWER_WITHIN, Unanswered, excerpt};
-
-/// More than any client answers, in bytes.
-const ANSWER_MAX: u64 = 1 << 20;
-/// Most that is read of what a client prints, in bytes.
-const OUTPUT_MAX: u64 = 16 << 20;
+use crate::spawn;
 
 /// How a client ended, and what it printed.
 #[derive(Debug)]
@@ -63,88 +55,14 @@ pub(crate) fn run_within(
 }
 
 /// Runs a program that messages call `name`. Its stdin is empty unless the expression sets one.
-///
-/// What it prints goes to files, not pipes. A helper that it leaves behind (the master connection
-/// of ssh) would keep a pipe open, and we would wait for its end.
 pub(crate) fn run_expression(
     name: &dyn Display,
     expression: duct::Expression,
     limit: Duration,
 ) -> Result<Said, Unanswered> {
-    let failed =
-        |error: std::io::Error| Unanswered::permanent(format!("cannot run {name}: {error}"));
-    let may_grow = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
-    if may_grow.is_some_and(|most| most < ANSWER_MAX) {
-        // An answer that is cut short could be taken for another one.
-        return Err(Unanswered::permanent(format!(
-            "{name} prints to a file, and no file may grow to {ANSWER_MAX} bytes; raise the limit \
-             (ulimit -f)"
-        )));
-    }
-    let (mut stdout, mut stderr) =
-        (nameless_file().map_err(failed)?, nameless_file().map_err(failed)?);
-    // If we are ended before the time limit, a client of an engine that hangs would stay for ever.
-    let expression = crate::spawn::ended_with_us(expression)
-        .stdin_null()
-        .stdout_file(stdout.try_clone().map_err(failed)?)
-        .stderr_file(stderr.try_clone().map_err(failed)?)
-        .unchecked();
-    match run_on_a_thread(expression, limit).map_err(failed)? {
-        Some(status) => Ok(Said {
-            status: status.code(),
-            stdout: contents(&mut stdout).map_err(failed)?,
-            stderr: contents(&mut stderr).map_err(failed)?,
-        }),
-        None => Err(Unanswered::permanent(format!(
-            "{name} did not answer within {}",
-            humantime::format_duration(limit)
-        ))),
-    }
-}
-
-/// Starts a client and waits for it. Ends it, and returns nothing, if it takes longer than `limit`.
-///
-/// Starting may already hang if the client's file system does not answer. duct's own wait with a
-/// limit listens for SIGCHLD, which goes elsewhere while the build command runs.
-fn run_on_a_thread(
-    expression: duct::Expression,
-    limit: Duration,
-) -> std::io::Result<Option<ExitStatus>> {
-    let until = Instant::now() + limit;
-    let (started, handles) = mpsc::sync_channel(1);
-    let (ended, statuses) = mpsc::sync_channel(1);
-    // The receiver may have given up, so sending may fail.
-    std::thread::Builder::new().name("client".into()).spawn(move || {
-        let handle = expression.start().map(Arc::new);
-        let waited_for = handle.as_ref().ok().cloned();
-        _ = started.send(handle);
-        if let Some(handle) = waited_for {
-            _ = ended.send(handle.wait().map(|output| output.status));
-        }
-    })?;
-    // A client whose start hangs ends when we do.
-    let left = || until.saturating_duration_since(Instant::now());
-    let Ok(handle) = handles.recv_timeout(left()) else { return Ok(None) };
-    let handle = handle?;
-    match statuses.recv_timeout(left()) {
-        Ok(status) => status.map(Some),
-        Err(_) => {
-            // It may be out of reach (sudo). Then it ends by itself or not at all.
-            _ = handle.kill();
-            Ok(None)
-        }
-    }
-}
-
-fn nameless_file() -> std::io::Result<File> {
-    Ok(rustix::fs::memfd_create("client", rustix::fs::MemfdFlags::CLOEXEC)?.into())
-}
-
-fn contents(file: &mut File) -> std::io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    file.rewind()?;
-    file.take(OUTPUT_MAX).read_to_end(&mut text)?;
-    Ok(text)
+    let output = spawn::output_within(expression, limit);
+    let output = output.map_err(|why| Unanswered::permanent(why.about(name)))?;
+    Ok(Said { status: output.status.code(), stdout: output.stdout, stderr: output.stderr })
 }
 
 impl Client {
