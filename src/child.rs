@@ -4,8 +4,8 @@
 //! and report afterwards. Strictly it is a grandchild: the [`keeper`] stands between the two and
 //! holds the locks if buildlock is killed.
 //!
-//! `unsafe` is needed for what runs between fork and exec, and for signal actions. It is allowed
-//! here and below, and in [`crate::spawn`].
+//! What runs between fork and exec, and waiting for children, needs `unsafe`. It is allowed here and
+//! below, in [`crate::spawn`] and in [`crate::signals`].
 
 #![allow(unsafe_code)]
 

@@ -164,7 +164,7 @@ impl EtcdStore {
         session: Arc<Session>,
         created: i64,
     ) -> Box<dyn Held> {
-        self.reach().is_busy(false);
+        self.reach().set_busy(false);
         let place = Place {
             folder: self.keys().folder(key),
             result_key: self.keys().result(key),
@@ -193,12 +193,12 @@ impl EtcdStore {
 
 impl Locks for EtcdStore {
     fn check(&self, key: &Key, deadline: Deadline) -> Result<()> {
-        self.reach().waits(deadline);
+        self.reach().begin_wait(deadline);
         self.queue(key, within(deadline)).map(drop).map_err(|why| self.error(why))
     }
 
     fn try_acquire(&self, key: &Key, mode: LockMode, deadline: Deadline) -> Result<Try> {
-        self.reach().waits(deadline);
+        self.reach().begin_wait(deadline);
         let session = self.session(within(deadline))?;
         let folder = self.keys().folder(key);
         let own = self.keys().own(key, mode, session.lease);
@@ -218,7 +218,7 @@ impl Locks for EtcdStore {
             .client
             .transact(&is_free, &[put], &look, within(deadline))
             .map_err(|why| self.session_error(&session, why))?;
-        self.reach().is_busy(!answer.succeeded);
+        self.reach().set_busy(!answer.succeeded);
         if answer.succeeded {
             let lock = self.held_lock(key, mode, session, answer.revision);
             return Ok(Try::Held(lock));
@@ -242,7 +242,7 @@ impl Locks for EtcdStore {
                 // answer was lost, and only we could delete it.
                 let ours = self.session(time.to_ask())?.lease;
                 let holder = queue.foreign_exclusive_holder(ours);
-                self.reach().is_busy(holder.is_some());
+                self.reach().set_busy(holder.is_some());
                 let Some(holder) = holder else { break };
                 let from = queue.revision + 1;
                 if time.wait_deleted(self.client(), &holder.key, from)? == Watched::Deleted {
@@ -266,7 +266,7 @@ impl Locks for EtcdStore {
                     return Err(Passing("its place in the queue was lost".into()).into());
                 };
                 let blocker = queue.blocker(created, mode, session.lease);
-                self.reach().is_busy(blocker.is_some());
+                self.reach().set_busy(blocker.is_some());
                 let Some(blocker) = blocker else {
                     return Ok(self.held_lock(key, mode, session, created));
                 };

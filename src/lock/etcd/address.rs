@@ -35,8 +35,7 @@ pub struct Address {
     pub(super) prefix: String,
     /// How long a lease lasts unless it is renewed.
     pub(super) ttl: Duration,
-    user: Option<String>,
-    password: Option<String>,
+    login: Option<Login>,
     roots: Option<Vec<Certificate<'static>>>,
     certificate: Option<ClientCert>,
 }
@@ -77,7 +76,7 @@ impl Address {
             !member.starts_with("https:")
                 && !["127.", "localhost:", "[::1]:"].iter().any(|near| host.starts_with(near))
         };
-        self.password.is_some() && self.members.iter().any(is_far)
+        self.login.is_some() && self.members.iter().any(is_far)
     }
 
     fn parse_with(url: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
@@ -98,40 +97,9 @@ impl Address {
         if prefix.len() > PREFIX_MAX || prefix.chars().any(|c| c.is_control() || c == '#') {
             bail!("a prefix has at most {PREFIX_MAX} bytes, no '#' and no control characters");
         }
-        let mut ttl = TTL;
-        for part in query.split('&').filter(|part| !part.is_empty()) {
-            match part.split_once('=') {
-                Some(("ttl", value)) => {
-                    let limit = crate::duration::parse_limit(value).map_err(anyhow::Error::msg)?;
-                    ttl = limit
-                        .unless_zero()
-                        .filter(|ttl| TTL_RANGE.contains(ttl))
-                        .with_context(|| format!("ttl={value}: a lease lasts from 5s to 10m"))?;
-                }
-                _ => bail!("'{part}' is unknown; only ttl= may follow the '?'"),
-            }
-        }
+        let ttl = ttl_in(query)?;
+        let login = login(&variable)?;
         let file = |name: &str| variable(name).map(PathBuf::from);
-        let password =
-            match (variable("BUILDLOCK_ETCD_PASSWORD"), file("BUILDLOCK_ETCD_PASSWORD_FILE")) {
-                (Some(password), _) => Some(password),
-                (None, Some(file)) => {
-                    let text = String::from_utf8(read(&file)?)
-                        .with_context(|| format!("{} is not text", file.display()))?;
-                    Some(text.trim_end_matches(['\r', '\n']).to_owned())
-                }
-                (None, None) => None,
-            };
-        let user = variable("BUILDLOCK_ETCD_USER");
-        match (&user, &password) {
-            (Some(_), None) => bail!(
-                "BUILDLOCK_ETCD_USER is set without BUILDLOCK_ETCD_PASSWORD or BUILDLOCK_ETCD_PASSWORD_FILE"
-            ),
-            (None, Some(_)) => {
-                bail!("a password for etcd is set without BUILDLOCK_ETCD_USER")
-            }
-            _ => {}
-        }
         let roots = file("BUILDLOCK_ETCD_CACERT").map(|file| certificates(&file)).transpose()?;
         let certificate = match (file("BUILDLOCK_ETCD_CERT"), file("BUILDLOCK_ETCD_KEY")) {
             (Some(cert), Some(key)) => {
@@ -143,15 +111,13 @@ impl Address {
         if !is_secure && (roots.is_some() || certificate.is_some()) {
             bail!("certificates for etcd are set, but only an etcds:// address uses them");
         }
-        let members_shown = hosts.to_owned();
         let slash = if prefix.is_empty() { "" } else { "/" };
         Ok(Address {
-            shown: format!("{scheme}://{members_shown}{slash}{prefix}"),
+            shown: format!("{scheme}://{hosts}{slash}{prefix}"),
             members,
             prefix: format!("/{prefix}").trim_end_matches('/').to_owned(),
             ttl,
-            user,
-            password,
+            login,
             roots,
             certificate,
         })
@@ -168,15 +134,54 @@ impl Address {
             // A lock is requested from its cluster directly.
             .proxy(None)
             .user_agent(concat!("buildlock/", env!("CARGO_PKG_VERSION")));
-        let login = self.user.clone().zip(self.password.clone());
-        let login = login.map(|(user, password)| Login { user, password });
         // A silent member must leave time to ask another.
         let within = (self.ttl / 8).clamp(Duration::from_secs(1), Duration::from_secs(5));
         let connector = ().chain(TcpConnector::default()).chain(Punctual);
         let connector = connector.chain(RustlsConnector::default());
         let agent = Agent::with_parts(config.build(), connector, Getent::default());
-        Client::new(agent, self.members.clone(), login, within)
+        Client::new(agent, self.members.clone(), self.login.clone(), within)
     }
+}
+
+/// Reads `ttl=` from an address.
+fn ttl_in(query: &str) -> Result<Duration> {
+    let mut ttl = TTL;
+    for part in query.split('&').filter(|part| !part.is_empty()) {
+        let Some(("ttl", value)) = part.split_once('=') else {
+            bail!("'{part}' is unknown; only ttl= may follow the '?'");
+        };
+        let limit = crate::duration::parse_limit(value).map_err(anyhow::Error::msg)?;
+        ttl = limit
+            .unless_zero()
+            .filter(|ttl| TTL_RANGE.contains(ttl))
+            .with_context(|| format!("ttl={value}: a lease lasts from 5s to 10m"))?;
+    }
+    Ok(ttl)
+}
+
+/// Reads the user and the password from the environment, if there is a user.
+fn login(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<Login>> {
+    let password = match variable("BUILDLOCK_ETCD_PASSWORD") {
+        Some(password) => Some(password),
+        None => {
+            variable("BUILDLOCK_ETCD_PASSWORD_FILE").map(|file| password_in(&file)).transpose()?
+        }
+    };
+    match (variable("BUILDLOCK_ETCD_USER"), password) {
+        (Some(user), Some(password)) => Ok(Some(Login { user, password })),
+        (None, None) => Ok(None),
+        (Some(_), None) => bail!(
+            "BUILDLOCK_ETCD_USER is set without BUILDLOCK_ETCD_PASSWORD or \
+             BUILDLOCK_ETCD_PASSWORD_FILE"
+        ),
+        (None, Some(_)) => bail!("a password for etcd is set without BUILDLOCK_ETCD_USER"),
+    }
+}
+
+fn password_in(file: &str) -> Result<String> {
+    let text =
+        String::from_utf8(read(Path::new(file))?).with_context(|| format!("{file} is not text"))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// Returns `http://HOST:PORT` for `HOST[:PORT]`.

@@ -154,7 +154,7 @@ impl Held for HeldKey {
 
     /// The build command is about to run under the lock.
     fn expiry(&self) -> Option<Arc<Expiry>> {
-        self.reach().has_waited();
+        self.reach().end_wait();
         Some(Arc::clone(&self.session.expiry))
     }
 

@@ -20,6 +20,7 @@ const SHARE_MIN: Duration = Duration::from_millis(250);
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 /// A user of etcd.
+#[derive(Clone)]
 pub(super) struct Login {
     pub(super) user: String,
     pub(super) password: String,
@@ -48,6 +49,13 @@ pub(super) struct Stream {
     pub(super) member: usize,
 }
 
+impl std::fmt::Debug for Login {
+    /// Leaves out the password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
 impl Members {
     pub(super) fn new(
         agent: Agent,
@@ -68,13 +76,13 @@ impl Members {
         within: Duration,
     ) -> Result<Value, Problem> {
         if within.is_zero() {
-            return Err(Problem::Unreachable(self.reach.why()));
+            return Err(Problem::Unreachable(self.reach.why_unanswered()));
         }
-        self.reach.asks();
+        self.reach.begin_question();
         let answer = self.ask_all(path, &body.to_string(), within);
         match &answer {
-            Err(Problem::Unreachable(_)) => self.reach.gave_up(),
-            _ => self.reach.answered(),
+            Err(Problem::Unreachable(_)) => self.reach.note_given_up(),
+            _ => self.reach.note_answer(),
         }
         answer
     }
@@ -82,7 +90,7 @@ impl Members {
     /// Asks one member after the other until one answers.
     fn ask_all(&self, path: &str, body: &str, within: Duration) -> Result<Value, Problem> {
         let start = Instant::now();
-        let mut last = self.reach.why();
+        let mut last = self.reach.why_unanswered();
         let mut has_new_token = false;
         loop {
             let (mut hopeless, mut refused) = (0, 0);
@@ -101,7 +109,7 @@ impl Members {
                         refused += usize::from(hope == Hope::Little);
                         last = format!("{}: {why}", self.url(member));
                         tracing::debug!("{last}");
-                        self.reach.missed(&last);
+                        self.reach.note_failure(&last);
                         self.leave(member);
                     }
                     Err(NoResult::StaleToken) if !has_new_token => {

@@ -54,34 +54,34 @@ impl Reach {
     }
 
     /// Notes that a wait for locks begins.
-    pub(super) fn waits(&self, deadline: Deadline) {
+    pub(super) fn begin_wait(&self, deadline: Deadline) {
         self.state().wait = Some(deadline);
     }
 
     /// Notes that the wait is over: something runs under the locks.
-    pub(super) fn has_waited(&self) {
+    pub(super) fn end_wait(&self) {
         self.state().wait = None;
     }
 
     /// Notes whether the cluster says that another process holds the lock.
-    pub(super) fn is_busy(&self, is_busy: bool) {
+    pub(super) fn set_busy(&self, is_busy: bool) {
         self.state().is_busy = is_busy;
     }
 
     /// Notes that a question is asked.
-    pub(super) fn asks(&self) {
+    pub(super) fn begin_question(&self) {
         let mut state = self.state();
         state.asking += 1;
         state.silent_since.get_or_insert_with(Instant::now);
     }
 
     /// Notes that a member did not answer. The question goes to the next one.
-    pub(super) fn missed(&self, why: &str) {
+    pub(super) fn note_failure(&self, why: &str) {
         self.state().why = Some(why.to_owned());
     }
 
     /// Notes that a question was answered.
-    pub(super) fn answered(&self) {
+    pub(super) fn note_answer(&self) {
         let mut state = self.state();
         state.asking = state.asking.saturating_sub(1);
         state.silent_since = (state.asking > 0).then(Instant::now);
@@ -89,14 +89,14 @@ impl Reach {
     }
 
     /// Notes that a question was given up without an answer.
-    pub(super) fn gave_up(&self) {
+    pub(super) fn note_given_up(&self) {
         let mut state = self.state();
         state.asking = state.asking.saturating_sub(1);
         state.given_up = Some(Instant::now());
     }
 
     /// Returns why there is no answer to a question that there was no time to ask.
-    pub(super) fn why(&self) -> String {
+    pub(super) fn why_unanswered(&self) -> String {
         self.state().why.clone().unwrap_or_else(|| "there was no time to ask".to_owned())
     }
 
@@ -187,27 +187,27 @@ mod tests {
     #[test]
     fn silent_cluster_is_asked_nothing_that_only_serves_messages() {
         let reach = Reach::default();
-        reach.waits(limit("1h"));
-        reach.asks();
+        reach.begin_wait(limit("1h"));
+        reach.begin_question();
         assert_eq!(reach.limited(SHORTLY), SHORTLY);
-        reach.missed("refused");
-        reach.gave_up();
+        reach.note_failure("refused");
+        reach.note_given_up();
         assert_eq!((reach.limited(SHORTLY), reach.unless_silent()), Default::default());
         assert_eq!(reach.to_leave(false), LEAST);
         assert_eq!(reach.silence().as_deref(), Some("refused"));
-        reach.asks();
-        reach.answered();
+        reach.begin_question();
+        reach.note_answer();
         assert_eq!((reach.limited(SHORTLY), reach.silence()), (SHORTLY, None));
-        reach.has_waited();
+        reach.end_wait();
         assert_eq!((reach.to_leave(false), reach.to_leave(true)), (SHORTLY, TIME_TO_ANSWER));
     }
 
     #[test]
     fn short_pause_is_not_silence_if_the_lock_was_seen_to_be_held() {
         let reach = Reach::default();
-        reach.asks();
+        reach.begin_question();
         assert!(reach.silence().is_some());
-        reach.is_busy(true);
+        reach.set_busy(true);
         assert_eq!(reach.silence(), None);
         std::thread::sleep(TIME_TO_ANSWER);
         assert!(reach.silence().is_some());

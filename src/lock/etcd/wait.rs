@@ -51,7 +51,7 @@ pub(super) fn insist<T>(
     deadline: Deadline,
     mut ask: impl FnMut(&Time) -> Result<T>,
 ) -> Result<T> {
-    client.reach().waits(deadline);
+    client.reach().begin_wait(deadline);
     let time = Time { deadline };
     let mut is_said = false;
     loop {
