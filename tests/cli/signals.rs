@@ -410,7 +410,7 @@ fn behind_python(python: &str, what: &str, words: &[OsString]) -> Vec<OsString> 
         "import os, signal, sys\nsignal.signal(signal.SIGPIPE, signal.SIG_DFL)\n{what}\n\
          os.execvp(sys.argv[1], sys.argv[1:])"
     );
-    let start = [OsString::from(python), "-c".into(), script.into()];
+    let start = [python, "-I", "-S", "-c", &script].map(OsString::from);
     start.into_iter().chain(words.iter().cloned()).collect()
 }
 

@@ -56,7 +56,7 @@ impl<'f> Terminal<'f> {
     pub fn start(f: &'f Fixture, words: &[OsString]) -> Option<Self> {
         let python = python()?;
         let orders = Gate::new(f, "terminal.orders");
-        let driver = f.program(python).args(["-c", TERMINAL, orders.arg()]);
+        let driver = f.program(python).args(["-I", "-S", "-c", TERMINAL, orders.arg()]);
         let driver = driver.arg(f.path("screen")).args(words).env("TERM", "xterm").start();
         Some(Self { f, driver, orders })
     }
