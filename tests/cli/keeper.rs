@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Fixture, Namespace, Running, build_that_sees_overlap, buildlock_path, has, install_polite,
-    install_stubborn, is_alive, is_free, is_root, send_signal, skip, state,
+    Fixture, Namespace, Running, build_that_sees_overlap, buildlock_path, cpu_seconds, has,
+    install_polite, install_stubborn, is_alive, is_free, is_root, send_signal, skip, state,
 };
 
 const TAG: &str = "env:abc";
@@ -268,14 +268,6 @@ fn killed_keeper_without_proc_is_not_waited_for() {
     assert!(is_alive(stubborn) && !is_free(&f.lock_file(TAG)), "{}", f.scene());
     send_signal(stubborn, "KILL");
     f.wait_for("the lock to be free", || is_free(&f.lock_file(TAG)));
-}
-
-/// Returns how long a process has run on a processor, in seconds.
-fn cpu_seconds(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-    let ticks: f64 = fields[11..13].iter().map(|field| field.parse::<f64>().unwrap()).sum();
-    ticks / 100.0
 }
 
 #[test]

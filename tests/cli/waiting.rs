@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Finished, Fixture, is_alive};
+use crate::support::{Finished, Fixture, cpu_seconds, is_alive};
 
 /// How late a wait may end here, where many tests share a machine.
 const SLACK: Duration = Duration::from_secs(3);
@@ -135,22 +135,15 @@ fn foreign_shared_lock_is_waited_for_without_spinning() {
     f.wait_for_waiters(&f.lock_file("env:abc"), 1);
 
     // The test is about time: a busy loop would use up all of it.
-    let before = processor_ticks(waiter.pid());
+    let before = cpu_seconds(waiter.pid());
     std::thread::sleep(Duration::from_millis(700));
-    let used = processor_ticks(waiter.pid()) - before;
-    assert!(used < 15, "{used} of 70 hundredths of a second used up while waiting");
+    let used = cpu_seconds(waiter.pid()) - before;
+    assert!(used < 0.15, "{used} of 0.7 seconds used up while waiting");
     assert_eq!(f.build_count("env:abc"), 0);
 
     drop(held);
     waiter.wait().assert_code(0);
     assert_eq!(f.build_count("env:abc"), 1);
-}
-
-/// Returns the processor time that a process has used, in hundredths of a second.
-fn processor_ticks(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
 
 #[test]

@@ -319,10 +319,8 @@ fn builds_side_by_side_with_one_cache_cause_a_warning() {
 #[test]
 fn docker_compose_that_is_not_a_script_builds_side_by_side() {
     let f = Fixture::new();
-    // Any binary will do. Another process writes it; see `Fixture::write_executable`.
-    let mut install = Command::new("install");
-    install.args(["-m", "755", "/bin/true"]).arg(f.path("bin/docker-compose"));
-    assert!(install.status().unwrap().success());
+    // Any binary will do.
+    f.install(Path::new("/bin/true"), "bin/docker-compose");
     let words = ["--cache", "cargo", "-t", "env:abc", "--", "docker-compose", "build"];
     f.buildlock(words).run().assert_stderr("does not keep them apart");
 }
