@@ -21,7 +21,13 @@ struct Hosts<'s> {
     store: String,
 }
 
-fn with_two_hosts(test: impl Fn(&Hosts<'_>) + Sync) {
+/// A lease that lasts on a machine that is busy with two engines.
+const LONG: &str = "20s";
+/// The shortest lease, for a test that waits for its end.
+const SHORT: &str = "5s";
+
+/// Runs a test with two hosts, whose locks have leases of this length.
+fn with_two_hosts(lease: &str, test: impl Fn(&Hosts<'_>) + Sync) {
     for_one_client(|site| {
         let Some(registry) = Registry::start() else {
             return skip("docker-registry is not installed");
@@ -32,7 +38,7 @@ fn with_two_hosts(test: impl Fn(&Hosts<'_>) + Sync) {
         match SecondEngine::start() {
             Ok(second) => {
                 let _front = registry.also_in_network_of(second.pid());
-                let (store, _) = cluster.store("5s");
+                let (store, _) = cluster.store(lease);
                 test(&Hosts { site, registry, _front, second, cluster, store });
             }
             Err(why) => skip(why),
@@ -83,7 +89,7 @@ impl Hosts<'_> {
 
 #[test]
 fn two_hosts_build_and_push_one_tag_once() {
-    with_two_hosts(|hosts| {
+    with_two_hosts(LONG, |hosts| {
         let tag = hosts.tag("one");
         let calls = (0..50).map(|n| {
             let host = n % 2;
@@ -112,7 +118,7 @@ fn two_hosts_build_and_push_one_tag_once() {
 
 #[test]
 fn waiting_host_names_the_one_that_builds() {
-    with_two_hosts(|hosts| {
+    with_two_hosts(LONG, |hosts| {
         let tag = hosts.tag("named");
         let gate = Gate::new(&hosts.site.f, "named.gate");
         let build = hosts.build_and_push(&tag, 0);
@@ -133,7 +139,7 @@ fn waiting_host_names_the_one_that_builds() {
 
 #[test]
 fn tag_of_a_host_whose_build_was_killed_goes_to_the_other_host() {
-    with_two_hosts(|hosts| {
+    with_two_hosts(SHORT, |hosts| {
         let tag = hosts.tag("killed");
         let builder = hosts.on(0, &[], &tag, "sleep 1000").start();
         builder.wait_for_stderr("building");
@@ -149,7 +155,7 @@ fn tag_of_a_host_whose_build_was_killed_goes_to_the_other_host() {
 
 #[test]
 fn cache_that_hosts_share_by_name_is_warm_for_each_engine_by_itself() {
-    with_two_hosts(|hosts| {
+    with_two_hosts(LONG, |hosts| {
         std::fs::write(hosts.site.f.work_dir().join("Cargo.lock"), "one\n").unwrap();
         let cache = ["--cache", "cargo=Cargo.lock"];
         for (host, name, said) in [
