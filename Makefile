@@ -19,7 +19,7 @@ fuzz_targets := reference holder_record command duration engine_answer
 scripts := .ci/run tests/demo.sh tests/support/engine/debian-13 tests/stand-in/docker
 
 .DELETE_ON_ERROR:
-.PHONY: all install uninstall test test-debian test-engines test-scale chaos fuzz lint bench bench-caches bench-check demo completions man clean help
+.PHONY: all install uninstall test test-debian test-engines test-examples test-scale chaos fuzz lint bench bench-caches bench-check demo completions man clean help
 
 all: $(BINARY)                 ## build the release binary (the default)
 
@@ -59,7 +59,7 @@ uninstall:                     ## remove the installed files
 # Most tests wait for a process or for time to pass, so more of them run at once than there are
 # processors.
 test: export RUST_TEST_THREADS ?= 6
-test:                          ## run every test; BUILDLOCK_REQUIRE_ENGINE=1: no engine is a failure
+test:                          ## run the tests, without the long ones below; BUILDLOCK_REQUIRE_ENGINE=1: skip none
 	+$(CARGO) test --locked
 	+$(CARGO) test --locked --no-default-features --lib
 
@@ -70,6 +70,9 @@ test-engines:                  ## the tests with a real engine, on each engine w
 	+BUILDLOCK_TEST_ENGINES=all $(CARGO) test --locked --test real -- --test-threads=2 \
 	  real_engine:: registry::
 	+$(CARGO) test --locked --test real -- --ignored compose::
+
+test-examples:                 ## build the examples in the engine; cargo fetches crates, a minute
+	+$(CARGO) test --locked --test real -- --ignored examples::
 
 test-scale:                    ## a thousand waiters, calls and tags, one test after the other; long waits
 	+BUILDLOCK_TEST_SCALE=1000 $(CARGO) test --locked --test cli thousand -- --test-threads=1

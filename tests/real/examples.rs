@@ -105,6 +105,7 @@ impl<'r> Example<'r> {
     }
 }
 
+#[ignore = "compiles for a minute: make test-examples"]
 #[test]
 fn five_services_are_built_side_by_side_and_once() {
     let Some(rust) = rust() else { return };
