@@ -819,6 +819,9 @@ fn dockerfile_is_accepted_and_refused_as_buildkit_does() {
     }
     let refused = [
         ("FROM a\nENV A\n", "<stdin>:2:1: not a Dockerfile: ENV needs a name and a value"),
+        ("FROM a\nENV A=b C\n", "<stdin>:2:1: not a Dockerfile: ENV needs a name and a value"),
+        ("FROM a\n\nFROM b c\n", "<stdin>:3:1: not a Dockerfile: FROM takes IMAGE or IMAGE AS"),
+        ("RUN a\nFROM b\n", "<stdin>:1:1: not a Dockerfile: FROM must come first"),
         (
             "FROM a\nRUN --mount=type=cache,target=/root/.m2,shared=no x\n",
             "BuildKit knows no 'shared' in",
@@ -827,9 +830,10 @@ fn dockerfile_is_accepted_and_refused_as_buildkit_does() {
     for (text, why) in refused {
         lint(text).assert_code(125).assert_stderr(why);
     }
-    write(&f, "Dockerfile", refused[1].0);
+    let unfixed = refused.last().unwrap().0;
+    write(&f, "Dockerfile", unfixed);
     f.buildlock(["lint", "--fix", "Dockerfile"]).run().assert_code(125);
-    assert_eq!(fs::read_to_string(f.work_dir().join("Dockerfile")).unwrap(), refused[1].0);
+    assert_eq!(fs::read_to_string(f.work_dir().join("Dockerfile")).unwrap(), unfixed);
 }
 
 #[test]

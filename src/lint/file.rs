@@ -31,8 +31,8 @@ fn bounded(from: impl Read) -> io::Result<Vec<u8>> {
 }
 
 /// Replaces the text `before` of a file. A new file takes the old one's place, so that readers see
-/// one or the other. Where that is impossible (we may not write to the folder, the owner would
-/// change, the file has other names or attributes), the file itself is written.
+/// one or the other. The file itself is written if we may not write to its folder, or if a new file
+/// would lose its owner, its other names or its attributes.
 ///
 /// # Errors
 /// The file could not be written, or another process has changed it. Then its text stays.

@@ -132,38 +132,11 @@ fn instruction<'a>(
 ) -> Result<Instruction<'a>, Unreadable> {
     let line = joined.line.as_str();
     let at = joined.position(line.len() - line.trim_start().len());
-    let unreadable = |why: String| Unreadable { at, why };
-    let (mut word, mut behind) = first_word(line, 0);
-    let (mut flags, mut start) = flags::read(text, joined, behind);
-    let on_build = word.eq_ignore_ascii_case("ONBUILD");
-    if on_build {
-        (word, behind) = first_word(line, start);
-        (flags, start) = flags::read(text, joined, behind);
-    }
-    let keyword = word.to_ascii_uppercase();
-    let is_trigger = !matches!(keyword.as_str(), "" | "FROM" | "MAINTAINER" | "ONBUILD");
-    if on_build && !is_trigger {
-        return Err(unreadable(format!("ONBUILD needs another instruction, not '{word}'")));
-    }
-    let kind = match keyword.as_str() {
-        "ARG" => Kind::Arg,
-        "ENV" => Kind::Env,
-        "FROM" => Kind::From,
-        "RUN" => Kind::Run,
-        "WORKDIR" => Kind::Workdir,
-        // BuildKit reads a trigger only when an image is built from this one.
-        other if on_build || OTHER.contains(&other) => Kind::Other,
-        _ => {
-            let shown: String = word.chars().take(32).collect();
-            return Err(unreadable(format!("unknown instruction {shown}")));
-        }
-    };
-    let heredocs = match keyword.as_str() {
-        "RUN" | "COPY" | "ADD" => heredocs(line),
-        _ => Vec::new(),
-    };
+    let head = Head::read(text, joined);
+    let kind = head.kind().map_err(|why| Unreadable { at, why })?;
+    let words = if head.takes_heredocs() { heredocs(line) } else { Vec::new() };
     let mut bodies = Vec::new();
-    for heredoc in &heredocs {
+    for heredoc in &words {
         let body = heredoc.body(text, *next).ok_or_else(|| {
             let at = joined.position(heredoc.word.start);
             Unreadable::new(at, "this here-document has no end")
@@ -171,12 +144,62 @@ fn instruction<'a>(
         bodies.push(&text[body.text]);
         *next = body.end;
     }
-    let arguments = without(line, start, heredocs.iter().map(|heredoc| &heredoc.word));
-    let is_needed = matches!(kind, Kind::Arg | Kind::Env | Kind::From | Kind::Workdir);
-    if is_needed && !on_build && arguments.is_empty() {
-        return Err(unreadable(format!("{keyword} needs an argument")));
+    let arguments = without(line, head.end, words.iter().map(|heredoc| &heredoc.word));
+    let needs_argument = matches!(kind, Kind::Arg | Kind::Env | Kind::From | Kind::Workdir);
+    if needs_argument && !head.on_build && arguments.is_empty() {
+        return Err(Unreadable::new(at, format!("{} needs an argument", head.keyword)));
     }
+    let Head { on_build, flags, .. } = head;
     Ok(Instruction { kind, on_build, at, flags, arguments, heredocs: bodies })
+}
+
+/// What stands in front of an instruction's arguments.
+struct Head<'l> {
+    /// The keyword as the file has it.
+    word: &'l str,
+    /// The same in capitals.
+    keyword: String,
+    on_build: bool,
+    flags: Vec<Flag>,
+    /// Where the arguments begin in the line.
+    end: usize,
+}
+
+impl<'l> Head<'l> {
+    fn read(text: &str, joined: &'l Joined) -> Self {
+        let (mut word, mut behind) = first_word(&joined.line, 0);
+        let (mut flags, mut end) = flags::read(text, joined, behind);
+        let on_build = word.eq_ignore_ascii_case("ONBUILD");
+        if on_build {
+            (word, behind) = first_word(&joined.line, end);
+            (flags, end) = flags::read(text, joined, behind);
+        }
+        Head { word, keyword: word.to_ascii_uppercase(), on_build, flags, end }
+    }
+
+    /// Returns the kind of instruction, or why BuildKit would refuse it.
+    fn kind(&self) -> Result<Kind, String> {
+        match self.keyword.as_str() {
+            "" | "FROM" | "MAINTAINER" | "ONBUILD" if self.on_build => {
+                Err(format!("ONBUILD needs another instruction, not '{}'", self.word))
+            }
+            "ARG" => Ok(Kind::Arg),
+            "ENV" => Ok(Kind::Env),
+            "FROM" => Ok(Kind::From),
+            "RUN" => Ok(Kind::Run),
+            "WORKDIR" => Ok(Kind::Workdir),
+            // BuildKit reads a trigger only when an image is built from this one.
+            other if self.on_build || OTHER.contains(&other) => Ok(Kind::Other),
+            _ => {
+                let shown: String = self.word.chars().take(32).collect();
+                Err(format!("unknown instruction {shown}"))
+            }
+        }
+    }
+
+    fn takes_heredocs(&self) -> bool {
+        matches!(self.keyword.as_str(), "RUN" | "COPY" | "ADD")
+    }
 }
 
 /// Returns the first word from this byte on, and where it ends.

@@ -102,15 +102,16 @@ impl Stages {
         &self.current.ran
     }
 
-    /// Returns the names and values of an ENV. All of them see what was set before the line.
+    /// Returns the names and values of an ENV, if all words have both. None of the values sees the
+    /// others.
     fn env_values(&self, words: &[Vec<Char>]) -> Option<Vec<(String, Option<String>)>> {
         let (first, rest) = words.split_first()?;
         if variables::assignment(first).1.is_some() {
-            let values = words.iter().map(|word| {
+            let value = |word: &Vec<Char>| {
                 let (name, value) = variables::assignment(word);
-                (name, self.expand(value.unwrap_or_default()))
-            });
-            return Some(values.collect());
+                Some((name, self.expand(value?)))
+            };
+            return words.iter().map(value).collect();
         }
         // ENV name the rest is the value
         let value = rest.join(Char::all(" ").as_slice());
