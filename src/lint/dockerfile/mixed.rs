@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use super::super::finding::{Level, Rule, TextFinding};
+use super::super::position::Positions;
 
 /// A cache mount that others may share.
 #[derive(Debug)]
@@ -25,6 +26,13 @@ pub(super) struct Shared {
     pub(super) is_accepted: bool,
 }
 
+/// The first mount that locks a cache.
+struct Lock {
+    line: usize,
+    /// Whether the file has the lock. Otherwise the mount has to get one.
+    exists: bool,
+}
+
 /// Adds a finding for every shared mount of a cache that another mount locks, or has to lock because
 /// of one of the `findings`.
 pub(super) fn add(findings: &mut Vec<TextFinding>, mounts: &[Shared], text: &str, strict: bool) {
@@ -33,18 +41,21 @@ pub(super) fn add(findings: &mut Vec<TextFinding>, mounts: &[Shared], text: &str
         .filter(|finding| finding.rule.level(strict) == Level::Error)
         .map(|finding| (finding.at, finding.fix.is_some()))
         .collect();
-    let mut locks: HashMap<&str, &Shared> = HashMap::new();
+    let mut locks: HashMap<&str, Lock> = HashMap::new();
+    let mut positions = Positions::new(text.as_bytes());
     for mount in mounts {
         if mount.is_locked || is_fixable.get(&mount.at) == Some(&true) {
-            locks.entry(&mount.id).or_insert(mount);
+            locks.entry(&mount.id).or_insert_with(|| {
+                let (line, _) = positions.of(mount.at);
+                Lock { line, exists: mount.is_locked }
+            });
         }
     }
     let mut mixed = Vec::new();
-    let mut lines = Lines { text, at: 0, line: 1, known: HashMap::new() };
     for mount in mounts.iter().filter(|it| !it.is_locked && !it.is_accepted) {
         let Some(lock) = locks.get(mount.id.as_str()) else { continue };
         if !is_fixable.contains_key(&mount.at) {
-            mixed.push(finding(mount, lock, lines.number(lock.at)));
+            mixed.push(finding(mount, lock));
         }
     }
     if !mixed.is_empty() {
@@ -55,9 +66,10 @@ pub(super) fn add(findings: &mut Vec<TextFinding>, mounts: &[Shared], text: &str
     }
 }
 
-fn finding(mount: &Shared, lock: &Shared, line: usize) -> TextFinding {
+fn finding(mount: &Shared, lock: &Lock) -> TextFinding {
     let Shared { at, target, id, fix, .. } = mount;
-    let message = match lock.is_locked {
+    let line = lock.line;
+    let message = match lock.exists {
         true => format!(
             "cache mount {target} is shared, and the same cache ({id}) is locked in line {line}: \
              while that step runs, this one gets an empty folder"
@@ -69,28 +81,4 @@ fn finding(mount: &Shared, lock: &Shared, line: usize) -> TextFinding {
         None => "write sharing=locked instead of sharing=shared here as well",
     };
     TextFinding { at: *at, rule: Rule::Mixed, message, advice, fix: *fix }
-}
-
-/// Line numbers of bytes. Cheap if the bytes come nearly in order.
-struct Lines<'a> {
-    text: &'a str,
-    at: usize,
-    line: usize,
-    known: HashMap<usize, usize>,
-}
-
-impl Lines<'_> {
-    fn number(&mut self, at: usize) -> usize {
-        if let Some(line) = self.known.get(&at) {
-            return *line;
-        }
-        if at < self.at {
-            (self.at, self.line) = (0, 1);
-        }
-        let between = &self.text.as_bytes()[self.at..at];
-        self.line += between.iter().filter(|byte| **byte == b'\n').count();
-        self.at = at;
-        self.known.insert(at, self.line);
-        self.line
-    }
 }
