@@ -3,6 +3,7 @@
 //! The kernel releases such a lock when its last holder ends, however that happens. No other folder
 //! of the source calls flock.
 
+mod directory;
 mod folder;
 mod guard;
 mod held;
@@ -10,5 +11,7 @@ mod inspect;
 mod locks;
 mod notes;
 mod open;
+mod real_path;
+mod umask;
 
 pub use self::folder::FileStore;

@@ -1,8 +1,8 @@
-//! What the kernel knows of locks: its list of them, and which process has a descriptor of one.
+//! What the kernel knows about locks: its list of them, and which process has a descriptor of one.
 //!
-//! The list (`/proc/locks`, proc_locks(5)) has the number of the process that took a lock. That is
-//! good enough to tell people whom they wait for, and proves nothing: the process may have ended,
-//! its lock inherited, and its number may belong to any other process by now.
+//! The list (`/proc/locks`, proc_locks(5)) names the process that took a lock. That is good enough
+//! to tell people which holder they wait for, but proves nothing. The process may have ended while
+//! another inherited its lock, and its number may belong to a new process by now.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -23,22 +23,23 @@ pub struct KernelLocks {
     locks: Vec<Entry>,
 }
 
-/// Which call took a lock.
+/// The system call that took a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Kind {
-    /// `flock(2)`: the whole file.
+    /// `flock(2)`, for the whole file.
     Flock,
-    /// `fcntl(2)` with `F_OFD_SETLK`: from this byte on.
+    /// `fcntl(2)` with `F_OFD_SETLK`, from this byte on.
     Range(u64),
 }
 
+/// A line of the kernel's list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
-    /// Somebody who waits, not somebody who holds.
+    /// The process waits for the lock, and does not hold it.
     waiting: bool,
-    /// Shared locks sort behind exclusive ones.
+    /// The lock is shared. Shared locks sort after exclusive ones.
     shared: bool,
-    /// The process that took it. The kernel names none for a range.
+    /// The process that took the lock. The kernel names none for a range.
     pid: u32,
     device: (u32, u32),
     inode: u64,
@@ -46,11 +47,12 @@ struct Entry {
 }
 
 impl KernelLocks {
-    /// Returns what at least two of three readings show; nothing where /proc has no such list.
+    /// Reads the list three times, and returns what at least two readings show. Returns nothing if
+    /// /proc has no such list.
     ///
     /// # Errors
-    /// It takes too long to read: any user can make as many locks as they like.
-    pub fn read() -> Result<Self> {
+    /// Fails if the list takes too long to read: any user can take any number of locks.
+    pub(crate) fn read() -> Result<Self> {
         const WITHIN: Duration = Duration::from_secs(10);
         let until = Instant::now() + WITHIN;
         let mut all: Vec<Entry> = Vec::new();
@@ -65,13 +67,13 @@ impl KernelLocks {
         Ok(KernelLocks { locks: twice.map(|same| same[0]).collect() })
     }
 
-    /// Reads it as it comes: a line may be missing. None if that takes longer.
+    /// Reads the list once, in which lines may be missing. Returns none if that takes too long.
     fn read_once(until: Instant) -> Option<Self> {
-        /// More than the kernel gives at once, so that it tears the list as seldom as it can.
+        /// More than the kernel returns at once, so that the list is cut as seldom as possible.
         const AT_ONCE: usize = 64 * 1024;
         let mut text = Vec::new();
         let mut piece = vec![0; AT_ONCE];
-        // Its numbers, too, are those of the namespace in which /proc was mounted.
+        // The numbers in it, too, are those of the namespace in which /proc was mounted.
         let list = proc::is_ours().then(|| File::open("/proc/locks").ok()).flatten();
         let Some(mut list) = list else { return Some(Self::default()) };
         while let Ok(read @ 1..) = list.read(&mut piece) {
@@ -83,9 +85,9 @@ impl KernelLocks {
         Some(Self::parse(&String::from_utf8_lossy(&text)))
     }
 
-    /// Returns the holders of the lock on the file, and whether they share it, as two readings in a
-    /// row show it: the kernel hands its list out in pieces of a page, so while other locks come
-    /// and go a line may be missing or come twice. Nobody where that takes longer than `within`.
+    /// Returns the holders of the lock on the file, and whether they share it, once two readings in a
+    /// row agree. The kernel returns its list page by page, so while other locks come and go a line
+    /// may be missing or appear twice. Returns no holders if that takes longer than `within`.
     pub(super) fn holders_within(within: Duration, stat: &Stat, file: &File) -> (Vec<u32>, bool) {
         let until = Instant::now() + within;
         let read = || {
@@ -102,7 +104,7 @@ impl KernelLocks {
         last
     }
 
-    /// Reads the kernel's list; a line that is none of `flock(2)` is left out.
+    /// Reads the text of the kernel's list. Ignores lines about locks other than those of `flock(2)`.
     pub fn parse(text: &str) -> Self {
         let entries = text.lines().filter_map(Entry::parse);
         let mut locks: Vec<Entry> = entries.filter(|it| it.kind == Kind::Flock).collect();
@@ -111,41 +113,42 @@ impl KernelLocks {
         KernelLocks { locks }
     }
 
+    /// Returns the lines about a file.
     fn on<'a>(&'a self, stat: &'a Stat, file: &File) -> impl Iterator<Item = &'a Entry> + use<'a> {
         let same_inode = |lock: &&Entry| lock.inode == stat.st_ino;
         let same_device = |lock: &Entry| {
             lock.device == (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev))
         };
-        // An overlay or btrfs shows a file under another device than the kernel's list does.
+        // overlayfs and btrfs show a file under another device than the kernel's list does.
         let devices_differ = !self.locks.iter().any(|lock| same_inode(&lock) && same_device(lock))
             && shows_another_device(file);
         self.locks.iter().filter(same_inode).filter(move |lock| devices_differ || same_device(lock))
     }
 
-    /// The processes that took the lock on the file: one, or all that share it.
-    pub fn holders(&self, stat: &Stat, file: &File) -> Vec<u32> {
+    /// Returns the processes that took the lock on the file: one, or all that share it.
+    pub(crate) fn holders(&self, stat: &Stat, file: &File) -> Vec<u32> {
         self.on(stat, file).filter(|lock| !lock.waiting).map(|lock| lock.pid).collect()
     }
 
-    /// Whether the lock on the file is one that others may share.
-    pub fn is_shared(&self, stat: &Stat, file: &File) -> bool {
+    /// Whether the lock on the file is shared.
+    pub(crate) fn is_shared(&self, stat: &Stat, file: &File) -> bool {
         self.on(stat, file).any(|lock| !lock.waiting && lock.shared)
     }
 
-    /// How many wait for the lock on the file.
-    pub fn waiters(&self, stat: &Stat, file: &File) -> usize {
+    /// Returns how many processes wait for the lock on the file.
+    pub(crate) fn waiters(&self, stat: &Stat, file: &File) -> usize {
         self.on(stat, file).filter(|lock| lock.waiting).count()
     }
 
-    /// Inodes that anybody has locked.
+    /// Returns the inodes of all locked files.
     pub fn inodes_held(&self) -> Vec<u64> {
         self.locks.iter().filter(|lock| !lock.waiting).map(|lock| lock.inode).collect()
     }
 }
 
 impl Entry {
-    /// `1: FLOCK  ADVISORY  WRITE 4242 fe:00:131090 0 EOF`; a waiter has `->` behind the number. A
-    /// range has `OFDLCK`, -1 for the process, and its first and last byte.
+    /// Reads a line such as `1: FLOCK  ADVISORY  WRITE 4242 fe:00:131090 0 EOF`. A waiter has `->`
+    /// after the number. A range has `OFDLCK`, -1 for the process, and its first and last byte.
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.split_whitespace().skip(1).peekable();
         let waiting = words.next_if_eq(&"->").is_some();
@@ -169,16 +172,16 @@ impl Entry {
     }
 }
 
-/// Does this file's file system show files under another device number than the kernel's own?
+/// Whether the file system of this file shows another device number than the kernel uses.
 fn shows_another_device(file: &File) -> bool {
-    /// From linux/magic.h.
+    // From linux/magic.h.
     const OVERLAYFS: u32 = 0x794c_7630;
     const BTRFS: u32 = 0x9123_683e;
     rustix::fs::fstatfs(file).is_ok_and(|fs| matches!(fs.f_type as u32, OVERLAYFS | BTRFS))
 }
 
-/// How much may be looked at in a search through other processes' descriptors. For each one the
-/// kernel writes down all locks on its file, and any user can make that many thousands.
+/// How much a search through the descriptors of other processes may read. For each descriptor, the
+/// kernel lists all locks on its file, and any user can take many thousands of them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     descriptors: usize,
@@ -186,12 +189,12 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
-    /// For our own ancestors.
+    /// Returns the bounds for our own ancestors.
     pub(super) fn generous() -> Self {
         Bounds { descriptors: 16 * 1024, until: Instant::now() + Duration::from_millis(500) }
     }
 
-    /// For a process that somebody has only named.
+    /// Returns the bounds for a process that a record names.
     pub(super) fn narrow() -> Self {
         Bounds { descriptors: 256, until: Instant::now() + Duration::from_millis(5) }
     }
@@ -201,26 +204,26 @@ impl Bounds {
     }
 }
 
-/// A lock that a process holds by one of its descriptors.
+/// A lock that a process holds through one of its descriptors.
 #[derive(Debug)]
 pub(super) struct OpenLock {
     entry: Entry,
-    /// `/proc/PID/fd/N`: leads to the very file, whatever has become of its name.
+    /// `/proc/PID/fd/N`, which leads to the file itself, whatever has happened to its name.
     descriptor: PathBuf,
-    /// Whether it is closed when the process executes another program.
+    /// The descriptor is closed when the process executes another program.
     closed_on_exec: bool,
 }
 
 impl OpenLock {
-    /// All that `process` holds. The kernel lists with each descriptor the locks that were taken by
-    /// way of it or of its copies (proc_pid_fdinfo(5)). None where we may not look.
+    /// Returns all locks that `process` holds. For each descriptor, the kernel lists the locks that
+    /// were taken through it or its copies (proc_pid_fdinfo(5)). Returns none if we may not look.
     pub(super) fn all_of(process: u32, bounds: &mut Bounds) -> Option<Vec<Self>> {
         let folder = proc::path(process, "fdinfo")?;
         let mut found = Vec::new();
         for one in std::fs::read_dir(folder).ok()?.flatten() {
             if bounds.are_reached() {
                 tracing::debug!(
-                    "process {process} has more descriptors or locks than are looked at"
+                    "process {process} has too many descriptors or locks to look at them all"
                 );
                 break;
             }
@@ -230,14 +233,15 @@ impl OpenLock {
         Some(found)
     }
 
+    /// Returns the locks that one descriptor of `process` holds.
     fn by_descriptor(process: u32, number: &OsStr, information: &Path) -> Vec<Self> {
-        /// In octal (open(2), the kernel's own number on every architecture but alpha and sparc).
+        // The kernel's number of O_CLOEXEC on every architecture but alpha and sparc.
         const CLOSE_ON_EXEC: u32 = 0o2_000_000;
         let Some(descriptor) = proc::path(process, "fd").map(|fd| fd.join(number)) else {
             return Vec::new();
         };
-        // Only a file can be a lock file, and only a file's link is a path. Reading about others can
-        // block: the kernel does not describe an epoll while its process waits in it.
+        // The link of a file is a path; that of a pipe, a socket or an epoll is not. Reading about
+        // those can block: the kernel does not describe an epoll while its process waits in it.
         let leads_to_file = |link: PathBuf| link.as_os_str().as_bytes().starts_with(b"/");
         if !std::fs::read_link(&descriptor).is_ok_and(leads_to_file) {
             return Vec::new();
@@ -252,7 +256,7 @@ impl OpenLock {
             .collect()
     }
 
-    /// Did this process take it on `stat`'s file with flock(2)?
+    /// Returns the mode of this lock if `taker` took it on the file of `stat` with flock(2).
     pub(super) fn was_taken_by(&self, taker: u32, stat: &Stat) -> Option<LockMode> {
         (self.entry.pid == taker && self.is_flock_on(stat)).then(|| self.entry.mode())
     }
@@ -261,14 +265,16 @@ impl OpenLock {
         self.entry.kind == Kind::Flock && self.is_on(stat)
     }
 
-    /// A number is not enough: inodes of two file systems, of two layers of an overlay and of two
-    /// subvolumes of btrfs have the same ones, and the kernel's list does not tell the latter
-    /// apart. By its descriptor a file shows the device and inode that ours shows, on all of them.
+    /// Whether the lock is on the file of `stat`. The number of the inode is not enough: two file
+    /// systems, two layers of an overlay and two subvolumes of btrfs use the same numbers, and the
+    /// kernel's list does not distinguish the latter. Through its descriptor, the file shows the
+    /// same device and inode as ours on all of them.
     fn is_on(&self, stat: &Stat) -> bool {
         if self.entry.inode != stat.st_ino {
             return false;
         }
-        // As the kernel has it: a network file system whose server is away is not asked.
+        // What the kernel has in memory is enough. Asking the server of a network file system could
+        // block.
         let ask = AtFlags::STATX_DONT_SYNC;
         let its = rustix::fs::statx(CWD, &self.descriptor, ask, StatxFlags::INO);
         its.is_ok_and(|its| {
@@ -278,7 +284,7 @@ impl OpenLock {
     }
 }
 
-/// The first 64 KiB of a file that the kernel writes.
+/// Reads the first 64 KiB of a file in `/proc`.
 fn read_start(path: &Path) -> String {
     const LONGEST: u64 = 64 * 1024;
     let mut text = Vec::new();
@@ -286,24 +292,26 @@ fn read_start(path: &Path) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-/// The locks that calls hold which this one runs inside of.
+/// The locks that our ancestors hold.
 ///
-/// A nested call must not wait for a lock that is released only after it has ended. What shows that
-/// is a descriptor of the lock: as long as an ancestor has one, or we have inherited one, the lock
-/// is held. It can be neither forged nor reused: the kernel says which lock a descriptor has, and
-/// which file it leads to. The number of the process that took the lock shows nothing, for it may
-/// be another one's by now; nor does the environment, which outlives its lock in daemons.
+/// A nested call must not wait for a lock that an ancestor releases only after the nested call has
+/// ended. The proof is a descriptor of the lock: while an ancestor has one, or we have inherited
+/// one, the lock is held. A descriptor can be neither forged nor reused, because the kernel says
+/// which lock it has and which file it leads to. The number of the process that took the lock
+/// proves nothing, because it may belong to a new process by now. The environment proves nothing
+/// either, because in a daemon it outlives the lock.
 ///
-/// What closes descriptors (sudo, Python) loses only its own: buildlock and its keeper, which are
-/// ancestors, too, have theirs. Another user's ancestors may not be looked at, and are not found.
+/// Programs that close descriptors (sudo, Python) close only their own. buildlock and its keeper
+/// are ancestors, too, and keep theirs. Ancestors that run as another user cannot be searched, and
+/// their locks are not found.
 #[derive(Debug)]
 pub(super) struct AncestorsLocks(Vec<OpenLock>);
 
 impl AncestorsLocks {
     pub(super) fn look() -> Self {
         let mut bounds = Bounds::generous();
-        // What we have opened ourselves is closed when we execute something; what we have inherited
-        // was not. A thread of ours that gave up waiting may just have had the lock.
+        // Our own descriptors are closed on exec, and inherited ones are not. Only the latter count:
+        // one of our threads that gave up waiting may just have taken the lock.
         let mut locks = OpenLock::all_of(std::process::id(), &mut bounds).unwrap_or_default();
         locks.retain(|lock| !lock.closed_on_exec);
         for ancestor in proc::ancestors() {
@@ -316,12 +324,12 @@ impl AncestorsLocks {
         self.0.is_empty()
     }
 
-    /// How they hold this lock file, if they do.
+    /// Returns how our ancestors hold this lock file, if they do.
     pub(super) fn on(&self, stat: &Stat) -> Option<LockMode> {
         self.mode(|lock| lock.is_flock_on(stat))
     }
 
-    /// How they hold this byte of the guard, if they do.
+    /// Returns how our ancestors hold this byte of the guard, if they do.
     pub(super) fn on_byte(&self, stat: &Stat, byte: u64) -> Option<LockMode> {
         self.mode(|lock| lock.entry.kind == Kind::Range(byte) && lock.is_on(stat))
     }
@@ -330,7 +338,7 @@ impl AncestorsLocks {
         self.0.iter().find(|lock| is_it(lock)).map(|lock| lock.entry.mode())
     }
 
-    /// The numbers of the files on which they hold a lock.
+    /// Returns the inodes of the files that our ancestors have locked.
     pub(super) fn inodes(&self) -> Vec<u64> {
         self.0.iter().map(|lock| lock.entry.inode).collect()
     }
@@ -377,7 +385,7 @@ nonsense
     }
 
     #[test]
-    fn what_this_process_has_opened_itself_is_no_ancestors() {
+    fn lock_of_this_process_is_not_one_of_an_ancestor() {
         use std::os::fd::AsFd;
         let file = tempfile::tempfile().unwrap();
         fs2::FileExt::lock_exclusive(&file).unwrap();
@@ -403,7 +411,7 @@ nonsense
 
     proptest! {
         #[test]
-        fn nothing_in_a_list_makes_the_reader_panic(text in ".{0,200}") {
+        fn no_list_makes_the_reader_panic(text in ".{0,200}") {
             KernelLocks::parse(&text);
         }
     }

@@ -1,4 +1,4 @@
-//! Which store: `--store URL`, or else the lock folder.
+//! Chooses the store: `--store URL`, or else the lock folder.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use crate::record::Holder;
 use crate::record::Ourselves;
 use crate::subject::Subject;
 
-/// Where locks are taken.
+/// Where locks live.
 #[derive(Debug)]
 pub enum Place {
-    /// In a folder of this machine.
+    /// In the lock folder of this machine.
     Folder(PathBuf),
     /// In an etcd cluster.
     #[cfg(feature = "etcd")]
@@ -26,10 +26,10 @@ pub enum Place {
 }
 
 impl Place {
-    /// Reads `--store`, if it is given. Otherwise, and for `file:`, the lock folder is `folder`.
+    /// Reads the value of `--store`. Without one, and for `file:`, locks live in `folder`.
     ///
     /// # Errors
-    /// The store is not known here.
+    /// Fails if the value names no known store, or if a variable contains a relative path.
     pub fn of(store: Option<&str>, folder: &Path) -> Result<Self> {
         let Some(url) = store else {
             refuse_relative("BUILDLOCK_DIR", folder.as_os_str(), folder)?;
@@ -50,15 +50,15 @@ impl Place {
         }
         #[cfg(not(feature = "etcd"))]
         if url.starts_with("etcd") {
-            bail!("--store: this buildlock was made without etcd (cargo's feature of that name)");
+            bail!("--store: this buildlock was built without etcd (the cargo feature 'etcd')");
         }
-        // The rest may be an address with a password.
+        // Only the scheme is shown, because the rest may be an address with a password.
         let scheme = crate::visible::escaped(url.split("://").next().unwrap_or_default());
-        bail!("--store: '{scheme}' is not a store; there are file:, etcd:// and etcds://")
+        bail!("--store: '{scheme}' is not a store; use file:, etcd:// or etcds://")
     }
 
     /// Returns the lock folder, if the locks are in a folder.
-    pub fn folder(&self) -> Option<&Path> {
+    pub(crate) fn folder(&self) -> Option<&Path> {
         match self {
             Place::Folder(folder) => Some(folder),
             #[cfg(feature = "etcd")]
@@ -66,10 +66,11 @@ impl Place {
         }
     }
 
-    /// Returns the store, to take locks for these subjects in. A folder is created if there is none.
+    /// Opens the store for taking locks on these subjects. Creates the lock folder if it does not
+    /// exist.
     ///
     /// # Errors
-    /// It cannot be opened or created.
+    /// Fails if the store cannot be opened or created.
     pub fn open(self, ourselves: Ourselves, subjects: &[Subject]) -> Result<Arc<dyn Store>> {
         match self {
             Place::Folder(folder) => Ok(Arc::new(FileStore::open(&folder, ourselves, subjects)?)),
@@ -78,10 +79,10 @@ impl Place {
         }
     }
 
-    /// Returns the store, to look at what is there. Nothing is created.
+    /// Opens the store for looking at it. Creates nothing.
     ///
     /// # Errors
-    /// It cannot be opened.
+    /// Fails if the store cannot be opened.
     pub fn look(self) -> Result<Box<dyn Store>> {
         match self {
             Place::Folder(folder) => Ok(Box::new(FileStore::at(&folder)?)),
@@ -91,12 +92,12 @@ impl Place {
     }
 }
 
-/// Refuses a relative path in a variable. A variable reaches calls in any folder, and from each of
-/// them the path leads to another lock folder, so that the calls would not exclude each other.
+/// Refuses a relative path in a variable. The variable reaches callers in any folder, and in each
+/// folder the path leads to a different lock folder. The callers would not exclude each other.
 fn refuse_relative(variable: &str, value: &OsStr, folder: &Path) -> Result<()> {
     if folder.is_relative() && std::env::var_os(variable).is_some_and(|set| set == value) {
         bail!(
-            "{variable}: '{}' leads to another lock folder from each folder where buildlock is called; \
+            "{variable}: '{}' leads to a different lock folder from each folder where buildlock runs; \
              set an absolute path",
             folder.display()
         );
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_store_is_refused_without_its_secrets() {
+    fn unknown_store_is_refused_without_its_secrets() {
         for store in ["redis://me:secret@host/", "etc", "/tmp/locks", ""] {
             let why = Place::of(Some(store), Path::new("/default")).unwrap_err().to_string();
             assert!(why.starts_with("--store: ") && !why.contains("secret"), "{why}");

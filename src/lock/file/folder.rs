@@ -13,12 +13,13 @@ use rustix::io::Errno;
 
 use super::super::key::{CACHE_LOCKS, IMAGE_LOCKS, Key, NAMED_LOCKS};
 use super::super::store::Passing;
+use super::directory::{
+    find_folder, folder_error, open_lock_folder, open_or_create, warn_of_owner,
+};
 use super::guard::Guard;
 use super::held::LockFile;
-use super::open::{
-    NotALock, VANISHED_MAX, create_file, find_folder, folder_error, links, open_existing,
-    open_lock_folder, open_or_create, real_path, warn_of_owner,
-};
+use super::open::{NotALock, VANISHED_MAX, create_file, links, open_existing};
+use super::real_path::real_path;
 use crate::record::{Holder, Ourselves};
 use crate::subject::Subject;
 

@@ -1,12 +1,12 @@
-//! The guard: one file in the lock folder, of which each lock also takes a byte.
+//! The guard: one file in the lock folder, in which each holder also locks a byte.
 //!
-//! A lock file belongs to the user who created it, and that user may unlink it while somebody else
-//! holds it. The next caller would create another one and lock that. The guard belongs to root
-//! where root has made the folder, so no other user can unlink it.
+//! A lock file belongs to the user who created it, and that user may unlink it while another user
+//! holds it. The next caller would create and lock another file. The guard prevents two holders: if
+//! root created the folder, the guard belongs to root, and no other user can unlink it.
 //!
-//! Locks of open file descriptions (fcntl(2), F_OFD_SETLK) work as those of flock(2) do: they go
-//! with the descriptor to the keeper and to the build command, and end with its last copy. The lock
-//! file is locked first, so nobody waits for a byte unless the lock file was unlinked.
+//! Locks of open file descriptions (fcntl(2), F_OFD_SETLK) behave like those of flock(2). The keeper
+//! and the build command inherit them with the descriptor, and they end with its last copy. Callers
+//! lock the lock file first, so they wait for a byte only if the lock file was unlinked.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -20,12 +20,11 @@ use nix::libc;
 use rustix::fs::{OFlags, StatVfsMountFlags};
 
 use super::super::key::LockMode;
-use super::open::{
-    NotALock, VANISHED_MAX, create_file, is_named, open_existing, open_lock_folder, remove_foreign,
-};
+use super::directory::open_lock_folder;
+use super::open::{NotALock, VANISHED_MAX, create_file, is_named, open_existing, remove_foreign};
 use crate::reference::sha256;
 
-/// Its name in the lock folder.
+/// The guard's name in the lock folder.
 const NAME: &str = "guard";
 
 /// The guard, opened for one lock.
@@ -35,15 +34,15 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// Opens the guard in the lock folder, for the lock of this relative path, and creates it if
-    /// there is none. Returns none where there can be none: on a read-only file system, or where
-    /// only the folder's owner may put files into it.
+    /// Opens the guard for the lock at this relative path, and creates it if necessary. Returns none
+    /// if the folder cannot have a guard: on a read-only file system, or if only its owner may create
+    /// files in it.
     ///
     /// # Errors
-    /// Something else is in its place.
+    /// Fails if the file cannot serve as a guard.
     pub(super) fn open(folder: &Path, lock: &Path) -> Result<Option<Self>> {
         if size_of::<libc::off_t>() < size_of::<u64>() {
-            // A C library that has no such byte: all must agree on it.
+            // This C library cannot name such a byte, and all callers must use the same one.
             return Ok(None);
         }
         let path = folder.join(NAME);
@@ -54,14 +53,14 @@ impl Guard {
             )
         };
         for _ in 0..VANISHED_MAX {
-            // Anew each time: the folder, too, may be gone, or another.
+            // Each time, because the folder may also have been removed or replaced.
             let folder = open_lock_folder(folder)?;
-            // Where an ordinary user created it, root needs one that it alone can unlink.
+            // If another user created the guard, root needs one that only root can unlink.
             if remove_foreign(&folder, OsStr::new(NAME)) {
                 continue;
             }
             let file = match open_existing(&folder, OsStr::new(NAME)) {
-                // Nothing is ever written into it, so other names do no harm.
+                // Nothing is ever written to the guard, so other names do no harm.
                 Ok(file) | Err(NotALock::Linked(file)) => file,
                 Err(NotALock::Missing) => match create_file(&folder, OsStr::new(NAME)) {
                     Ok(()) | Err(rustix::io::Errno::NOENT) => continue,
@@ -73,12 +72,12 @@ impl Guard {
                     }
                 },
                 Err(NotALock::Unlinked) => continue,
-                // Only its owner can have a lease on it, who could as well unlink it.
+                // Only the owner can have a lease on the guard, and could as well unlink it.
                 Err(NotALock::Leased) => return Ok(None),
                 Err(NotALock::Failed(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM)) => {
                     return Err(refused("it cannot be opened: permission denied"));
                 }
-                // We may be out of descriptors.
+                // The guard need not be at fault: we may be out of descriptors.
                 Err(NotALock::Failed(error)) => {
                     bail!("{} cannot be opened: {error}", path.display())
                 }
@@ -86,22 +85,22 @@ impl Guard {
             };
             return match is_writable(&file) {
                 true => Ok(Some(Guard { file, byte: byte_of(lock) })),
-                false if is_without_use(&folder) => Ok(None),
-                false => Err(refused("not everybody may write it")),
+                false if needs_no_guard(&folder) => Ok(None),
+                false => Err(refused("not everybody may write to it")),
             };
         }
-        bail!("{} vanishes as fast as it is made; something is removing it", path.display())
+        bail!("{} vanishes as fast as it is created; something is removing it", path.display())
     }
 
-    /// Is it still the file of its name?
+    /// Whether the guard's name still leads to this file.
     pub(super) fn is_in_place(&self, folder: &OwnedFd) -> bool {
         is_named(&self.file, folder, OsStr::new(NAME))
     }
 
-    /// Takes the byte, or returns false at once if that is taken.
+    /// Locks the byte. Returns false at once if it is taken.
     ///
     /// # Errors
-    /// As fcntl(2).
+    /// Returns other errors of fcntl(2).
     pub(super) fn try_lock(&self, mode: LockMode) -> nix::Result<bool> {
         match self.set(kind(mode), |range| FcntlArg::F_OFD_SETLK(range)) {
             Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
@@ -109,18 +108,18 @@ impl Guard {
         }
     }
 
-    /// Takes the byte as soon as it is free.
+    /// Waits for the byte, and locks it.
     ///
     /// # Errors
-    /// As fcntl(2).
+    /// Returns errors of fcntl(2).
     pub(super) fn lock(&self, mode: LockMode) -> nix::Result<()> {
         self.set(kind(mode), |range| FcntlArg::F_OFD_SETLKW(range))
     }
 
-    /// Gives the byte back, for all copies of the descriptor.
+    /// Unlocks the byte, for all copies of the descriptor.
     ///
     /// # Errors
-    /// As fcntl(2).
+    /// Returns errors of fcntl(2).
     pub(super) fn unlock(&self) -> nix::Result<()> {
         self.set(libc::F_UNLCK, |range| FcntlArg::F_OFD_SETLK(range))
     }
@@ -135,7 +134,7 @@ impl Guard {
             l_whence: libc::SEEK_SET as libc::c_short,
             l_start: self.byte as libc::off_t,
             l_len: 1,
-            // It has to be zero for an open file description's.
+            // fcntl(2) demands zero for a lock of an open file description.
             l_pid: 0,
         };
         loop {
@@ -156,12 +155,13 @@ fn kind(mode: LockMode) -> libc::c_int {
     }
 }
 
-/// The byte of a lock: two locks with one byte would only wait for each other for no reason.
+/// Returns the byte of a lock. If two locks had the same byte, their callers would only wait for
+/// each other needlessly.
 fn byte_of(lock: &Path) -> u64 {
     let digest = sha256(lock.as_os_str().as_encoded_bytes());
     let mut start = [0; size_of::<u64>()];
     start.copy_from_slice(&digest[..size_of::<u64>()]);
-    // What can be locked ends at the largest offset.
+    // The largest offset is the last byte that can be locked.
     u64::from_be_bytes(start) % i64::MAX.cast_unsigned()
 }
 
@@ -169,8 +169,9 @@ fn is_writable(file: &File) -> bool {
     rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR)
 }
 
-/// Can nobody but its owner unlink anything in this folder, or nobody at all?
-fn is_without_use(folder: &OwnedFd) -> bool {
+/// Whether a guard would be useless in this folder: nobody but its owner can unlink files, or nobody
+/// at all.
+fn needs_no_guard(folder: &OwnedFd) -> bool {
     const OTHERS_MAY_WRITE: u32 = 0o022;
     let is_read_only = rustix::fs::fstatvfs(folder)
         .is_ok_and(|system| system.f_flag.contains(StatVfsMountFlags::RDONLY));

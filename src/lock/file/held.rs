@@ -1,4 +1,4 @@
-//! A lock file that is open, and one that this process has locked.
+//! Open lock files, and lock files that this process has locked.
 
 use std::cell::Cell;
 use std::ffi::OsStr;
@@ -14,8 +14,9 @@ use rustix::io::Errno;
 
 use super::super::key::{Key, LockMode};
 use super::super::store::Held;
+use super::directory::open_directory;
 use super::guard::Guard;
-use super::open::{NotALock, is_named, open_directory, open_existing};
+use super::open::{NotALock, is_named, open_existing};
 use crate::record::{FailedBuild, Holder, Ourselves, read_record, read_result, write_line};
 use crate::subject::Subject;
 
@@ -23,13 +24,13 @@ use crate::subject::Subject;
 pub(super) struct LockFile {
     pub(super) file: File,
     pub(super) path: PathBuf,
-    /// The guard, once its byte is ours, too.
+    /// The guard, once we have locked its byte as well.
     pub(super) guard: Option<Guard>,
 }
 
 impl LockFile {
-    /// Is it still the file of its name? One that was unlinked, or whose folder was moved away,
-    /// excludes nobody who comes later.
+    /// Whether the file's path still leads to it. If the file was unlinked, or its folder was moved
+    /// away, our lock does not exclude later callers.
     pub(super) fn is_in_place(&self) -> bool {
         self.place().is_ok_and(|place| {
             is_named(&self.file, &place.folder, place.name)
@@ -37,13 +38,13 @@ impl LockFile {
         })
     }
 
-    /// Opens whatever lock file has its name now.
+    /// Opens the lock file that has this path now.
     fn open_anew(&self) -> Result<File, NotALock> {
         let place = self.place()?;
         open_existing(&place.folder, place.name)
     }
 
-    /// Where its path leads now.
+    /// Opens the folders that the file's path leads through now.
     pub(super) fn place(&self) -> Result<Place<'_>, NotALock> {
         let mut folders = self.path.ancestors().skip(1);
         let missing = || NotALock::Missing;
@@ -70,13 +71,14 @@ impl LockFile {
 
     pub(super) fn cannot(&self, error: &std::io::Error) -> anyhow::Error {
         anyhow!(
-            "{} cannot be locked: {error}; choose a folder on a file system that can lock with --lock-dir",
+            "{} cannot be locked: {error}; with --lock-dir, choose a folder on a file system that \
+             supports locks",
             self.path.display()
         )
     }
 }
 
-/// Where a lock file's path leads.
+/// The folders of a lock file, opened, and its name in the inner one.
 pub(super) struct Place<'a> {
     lock_folder: OwnedFd,
     pub(super) folder: OwnedFd,
@@ -120,11 +122,12 @@ impl Held for HeldFile {
         let path = self.lock.path.display();
         match self.lock.open_anew() {
             Ok(_) if !self.lock.is_in_place() => Some(format!(
-                "{path} was removed and made anew while it was held; is something cleaning that folder?"
+                "{path} was removed and created again while it was held; is something cleaning that \
+                 folder?"
             )),
             Ok(anew) => {
                 let beside = match self.mode {
-                    // A shared one beside ours means that ours is gone.
+                    // If a shared lock is possible beside ours, ours is gone.
                     LockMode::Exclusive => Flock::try_lock_shared(&anew),
                     LockMode::Shared => Flock::try_lock_exclusive(&anew),
                 };
@@ -139,11 +142,11 @@ impl Held for HeldFile {
                 Some(format!("{path} was replaced while it was held: {why}"))
             }
             Err(NotALock::Linked(_)) if !self.lock.is_in_place() => Some(format!(
-                "{path} was replaced while it was held, by a file that has other names as well"
+                "{path} was replaced, while it was held, by a file that has other names as well"
             )),
-            // It is still locked. The next caller is told of the link.
+            // Our lock still holds. The next caller reports the link.
             Err(NotALock::Linked(_)) => None,
-            // We may be out of descriptors.
+            // These prove nothing: we may be out of descriptors, for example.
             Err(NotALock::Failed(_) | NotALock::Leased) => None,
         }
     }
@@ -154,8 +157,9 @@ impl Held for HeldFile {
 
     fn share(&mut self) -> Result<bool> {
         self.mode = LockMode::Shared;
-        // The kernel gives the old lock back first (flock(2)). Nobody else is in the turnstile, but
-        // a script that takes the lock by its path knows none, and a cleaner may be faster, too.
+        // The kernel releases the exclusive lock first (flock(2)). No other caller can take it,
+        // because we are in the turnstile. But a script that locks the file by its path does not use
+        // the turnstile, and something may remove the file meanwhile.
         match Flock::try_lock_shared(&self.lock.file) {
             Ok(()) => {
                 if let Some(guard) = &self.lock.guard {
@@ -178,11 +182,11 @@ impl Held for HeldFile {
             let record = read_record(&self.lock.file);
             record.is_none_or(|record| record.pid == std::process::id())
         };
-        // Of a cache nobody asks what the last build ended with.
+        // No waiter for a cache asks how the last build ended.
         let failure = failure.filter(|_| self.subject.cache().is_none());
         let left = match (failure, self.mode) {
             (None, _) if !self.recorded.get() => Ok(()),
-            // Others may go on, and the record must say what they share.
+            // Others may still hold the lock, and the record must say what they share.
             (None, LockMode::Shared) if is_ours() => {
                 write_line(&self.lock.file, Some(&self.record_of(Holder::default())))
             }
@@ -192,8 +196,8 @@ impl Held for HeldFile {
         if let Err(error) = left {
             tracing::debug!("{}: cannot be cleared: {error}", self.lock.path.display());
         }
-        // Not just by closing them: a daemon may have inherited copies. The guard first, for
-        // whoever has the lock file next wants it at once.
+        // Closing the descriptors is not enough, because a daemon may have inherited copies. The
+        // guard goes first: the next holder of the lock file needs it at once.
         if let Some(Err(error)) = self.lock.guard.as_ref().map(Guard::unlock) {
             tracing::warn!("{}: its guard cannot be unlocked: {error}", self.lock.path.display());
         }
@@ -207,7 +211,7 @@ pub(super) fn would_block(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::WouldBlock
 }
 
-/// Failures of flock(2) that go away by themselves.
+/// Whether a failure of flock(2) is temporary.
 pub(super) fn passes(error: &std::io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOLCK | Errno::STALE | Errno::INTR))
 }

@@ -1,0 +1,140 @@
+//! Opens and creates the lock folder and the folders in it, without following symbolic links.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::open::{ROOT, VANISHED_MAX};
+use super::umask::whatever_the_umask;
+use crate::user;
+
+/// Everybody may create and lock files in a folder, and nobody may remove another user's.
+const FOLDER_MODE: u32 = 0o1777;
+/// The bit that lets everybody write.
+const ALL_MAY_WRITE: u32 = 0o002;
+/// The sticky bit and [`ALL_MAY_WRITE`].
+const STICKY_FOR_ALL: u32 = 0o1002;
+
+/// Opens an existing folder, without following a symbolic link.
+pub(super) fn open_directory(parent: impl AsFd, name: impl AsRef<Path>) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let (none, name) = (Mode::empty(), name.as_ref());
+    let links = ResolveFlags::NO_SYMLINKS;
+    match retry_on_intr(|| rustix::fs::openat2(&parent, name, flags, none, links)) {
+        // Linux before 5.6, and containers that do not know this system call.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            retry_on_intr(|| rustix::fs::openat(&parent, name, flags, none))
+        }
+        opened => opened,
+    }
+}
+
+/// Opens a folder, if it exists.
+pub(super) fn find_folder(parent: impl AsFd, name: &OsStr, path: &Path) -> Result<Option<OwnedFd>> {
+    match open_directory(parent, name) {
+        Ok(folder) => Ok(Some(folder)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(folder_error(path, error)),
+    }
+}
+
+/// Opens the lock folder. Creates it first if it does not exist, with the folders above it.
+pub(super) fn open_lock_folder(path: &Path) -> Result<OwnedFd> {
+    for _ in 0..VANISHED_MAX {
+        if let Some(folder) = open_or_create(CWD, path.as_os_str(), path)? {
+            return Ok(folder);
+        }
+        let above = path.parent().unwrap_or(path);
+        create_folders_above(above).with_context(|| {
+            format!(
+                "cannot create {}, which must contain the lock folder (see --lock-dir)",
+                above.display()
+            )
+        })?;
+    }
+    Err(folder_error(path, Errno::NOENT))
+}
+
+/// Opens a folder, or creates it with its mode. Returns none if `parent` no longer exists, or if
+/// another process has removed the new folder at once.
+pub(super) fn open_or_create(
+    parent: impl AsFd,
+    name: &OsStr,
+    path: &Path,
+) -> Result<Option<OwnedFd>> {
+    if let Some(folder) = find_folder(&parent, name, path)? {
+        return Ok(Some(folder));
+    }
+    match create_folder(parent.as_fd(), Path::new(name)) {
+        Ok(()) => find_folder(&parent, name, path),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(folder_error(path, error)),
+    }
+}
+
+/// Creates the missing folders above the lock folder, open to everybody whatever the umask.
+fn create_folders_above(path: &Path) -> std::io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    path.parent().map_or(Ok(()), create_folders_above)?;
+    // The mode is not set by name afterwards, because the owner of the folder above may have put a
+    // link there by then.
+    match whatever_the_umask(|| std::fs::DirBuilder::new().mode(0o755).create(path)) {
+        Ok(()) => Ok(()),
+        // Another process was faster. The mode of its folder is not ours to change.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Creates a folder for everybody. A default ACL above may remove bits from its mode. They are not
+/// put back, because another process may have put a different folder there by then.
+fn create_folder(parent: BorrowedFd<'_>, name: &Path) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(FOLDER_MODE);
+    match whatever_the_umask(|| rustix::fs::mkdirat(parent, name, mode)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Explains why the lock folder, or a folder in it, cannot be opened.
+pub(super) fn folder_error(path: &Path, error: Errno) -> anyhow::Error {
+    let shown = path.display();
+    let what = std::fs::symlink_metadata(path).map(|found| found.file_type());
+    match (error, what) {
+        (Errno::LOOP | Errno::NOTDIR, Ok(kind)) if kind.is_symlink() => anyhow!(
+            "the lock folder {shown} is a symbolic link, which is not followed; name the real folder \
+             with --lock-dir"
+        ),
+        (Errno::NOTDIR, Ok(kind)) if !kind.is_dir() => {
+            anyhow!("the lock folder {shown} is not a folder; choose another one with --lock-dir")
+        }
+        (error, _) => anyhow!(
+            "the lock folder {shown} cannot be used: {error}; choose another one with --lock-dir"
+        ),
+    }
+}
+
+/// Warns of a folder from which other users may remove lock files: its owner always may, and
+/// everybody may if it is not sticky.
+pub(super) fn warn_of_owner(folder: &OwnedFd, path: &Path) {
+    let Ok(stat) = rustix::fs::fstat(folder) else { return };
+    let shown = path.display();
+    if stat.st_uid != ROOT && stat.st_uid != rustix::process::geteuid().as_raw() {
+        tracing::warn!(
+            "the lock folder {shown} is owned by {}, who can break its locks; let root create it \
+             ('make install' adds a line for tmpfiles.d that does)",
+            user::name(stat.st_uid)
+        );
+    } else if stat.st_mode & STICKY_FOR_ALL == ALL_MAY_WRITE {
+        tracing::warn!(
+            "everybody may remove files from the lock folder {shown}; make it sticky: chmod +t {shown}"
+        );
+    }
+}

@@ -1,0 +1,87 @@
+//! Finds the real path of the lock folder, without following links that another user may have
+//! planted.
+
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rustix::io::Errno;
+
+use crate::user;
+
+/// A sticky folder where everybody may create files.
+const STICKY_FOR_ALL: u32 = 0o1002;
+
+/// Returns the absolute path of the lock folder, with the links above it followed. The folder itself
+/// need not exist, and is not followed if it is a link.
+///
+/// # Errors
+/// Fails if the path is `/`, which would get a mode for everybody, and if another user may have
+/// planted a link on the way.
+pub(super) fn real_path(path: &Path) -> Result<PathBuf> {
+    let cannot = || format!("'{}' cannot be the lock folder (see --lock-dir)", path.display());
+    let absolute = std::path::absolute(path).with_context(cannot)?;
+    let real = follow(&absolute).with_context(cannot)?;
+    if real.parent().is_none() {
+        bail!("{}: choose a folder only for locks", cannot());
+    }
+    Ok(real)
+}
+
+/// Follows the links above `path` as the kernel does with `fs.protected_symlinks`
+/// (proc_sys_fs(5)), whether or not that is set. In a sticky folder where everybody may create
+/// files, a link counts only if it belongs to us or to the owner of the folder.
+fn follow(path: &Path) -> Result<PathBuf> {
+    /// As many as the kernel follows (path_resolution(7)).
+    const LINKS_MAX: usize = 40;
+    let mut links = 0;
+    let mut left = VecDeque::new();
+    let mut found = PathBuf::from("/");
+    prepend(&mut left, path);
+    while let Some(name) = left.pop_front() {
+        if name == ".." {
+            found.pop();
+            continue;
+        }
+        let next = found.join(&name);
+        let link = std::fs::symlink_metadata(&next).ok().filter(std::fs::Metadata::is_symlink);
+        let Some(link) = link.filter(|_| !left.is_empty()) else {
+            found = next;
+            continue;
+        };
+        let folder = std::fs::metadata(&found)?;
+        let ours = rustix::process::geteuid().as_raw();
+        if folder.mode() & STICKY_FOR_ALL == STICKY_FOR_ALL
+            && link.uid() != ours
+            && link.uid() != folder.uid()
+        {
+            bail!(
+                "{} is a symbolic link that belongs to {}, in a folder where everybody may create \
+                 links; name the real folder",
+                next.display(),
+                user::name(link.uid())
+            );
+        }
+        links += 1;
+        if links > LINKS_MAX {
+            return Err(std::io::Error::from(Errno::LOOP).into());
+        }
+        let target = std::fs::read_link(&next)?;
+        if target.has_root() {
+            found = PathBuf::from("/");
+        }
+        prepend(&mut left, &target);
+    }
+    Ok(found)
+}
+
+/// Puts the components of `path` in front of those that are left.
+fn prepend(left: &mut VecDeque<OsString>, path: &Path) {
+    for component in path.components().rev() {
+        if matches!(component, Component::Normal(_) | Component::ParentDir) {
+            left.push_front(component.as_os_str().to_owned());
+        }
+    }
+}
