@@ -57,14 +57,14 @@ pub struct BuildArgs {
     /// By default the -t/--tag of a known build command (docker, podman or nerdctl build). Required
     /// with any other build command.
     #[arg(short, long = "tag", value_name = "TAG")]
-    pub tags: Vec<Tag>,
+    pub(crate) tags: Vec<Tag>,
 
     /// Longest wait for all locks
     ///
     /// A duration such as 90s, 10m or "1h 30m". A bare number is seconds, 0s does not wait, and none
     /// waits without a limit. [env: BUILDLOCK_TIMEOUT]
     #[arg(short = 'w', long, value_name = "DURATION", default_value = "1h", value_parser = duration::parse_limit)]
-    pub timeout: Limit,
+    pub(crate) timeout: Limit,
 
     /// End a build that runs longer, with all its descendants
     ///
@@ -72,37 +72,37 @@ pub struct BuildArgs {
     /// time for which the build is stopped (Ctrl-Z) counts, because other callers may be waiting.
     /// [env: BUILDLOCK_BUILD_TIMEOUT]
     #[arg(long, value_name = "DURATION", default_value = "none", value_parser = duration::parse_limit)]
-    pub build_timeout: Limit,
+    pub(crate) build_timeout: Limit,
 
     /// Time between SIGTERM and SIGKILL
     ///
     /// Applies to a build that --build-timeout ends, and to what a failed or interrupted build
     /// command leaves behind. As in timeout(1), 0 means never to send SIGKILL.
     #[arg(short, long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse_limit)]
-    pub kill_after: Limit,
+    pub(crate) kill_after: Limit,
 
     /// Exit status when a lock was not acquired in time
     #[arg(short = 'E', long, value_name = "N", default_value_t = exit::TIMEOUT,
           value_parser = clap::value_parser!(u8).range(1..))]
-    pub conflict_exit_code: u8,
+    pub(crate) conflict_exit_code: u8,
 
     /// Build even if the image exists; still one at a time
     ///
     /// Also applies to nested calls of buildlock for the same tags.
     #[arg(short, long)]
-    pub force: bool,
+    pub(crate) force: bool,
 
     /// What a waiter does when the build that it waited for failed
     ///
     /// [env: BUILDLOCK_ON_FAILURE]
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = OnFailure::Retry)]
-    pub on_failure: OnFailure,
+    pub(crate) on_failure: OnFailure,
 
     /// Another exclusive lock, for a shared resource that is not an image (repeatable)
     ///
     /// A name has at most 1,024 bytes and no control characters.
     #[arg(long = "lock", value_name = "NAME", value_parser = parse_lock_name)]
-    pub locks: Vec<String>,
+    pub(crate) locks: Vec<String>,
 
     /// Build cache that the build command writes (repeatable)
     ///
@@ -112,17 +112,17 @@ pub struct BuildArgs {
     /// exactly these files has succeeded. After that, such builds run side by side.
     #[arg(long = "cache", value_name = "ID[=FILE,...]",
           value_parser = OsStringValueParser::new().try_map(|text: OsString| cache::Use::parse(&text)))]
-    pub caches: Vec<cache::Use>,
+    pub(crate) caches: Vec<cache::Use>,
 
     /// After a failure with a shared cache, do not run the build command again alone
     #[arg(long)]
-    pub no_retry: bool,
+    pub(crate) no_retry: bool,
 
     /// Engine where images are looked up
     ///
     /// By default the engine of the build command, or docker if it has none. [env: BUILDLOCK_ENGINE]
     #[arg(long, value_name = "ENGINE", value_enum)]
-    pub engine: Option<Engine>,
+    pub(crate) engine: Option<Engine>,
 
     /// Where the image must be: local, registry, or a command that checks
     ///
@@ -132,11 +132,11 @@ pub struct BuildArgs {
     /// command exits with 0 if the image exists and with 1 if it does not; any other status is an
     /// error. [env: BUILDLOCK_CHECK]
     #[arg(long, value_name = "WHERE", value_parser = parse_check)]
-    pub check: Option<Check>,
+    pub(crate) check: Option<Check>,
 
     /// The build command, with its arguments
     #[arg(last = true, value_name = "COMMAND")]
-    pub command: Vec<OsString>,
+    pub(crate) command: Vec<OsString>,
 }
 
 /// Options of the main job and of every subcommand.

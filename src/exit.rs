@@ -3,13 +3,13 @@
 use std::fmt;
 
 /// A time limit passed.
-pub const TIMEOUT: u8 = 124;
+pub(crate) const TIMEOUT: u8 = 124;
 /// buildlock itself failed.
-pub const FAILURE: u8 = 125;
+pub(crate) const FAILURE: u8 = 125;
 /// The build command cannot be executed.
-pub const CANNOT_EXECUTE: u8 = 126;
+pub(crate) const CANNOT_EXECUTE: u8 = 126;
 /// The build command was not found.
-pub const NOT_FOUND: u8 = 127;
+pub(crate) const NOT_FOUND: u8 = 127;
 /// Wrong usage of a subcommand.
 pub const SUBCOMMAND_USAGE: u8 = 2;
 
@@ -43,7 +43,7 @@ impl Exit {
 
     /// Returns the number that a shell shows: the status, or 128+N for signal N
     /// (<https://www.gnu.org/software/bash/manual/html_node/Exit-Status.html>).
-    pub fn shell_status(self) -> i32 {
+    pub(crate) fn shell_status(self) -> i32 {
         match self {
             Exit::Code(code) => i32::from(code),
             Exit::Signal(signal) => 128 + signal,
