@@ -1,7 +1,7 @@
-//! How many instructions buildlock takes where there is nothing to build: `make bench-check`.
+//! Counts the instructions that buildlock needs if the image is present: `make bench-check`.
 //!
-//! A guard that is no timing: it counts under callgrind, beside a stand-in for the engine on a
-//! socket, and comes to the same number on a busy machine.
+//! callgrind counts the instructions, while a stand-in plays the engine on a socket. Unlike a time,
+//! the number is the same on a busy machine.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -16,19 +16,20 @@ use clap::Parser;
 use crate::support::Fixture;
 use crate::support::fake_engine::{FakeEngine, found, send};
 
-/// How many it may take: a third more than it took with Rust 1.95 and glibc 2.36 on x86-64 when
-/// this was written, 376,000 and 677,000. What loading libraries takes is in the second.
+/// The limits: a third more than the 376,000 (static) and 677,000 (dynamic) instructions that Rust
+/// 1.95 and glibc 2.36 needed on x86-64 when this was written. The second number includes loading
+/// the libraries.
 const STATIC_MAX: u64 = 500_000;
 const DYNAMIC_MAX: u64 = 900_000;
 
-/// Counts the instructions of a call that finds its image.
+/// Counts the instructions of a call whose image is present.
 #[derive(Parser)]
 struct Options {
-    /// The program to measure; by default the one that cargo has just built
+    /// Program to measure; by default the one that cargo has just built
     #[arg(long, value_name = "FILE")]
     buildlock: Option<PathBuf>,
 
-    /// What cargo says to every benchmark.
+    /// Accepted because cargo passes it to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -53,14 +54,14 @@ fn check(buildlock: Option<PathBuf>) -> Result<()> {
     };
     let taken = instructions(&buildlock)?;
     println!("image exists: {taken} instructions, at most {most} ({linked})");
-    ensure!(taken <= most, "the way to a skip has become longer; see docs/performance.md");
+    ensure!(taken <= most, "a skip needs more instructions than before; see docs/performance.md");
     Ok(())
 }
 
 fn instructions(buildlock: &Path) -> Result<u64> {
     let f = Fixture::new();
     let engine = FakeEngine::start(&f.path("engine.sock"), |_, _, stream| send(stream, found()));
-    // A script would be asked itself, and not the engine.
+    // buildlock would run a script instead of asking the engine's socket, so this is a binary.
     let bin = f.path("elf");
     fs::create_dir(&bin)?;
     fs::copy("/bin/true", bin.join("docker"))?;
@@ -74,7 +75,11 @@ fn instructions(buildlock: &Path) -> Result<u64> {
         .env("PATH", &bin)
         .run();
     output.assert_code(0);
-    ensure!(engine.requests().len() == 1, "the engine was asked: {:?}", engine.requests());
+    ensure!(
+        engine.requests().len() == 1,
+        "the engine was not asked exactly once: {:?}",
+        engine.requests()
+    );
     let count = output.stderr.lines().find_map(|line| line.split_once("Collected : "));
     let (_, count) = count.with_context(|| format!("no count in {}", output.stderr))?;
     count.trim().parse().with_context(|| format!("no count: {count}"))

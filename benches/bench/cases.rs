@@ -1,4 +1,4 @@
-//! The situations that are measured, and what they should take.
+//! The cases that are measured, each with its target.
 
 use std::fs;
 use std::process::Command;
@@ -10,24 +10,24 @@ use clap::ValueEnum;
 use crate::measure::{BUILDING, Bench};
 use crate::table::{Case, Row, Unit, median};
 
-/// A situation, by its name on the command line.
+/// A case, by its name on the command line.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Which {
     /// The image exists, one call
     Present,
-    /// It does not, one call
+    /// The image is missing, one call
     Missing,
-    /// It does not, a hundred calls at once
+    /// The image is missing, a hundred calls at once
     Hundred,
-    /// Three hundred
+    /// The image is missing, three hundred calls at once
     ThreeHundred,
-    /// Two hundred calls, one after the other, with nothing to do
+    /// Two hundred calls that hold the lock one after the other, with nothing to do
     HandOff,
-    /// Two hundred calls that wait
+    /// Two hundred waiters
     Waiting,
-    /// A thousand calls at once with a tag each, all there
+    /// A thousand calls at once, each with its own tag, all present
     Tags,
-    /// The size of the program
+    /// The size of the binary
     Binary,
 }
 
@@ -57,11 +57,11 @@ impl Which {
     }
 }
 
-// Without the bars of a shell, which end a table's cell.
+// Not written with `||`, because a bar ends a cell of the table.
 const INSPECT_OR_BUILD: &str = "docker image inspect, or else docker build";
 const FLOCK_AND_INSPECT: &str = "flock FILE sh -c 'docker image inspect, or else docker build'";
 
-/// Measures so many times in turns; a column for each figure of a round.
+/// Repeats a round, and returns a column for each of its figures.
 fn in_turns<const N: usize>(
     rounds: usize,
     round: impl Fn() -> Result<[f64; N]>,
@@ -79,7 +79,7 @@ fn seconds(what: &str, runs: Vec<f64>) -> Row {
     Row::new(what, Unit::Seconds, runs)
 }
 
-/// buildlock's row, and what it is compared with.
+/// Makes a case of buildlock's row and the rows it is compared with.
 fn case(title: impl Into<String>, buildlock: Row, others: impl IntoIterator<Item = Row>) -> Case {
     let others: Vec<Row> = others.into_iter().map(|row| row.beside(&buildlock)).collect();
     Case { title: title.into(), rows: std::iter::once(buildlock).chain(others).collect() }
@@ -94,8 +94,8 @@ fn present(bench: &Bench<'_>) -> Result<Case> {
     let mut build = bench.build(&recipe);
     build.retain(|word| word != "--no-cache");
     bench.seconds(bench.program(&build))?;
-    // A figure each is the median of a few calls in a row: what ran before, with what it leaves in
-    // the caches, is then the same for all.
+    // Each figure is the median of a few calls in a row. So the same command ran before each, and
+    // left the same in the caches.
     let few = |command: &dyn Fn() -> Command| -> Result<f64> {
         bench.seconds(command())?;
         let runs = (0..5).map(|_| bench.seconds(command())).collect::<Result<Vec<f64>>>()?;
@@ -117,7 +117,7 @@ fn present(bench: &Bench<'_>) -> Result<Case> {
         seconds("flock FILE true", flock).at_most(2.0),
         seconds(INSPECT_OR_BUILD, inspect_or),
         seconds(FLOCK_AND_INSPECT, flock_and_inspect_or),
-        seconds("docker build, all of it cached", bare),
+        seconds("docker build, completely cached", bare),
     ];
     Ok(case("image exists, one call", seconds("buildlock", buildlock), others))
 }
@@ -183,7 +183,7 @@ fn hand_off(bench: &Bench<'_>) -> Result<Case> {
     bench.seconds(bench.program(bench.build(&recipe)))?;
     bench.check_image()?;
     let forced = || bench.buildlock(&["-q", "--force", "-t", &bench.tag], ["true"]);
-    // buildlock asks after each whether the image is there.
+    // buildlock checks after each build whether the image exists.
     let and_inspect = ["sh", "-c", r#"true && docker image inspect "$0""#, &bench.tag];
     let [buildlock, flock, flock_and_inspect] = in_turns(9, || {
         Ok([

@@ -1,8 +1,8 @@
-//! buildlock beside what people use without it: `make bench`.
+//! Compares buildlock with what people use without it: `make bench`.
 //!
-//! What is compared is measured in turns, in one run, on the real engine; every row is the median
-//! of its runs. Nothing is printed of a run in which a command failed, an image is missing in the
-//! end, or buildlock built more than once.
+//! One run on the real engine measures all alternatives in turns, and each row shows the median of
+//! its runs. The bench fails, and prints no table, if a command fails, if an image is missing in the
+//! end, or if buildlock builds more than once.
 
 mod cases;
 mod measure;
@@ -21,10 +21,10 @@ use crate::cases::Which;
 use crate::measure::Bench;
 use crate::table::Case;
 
-/// Times of buildlock beside what people use without it, on the real engine.
+/// Compares buildlock with what people use without it, on the real engine.
 #[derive(Parser)]
 struct Options {
-    /// The program to measure; by default the one that cargo has just built
+    /// Program to measure; by default the one that cargo has just built
     #[arg(long, value_name = "FILE")]
     buildlock: Option<PathBuf>,
 
@@ -32,15 +32,15 @@ struct Options {
     #[arg(long, value_enum, value_name = "CASE")]
     only: Vec<Which>,
 
-    /// Write the table to a file, too
+    /// Also write the table to a file
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
 
-    /// Write every single figure to a file
+    /// Write all figures to a file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// What cargo says to every benchmark.
+    /// Accepted because cargo passes it to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -56,14 +56,14 @@ fn main() -> ExitCode {
 }
 
 fn measure(options: &Options) -> Result<()> {
-    // As docker's client decides it.
+    // Docker's client decides the same way.
     let buildkit = std::env::var("DOCKER_BUILDKIT").is_ok_and(|value| value == "1");
     let Some(site) = support::engine::site(buildkit) else {
-        bail!("no engine to measure anything on");
+        bail!("no engine to measure on");
     };
     let built = || assert_cmd::cargo::cargo_bin!("buildlock").to_owned();
     let buildlock = options.buildlock.clone().unwrap_or_else(built);
-    // The commands run elsewhere.
+    // The commands run in other folders.
     let buildlock = buildlock.canonicalize().with_context(|| format!("{}", buildlock.display()))?;
     ensure!(buildlock.to_str().is_some(), "{} is not UTF-8", buildlock.display());
     let bench = Bench::new(&site, buildlock);
@@ -73,7 +73,7 @@ fn measure(options: &Options) -> Result<()> {
     let mut measured: Vec<Case> = Vec::new();
     for which in Which::all().filter(|it| options.only.is_empty() || options.only.contains(it)) {
         eprintln!("bench: {which}");
-        measured.push(which.measure(&bench).with_context(|| format!("{which}: no figures"))?);
+        measured.push(which.measure(&bench).with_context(|| format!("cannot measure {which}"))?);
     }
 
     let text = format!("{machine}\n\n{}", table::markdown(&measured));

@@ -1,5 +1,5 @@
-//! How something is measured: commands started at once, their time until the last has ended, and
-//! whether they did what they are measured for.
+//! Measures commands: starts them at once, takes the time until the last has ended, and checks that
+//! they did what they are measured for.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -10,11 +10,11 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::support::engine::{Recipe, Site};
 
-/// Where everything happens: an engine, a lock folder, a file for flock(1).
+/// The place of all measurements: an engine, a lock folder, and a file for flock(1).
 pub struct Bench<'a> {
     pub site: &'a Site,
     pub tag: String,
-    /// The program that is measured.
+    /// The program to measure.
     pub buildlock: PathBuf,
     flock: PathBuf,
     stderr: PathBuf,
@@ -31,7 +31,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// What the figures are of.
+    /// Describes the engine and the machine.
     pub fn machine(&self) -> Result<String> {
         let cores = std::thread::available_parallelism()?;
         let format = "Docker Engine {{.Server.Version}}, client {{.Client.Version}}";
@@ -40,9 +40,9 @@ impl<'a> Bench<'a> {
         Ok(format!("{engine}, {builder}; {cores} cores"))
     }
 
-    // What is compared.
+    // The commands that are compared.
 
-    /// `docker build` of the tag, of a recipe that is not in the engine's cache.
+    /// Returns the words of a `docker build` whose recipe is not in the engine's cache.
     pub fn build(&self, recipe: &Recipe) -> Vec<String> {
         self.site.build_words(&self.tag, recipe)
     }
@@ -97,20 +97,20 @@ impl<'a> Bench<'a> {
         words.into_iter().chain(build.iter().cloned()).collect()
     }
 
-    // Measuring.
+    // Measurements.
 
-    /// How long it takes until this has ended, in seconds.
+    /// Returns how many seconds a command takes.
     ///
     /// # Errors
-    /// It did not end with 0.
+    /// Fails if the command fails.
     pub fn seconds(&self, command: Command) -> Result<f64> {
         self.seconds_of_all(vec![command])
     }
 
-    /// How long it takes until all of these have ended that are started at once, in seconds.
+    /// Starts these commands at once, and returns how many seconds pass until all have ended.
     ///
     /// # Errors
-    /// One did not end with 0.
+    /// Fails if a command fails.
     pub fn seconds_of_all(&self, commands: Vec<Command>) -> Result<f64> {
         let stderr = File::create(&self.stderr)?;
         let start = Instant::now();
@@ -128,10 +128,11 @@ impl<'a> Bench<'a> {
         Ok(elapsed.as_secs_f64())
     }
 
-    /// The same from no image to one.
+    /// Removes the image, and returns how many seconds these commands take to build it once.
     ///
     /// # Errors
-    /// One did not end with 0, there is no image afterwards, or it was not built once.
+    /// Fails if a command fails, if the image is missing afterwards, or if it was not built exactly
+    /// once.
     pub fn seconds_to_build_once(&self, commands: Vec<Command>) -> Result<f64> {
         let seconds = self.seconds_to_build(commands)?;
         let said = fs::read_to_string(&self.stderr)?;
@@ -140,10 +141,11 @@ impl<'a> Bench<'a> {
         Ok(seconds)
     }
 
-    /// The same where nobody says how often it is built.
+    /// Removes the image, and returns how many seconds these commands take to build it, however often
+    /// they do.
     ///
     /// # Errors
-    /// One did not end with 0, or there is no image afterwards.
+    /// Fails if a command fails, or if the image is missing afterwards.
     pub fn seconds_to_build(&self, commands: Vec<Command>) -> Result<f64> {
         self.remove_image()?;
         let seconds = self.seconds_of_all(commands)?;
@@ -151,7 +153,7 @@ impl<'a> Bench<'a> {
         Ok(seconds)
     }
 
-    /// Starts commands, all with one stderr of this name.
+    /// Starts commands that all write to one stderr, a file with this name.
     pub fn start(&self, commands: Vec<Command>, name: &str) -> Result<Started> {
         let path = self.site.f.path(name);
         let stderr = File::create(&path)?;
@@ -161,14 +163,14 @@ impl<'a> Bench<'a> {
     }
 
     /// # Errors
-    /// There is no image.
+    /// Fails if the image is missing.
     pub fn check_image(&self) -> Result<()> {
         ensure!(self.site.image_id(&self.tag).is_some(), "no image: {}", self.last_words());
         Ok(())
     }
 
     /// # Errors
-    /// There still is an image afterwards.
+    /// Fails if the image still exists afterwards.
     pub fn remove_image(&self) -> Result<()> {
         self.site.client.docker(["image", "rm", "--force", &self.tag]);
         ensure!(self.site.image_id(&self.tag).is_none(), "the image cannot be removed");
@@ -183,7 +185,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// What says on stderr that something is built: buildlock itself, and the scripts.
+/// What buildlock and the scripts write to stderr for each build.
 pub const BUILDING: &str = ": building: ";
 
 fn start_with(mut command: Command, stderr: &File) -> Result<Child> {
@@ -191,14 +193,15 @@ fn start_with(mut command: Command, stderr: &File) -> Result<Child> {
     command.spawn().with_context(|| format!("cannot start {command:?}"))
 }
 
-/// Commands that run.
+/// Commands that are running.
 pub struct Started {
     children: Vec<Child>,
     stderr: PathBuf,
 }
 
 impl Started {
-    /// How often their threads have given up the processor by themselves, that is, have woken.
+    /// Returns how often their threads have given up the processor of their own accord, which is how
+    /// often they have woken.
     pub fn wake_ups(&self) -> Result<usize> {
         let mut switches = 0;
         for child in &self.children {
@@ -210,7 +213,7 @@ impl Started {
         Ok(switches)
     }
 
-    /// What each has of memory that it shares with nobody, in MiB.
+    /// Returns the private memory of each, in MiB.
     pub fn private_memory(&self) -> Result<Vec<f64>> {
         let of = |child: &Child| {
             let sums = fs::read_to_string(format!("/proc/{}/smaps_rollup", child.id()))?;
@@ -221,16 +224,16 @@ impl Started {
         self.children.iter().map(of).collect()
     }
 
-    /// How many lines of their stderr have this in them.
+    /// Returns how many lines of their stderr contain this text.
     pub fn lines_with(&self, text: &str) -> Result<usize> {
         let said = fs::read_to_string(&self.stderr)?;
         Ok(said.lines().filter(|line| line.contains(text)).count())
     }
 
-    /// Waits until so many lines have this in them.
+    /// Waits until that many lines contain this text.
     ///
     /// # Errors
-    /// They have not after a minute.
+    /// Fails after a minute.
     pub fn wait_for_lines_with(&self, text: &str, lines: usize) -> Result<()> {
         let start = Instant::now();
         while self.lines_with(text)? < lines {
@@ -245,7 +248,7 @@ impl Started {
     /// Waits until all have ended.
     ///
     /// # Errors
-    /// One did not end with 0.
+    /// Fails if a command failed.
     pub fn wait(mut self) -> Result<()> {
         for child in &mut self.children {
             let status = child.wait()?;

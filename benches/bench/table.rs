@@ -1,10 +1,10 @@
-//! What was measured, as a table for people and as JSON.
+//! Prints measurements as a table for people and as JSON.
 
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-/// One situation, and what each way of dealing with it takes.
+/// One situation, with a row for each way to deal with it.
 pub struct Case {
     pub title: String,
     pub rows: Vec<Row>,
@@ -14,15 +14,15 @@ pub struct Case {
 pub struct Row {
     pub what: String,
     pub unit: Unit,
-    /// What was measured, in turns with the other rows.
+    /// The figures of all runs, measured in turns with the other rows.
     pub runs: Vec<f64>,
-    /// What buildlock takes of this row's median.
+    /// buildlock's median divided by the median of this row.
     pub ratio: Option<f64>,
-    /// What the ratio should be at most; where there is none, the median.
+    /// The target: an upper limit for the ratio, or for the median of a row without a ratio.
     pub at_most: Option<f64>,
 }
 
-/// What a row counts.
+/// The unit of a row's figures.
 #[derive(Clone, Copy)]
 pub enum Unit {
     Seconds,
@@ -40,7 +40,7 @@ impl Row {
         self
     }
 
-    /// Something that buildlock is compared with.
+    /// Compares buildlock's row with this one.
     pub fn beside(mut self, buildlock: &Row) -> Self {
         self.ratio = Some(buildlock.median() / self.median());
         self
@@ -55,7 +55,7 @@ impl Row {
     }
 }
 
-/// The one in the middle, or what is between the two there.
+/// Returns the figure in the middle, or the mean of the two in the middle.
 pub fn median(runs: &[f64]) -> f64 {
     let mut sorted = runs.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -110,7 +110,7 @@ pub fn markdown(cases: &[Case]) -> String {
     grid(&lines)
 }
 
-/// Lines of cells, the first of them the head.
+/// Lays out lines of cells as a Markdown table. The first line is the head.
 pub fn grid<const N: usize>(lines: &[[String; N]]) -> String {
     let length = |text: &String| text.chars().count();
     let widths: [usize; N] = std::array::from_fn(|column| {
@@ -132,7 +132,7 @@ pub fn grid<const N: usize>(lines: &[[String; N]]) -> String {
     text
 }
 
-/// Every figure.
+/// Returns all figures.
 pub fn json(machine: &str, cases: &[Case]) -> Value {
     let row = |row: &Row| {
         json!({

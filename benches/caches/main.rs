@@ -1,8 +1,8 @@
-//! Five builds at once that share a cache mount of cargo's: `make bench-caches`.
+//! Compares ways to run five builds at once that share cargo's cache mount: `make bench-caches`.
 //!
 //! Each build fetches the crates of this project's own `Cargo.lock` into a mount over
-//! `$CARGO_HOME/registry`, where builds beside each other collide, and then sleeps for as long as
-//! it would compile. Crates come from the registry, as on this machine.
+//! `$CARGO_HOME/registry`, where simultaneous builds collide. It then sleeps for the time that
+//! compiling would take. Crates come from the registry that this machine uses.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -22,21 +22,21 @@ use serde_json::{Value, json};
 use crate::support::engine::rust_image::{CacheMounts, Rust, build_flags, rust};
 use crate::table::median;
 
-/// Builds at once.
+/// The builds that run at once.
 const SERVICES: [&str; 5] = ["api", "executor", "worker", "sensor", "notifier"];
 
-/// Five builds at once that share a cache mount of cargo's, on the real engine.
+/// Compares ways to run five builds at once that share cargo's cache mount, on the real engine.
 #[derive(Parser)]
 struct Options {
-    /// The program to measure; by default the one that cargo has just built
+    /// Program to measure; by default the one that cargo has just built
     #[arg(long, value_name = "FILE")]
     buildlock: Option<PathBuf>,
 
-    /// How often everything is measured, in turns
+    /// How often to measure everything, in turns
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
 
-    /// How long a build sleeps after it has fetched its crates
+    /// How long a build sleeps after fetching its crates
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     work: u32,
 
@@ -44,15 +44,15 @@ struct Options {
     #[arg(long, value_enum, value_name = "METHOD")]
     only: Vec<Method>,
 
-    /// Write the table to a file, too
+    /// Also write the table to a file
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
 
-    /// Write every single figure to a file
+    /// Write all figures to a file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// What cargo says to every benchmark.
+    /// Accepted because cargo passes it to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -62,15 +62,15 @@ struct Options {
 enum Method {
     /// All at once
     Parallel,
-    /// All at once, and BuildKit lets one after the other have the mount
+    /// All at once; BuildKit gives the mount to one build after the other
     Locked,
     /// One first, then the others at once
     Warm,
-    /// All at once behind an exclusive lock of buildlock's
+    /// All at once, behind an exclusive lock of buildlock
     Cache,
-    /// All at once behind buildlock, which lets one fill the cache
+    /// All at once, behind buildlock, which lets one build fill the cache first
     CacheFiles,
-    /// The same with a cache that was filled and then removed
+    /// The same, with a cache that was filled and then removed
     CacheFilesPruned,
 }
 
@@ -86,12 +86,12 @@ impl Method {
         }
     }
 
-    /// What its mounts say beside their id.
+    /// Returns the options of its mounts after their ID.
     fn sharing(self) -> &'static str {
         if self == Method::Locked { ",sharing=locked" } else { "" }
     }
 
-    /// The value of buildlock's option, if this is buildlock.
+    /// Returns the value of `--cache`, if this method uses buildlock.
     fn cache(self, id: &str, lock_file: &Path) -> Option<String> {
         match self {
             Method::Parallel | Method::Locked | Method::Warm => None,
@@ -114,13 +114,13 @@ fn main() -> ExitCode {
 }
 
 fn measure(options: &Options) -> Result<()> {
-    ensure!(options.rounds > 0, "nothing to measure in no rounds");
+    ensure!(options.rounds > 0, "--rounds must be at least 1");
     let Some(rust) = rust() else {
-        bail!("nothing to build Rust with");
+        bail!("no engine, or no image that contains Rust");
     };
     let built = || assert_cmd::cargo::cargo_bin!("buildlock").to_owned();
     let buildlock = options.buildlock.clone().unwrap_or_else(built);
-    // The commands run elsewhere.
+    // The commands run in other folders.
     let buildlock = buildlock.canonicalize().with_context(|| format!("{}", buildlock.display()))?;
     let bench = Bench { rust: &rust, buildlock, work: options.work };
     let machine = bench.machine()?;
@@ -154,7 +154,7 @@ fn measure(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Where everything happens.
+/// The place of all measurements.
 struct Bench<'a> {
     rust: &'a Rust,
     buildlock: PathBuf,
@@ -162,7 +162,7 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// What the figures are of.
+    /// Describes the engine, the machine and the builds.
     fn machine(&self) -> Result<String> {
         let cores = std::thread::available_parallelism()?;
         let format = "Docker Engine {{.Server.Version}}, client {{.Client.Version}}";
@@ -172,7 +172,7 @@ impl Bench<'_> {
         Ok(format!("{engine}, BuildKit; {cores} cores; {builds} builds of {work} s behind a fetch"))
     }
 
-    /// All of it once, on a cache mount that nobody has used.
+    /// Measures a method once, with a new cache mount.
     fn round(&self, method: Method, name: &str) -> Result<Round> {
         let site = &self.rust.site;
         let caches = CacheMounts::new(site, name);
@@ -199,7 +199,7 @@ impl Bench<'_> {
         Ok(Round { first, incremental })
     }
 
-    /// A folder with this project's dependencies, and with nothing to compile.
+    /// Makes a build context with this project's dependencies and nothing to compile.
     fn context(&self, method: Method, id: &str) -> Result<PathBuf> {
         let site = &self.rust.site;
         let (image, sharing, work) = (self.rust.image, method.sharing(), self.work);
@@ -222,7 +222,7 @@ impl Bench<'_> {
     }
 }
 
-/// A manifest without its targets, whose files are not there.
+/// Returns a manifest without its targets, because the context does not contain their files.
 fn dependencies(manifest: &str) -> String {
     let mut wanted = false;
     let lines = manifest.lines().filter(|line| {
@@ -234,28 +234,28 @@ fn dependencies(manifest: &str) -> String {
     lines.map(|line| format!("{line}\n")).collect()
 }
 
-/// What is built, and how.
+/// What to build, and how.
 struct Recipe<'a> {
     bench: &'a Bench<'a>,
     method: Method,
-    /// The round's.
+    /// The name of the round.
     name: &'a str,
     context: PathBuf,
-    /// The cache mount's.
+    /// The ID of the cache mount.
     id: &'a str,
 }
 
 impl Recipe<'_> {
-    /// Builds these at once.
+    /// Builds these services at once.
     fn build(&self, phase: &str, services: &[&str]) -> Result<Builds> {
         let site = &self.bench.rust.site;
         let mut commands = Vec::new();
         for service in services {
             let log = site.f.path(format!("{}-{phase}-{service}", self.id));
-            // An image each: buildlock builds none that is there.
+            // Each build needs an image of its own, because buildlock skips an image that exists.
             let mut command = self.command(&site.tag(&format!("{}-{phase}-{service}", self.name)));
-            // So that its step is run, whatever was built before. Not with --no-cache, which
-            // empties the cache mounts, too.
+            // The argument makes the step run whatever was built before. --no-cache would also empty
+            // the cache mounts.
             command.arg("--build-arg").arg(format!("BUILD={phase}-{service}"));
             let stderr = File::create(&log)?;
             command.stdin(Stdio::null()).stdout(stderr.try_clone()?).stderr(stderr);
@@ -294,26 +294,26 @@ impl Recipe<'_> {
     }
 }
 
-/// The innermost cause that cargo or the engine gives.
+/// Returns the innermost cause that cargo or the engine gives.
 fn reason(text: &str) -> String {
     let mut errors = text.lines().filter(|line| line.contains("(os error"));
     let line = errors.next_back().or_else(|| text.trim_end().lines().last()).unwrap_or_default();
-    // Without the step and its clock.
+    // The number of the step and its time are left out.
     let words = line.split_whitespace();
     let word = |word: &&str| word.starts_with('#') || word.parse::<f64>().is_ok();
     words.skip_while(word).collect::<Vec<_>>().join(" ")
 }
 
-/// Builds that were started at once.
+/// The results of builds that were started at once.
 struct Builds {
-    /// Until the last had ended.
+    /// The time until the last build had ended.
     seconds: f64,
     started: usize,
     failures: Vec<String>,
 }
 
 impl Builds {
-    /// Both, one after the other.
+    /// Adds the results of builds that were started later.
     fn and(mut self, later: Builds) -> Builds {
         self.seconds += later.seconds;
         self.started += later.started;
@@ -327,7 +327,7 @@ struct Round {
     incremental: Builds,
 }
 
-/// All rounds of a method.
+/// The results of all rounds of a method.
 struct Figures {
     method: Method,
     rounds: Vec<Round>,
@@ -365,7 +365,7 @@ fn markdown(measured: &[Figures]) -> String {
     table::grid(&lines)
 }
 
-/// Every figure.
+/// Returns all figures.
 fn json(machine: &str, measured: &[Figures]) -> Value {
     let builds = |of: fn(&Round) -> &Builds, it: &Figures| {
         let (failed, started) = it.failures(of);

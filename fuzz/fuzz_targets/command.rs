@@ -1,14 +1,16 @@
-//! COMMAND's words: no list of them panics, none of its secrets is shown, and the tags found are
-//! those that docker's client would use.
+//! Reads the words of build commands. No list of words causes a panic, no secret is shown, and the
+//! tags found are those that docker's client would use.
 //!
-//! What is promised never to be shown, whatever words stand before and behind it: the value of
-//! `--build-arg NAME=…`; of `--secret` all but the id; the value of `--creds`, `--password` and
-//! `--token`; of a URL the user and password; of `type=s3,secret_access_key=…` and its like what is
-//! secret by its name; all of these in a script's text as well; and the value of `NAME=…` between
-//! `env` or `sudo` and the program.
+//! These secrets are never shown, whatever words stand around them, in the text of a script, too:
 //!
-//! The input is the list of words, split at NUL, or at the line ends if there is none; and, by way
-//! of `arbitrary`, a command with secrets in it and one with known tags.
+//! - the value of `--build-arg NAME=…`, `--creds`, `--password` and `--token`
+//! - everything in `--secret` but the ID
+//! - the user and password in a URL
+//! - fields with a secret name, as in `type=s3,secret_access_key=…`
+//! - the value of `NAME=…` between `env` or `sudo` and the program
+//!
+//! The input serves as a list of words, split at NUL, or at the line ends if it contains no NUL.
+//! `arbitrary` also makes two commands from it: one that contains secrets, and one with known tags.
 #![no_main]
 
 use std::ffi::{OsStr, OsString};
@@ -19,9 +21,9 @@ use buildlock::command::{Command, describe};
 use buildlock::reference::Tag;
 use libfuzzer_sys::fuzz_target;
 
-/// Stands in every secret, and nowhere else.
+/// The text that every secret contains, and nothing else does.
 const MARK: &str = "s3cr3tMARK";
-/// Longest text that is shown, in bytes, its «…» included.
+/// The longest text that is shown, in bytes, including the "…" at its end.
 const SHOWN_MAX: usize = 4096 + 3;
 
 fn read(words: &[&str]) -> Command {
@@ -69,8 +71,8 @@ fn is_tag(text: &str) -> bool {
     text.parse::<Tag>().is_ok()
 }
 
-/// Values of `-t` and `--tag` as pflag's `parseArgs` finds them; none where docker would refuse the
-/// command, or where a flag is none of these.
+/// Returns the values of `-t` and `--tag` as pflag's `parseArgs` finds them. Returns none if docker
+/// would refuse the command, or if this function does not know a flag.
 fn docker_tags(words: &[&str]) -> Option<Vec<String>> {
     const VALUES: &[&str] = &[
         "add-host",
@@ -159,7 +161,7 @@ fn docker_tags(words: &[&str]) -> Option<Vec<String>> {
     Some(tags)
 }
 
-/// What stands in front of the program, and may set a variable.
+/// The words in front of the program, which may set a variable.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Front {
     Nothing,
@@ -190,7 +192,7 @@ enum What {
     Token,
 }
 
-/// A part of a command that has a secret in it, or has not.
+/// A part of a command, with or without a secret.
 #[derive(Arbitrary, Debug)]
 enum Part<'a> {
     Word(&'a str),
@@ -285,7 +287,7 @@ impl Part<'_> {
     }
 }
 
-fn nothing_secret_is_shown(command: &Secretive<'_>) {
+fn assert_no_secret_is_shown(command: &Secretive<'_>) {
     let letters: String = command.name.chars().filter(char::is_ascii_alphanumeric).collect();
     let assignment = format!("N{letters}={MARK}");
     let front = match command.front {
@@ -302,7 +304,7 @@ fn nothing_secret_is_shown(command: &Secretive<'_>) {
     let placed = command.parts.iter().filter(|it| !matches!(it, Part::Word(_) | Part::Known(_)));
     let placed = placed.count() + usize::from(!matches!(command.front, Front::Nothing));
     if all.matches(MARK).count() != placed {
-        // The fuzzer has found the mark's own text, or broken one of them up.
+        // The fuzzer has produced the text of the mark itself, or split one.
         return;
     }
     let words: Vec<OsString> = words.iter().map(OsString::from).collect();
@@ -311,7 +313,7 @@ fn nothing_secret_is_shown(command: &Secretive<'_>) {
     assert!(!shown.contains(MARK), "{words:?} is shown as {shown}");
 }
 
-/// A word of `docker build`, and what it means to docker.
+/// A word of `docker build`, by its meaning to docker.
 #[derive(Arbitrary, Debug)]
 enum Word<'a> {
     Tag { name: u8, form: u8 },
@@ -327,7 +329,7 @@ struct Build<'a> {
     end: Option<Vec<&'a str>>,
 }
 
-fn known_tags_are_found(build: &Build<'_>) {
+fn assert_known_tags_are_found(build: &Build<'_>) {
     const FRONTS: &[&[&str]] = &[
         &["docker", "build"],
         &["docker", "buildx", "build"],
@@ -387,9 +389,9 @@ fn known_tags_are_found(build: &Build<'_>) {
 fuzz_target!(|data: &[u8]| {
     any_words(data);
     if let Ok(command) = Secretive::arbitrary(&mut Unstructured::new(data)) {
-        nothing_secret_is_shown(&command);
+        assert_no_secret_is_shown(&command);
     }
     if let Ok(build) = Build::arbitrary(&mut Unstructured::new(data)) {
-        known_tags_are_found(&build);
+        assert_known_tags_are_found(&build);
     }
 });

@@ -1,4 +1,5 @@
-//! A limit is read or refused, never a panic; what is read is read back from its own words.
+//! Reads time limits. The parser accepts or refuses a text, and never panics. An accepted limit can
+//! be read back from the text that shows it.
 #![no_main]
 
 use std::time::Duration;
@@ -11,7 +12,7 @@ fuzz_target!(|text: &str| {
         Ok(limit) => limit,
         Err(why) => {
             assert!(!why.is_empty());
-            // What is nothing but digits is a number of seconds, however many.
+            // Digits alone are a number of seconds, however many they are.
             assert!(
                 text.is_empty() || !text.bytes().all(|c| c.is_ascii_digit()),
                 "{text:?}: {why}"
@@ -33,11 +34,11 @@ fuzz_target!(|text: &str| {
         Some(left) => assert!(limit.unless_zero().is_some_and(|limit| left <= limit)),
     }
     if let Some(duration) = limit.unless_zero() {
-        // To the nearest second, or millisecond below one.
+        // It is rounded to the nearest second, or below one second to a millisecond.
         let shown = for_people(duration).to_string();
-        let shown = parse_limit(&shown).expect("what people read is a duration").unless_zero();
+        let shown = parse_limit(&shown).expect("the text for people is a duration").unless_zero();
         let off = shown.unwrap_or_default().abs_diff(duration);
-        // A float of seconds has 53 bits.
+        // The seconds are a float, which has 53 bits.
         let rounding = Duration::from_millis(501).max(duration / (1 << 30));
         assert!(off <= rounding, "{duration:?} is shown as {shown:?}");
     }

@@ -1,8 +1,8 @@
-//! Only a certain answer is one: whatever an engine or its client says, nothing panics, and
-//! "missing" needs the engine's own "No such image" of the very image that was asked for.
+//! Reads the answers of engines, their clients and registries. No answer causes a panic, and only a
+//! certain one counts: "missing" needs the engine's own "No such image" about the image in question.
 //!
-//! The input is what comes out of the socket; the text of docker's configuration; and, split at
-//! NUL, what a client prints.
+//! The input serves as the bytes from the socket, as the text of docker's configuration, and, split
+//! at NUL, as the output of a client.
 #![no_main]
 
 use std::io::{self, Read};
@@ -18,7 +18,7 @@ use buildlock::reference::Tag;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
-/// A socket that hands `data` out in pieces, now and then after a signal.
+/// A socket that returns `data` in pieces, and is sometimes interrupted by a signal.
 struct Pieces<'a> {
     data: &'a [u8],
     piece: usize,
@@ -27,7 +27,7 @@ struct Pieces<'a> {
 
 impl<'a> Pieces<'a> {
     fn new(data: &'a [u8], kind: u8) -> Self {
-        // The answer is parsed again with every piece, so not too many.
+        // Every piece means parsing the answer again, so there must not be too many.
         let piece = (data.len() * usize::from(kind) / 255).max(data.len() / 40).max(1);
         Pieces { data, piece, reads: 0 }
     }
@@ -47,10 +47,10 @@ impl Read for Pieces<'_> {
     }
 }
 
-/// The image that is asked for.
+/// The image in question.
 const NAME: &str = "a:b";
 
-/// Is this all that an engine may say of an image that it does not have, in any spelling of it?
+/// Whether this is exactly what an engine says about a missing image, in any spelling of its name.
 fn no_such_image(said: &str) -> bool {
     let names = ["", "library/", "docker.io/", "docker.io/library/", "index.docker.io/"]
         .map(|registry| format!("{registry}{NAME}"));
@@ -67,7 +67,7 @@ fn no_such_image(said: &str) -> bool {
         })
 }
 
-/// May a client that says this mean an image that is not there?
+/// Whether a client that prints this may mean that the image is missing.
 fn may_mean_no_such_image(said: &str) -> bool {
     let lower = said.to_lowercase();
     (lower.contains("no such image") || lower.contains("image not known"))
@@ -75,15 +75,15 @@ fn may_mean_no_such_image(said: &str) -> bool {
         && said.contains(NAME)
 }
 
-/// Whatever comes out of the socket.
+/// Checks what is read from any bytes from the socket.
 fn any_answer(data: &[u8]) {
     let kind = data.len() as u8;
     let Ok(response) = receive(&mut Pieces::new(data, kind)) else { return };
-    // In one piece it is the same.
+    // In one piece, the answer is the same.
     let whole = receive(&mut Pieces::new(data, 255)).expect("the same answer");
     assert_eq!((whole.status, &whole.body), (response.status, &response.body));
     assert!(response.body.len() <= data.len());
-    // Names and texts that nobody needs may be no UTF-8.
+    // Names and texts that nobody needs may be other than UTF-8.
     let body: Option<Value> = serde_json::from_str(&String::from_utf8_lossy(&response.body)).ok();
     let text = |name| body.as_ref().and_then(|body| body.get(name)).and_then(Value::as_str);
     match read_image(&response, Path::new("/s"), NAME) {
@@ -110,7 +110,7 @@ enum Coding {
     UntilTheEnd,
 }
 
-/// An answer as an engine would give it.
+/// An answer that an engine could give.
 #[derive(Arbitrary, Debug)]
 struct Good {
     status: u16,
@@ -158,9 +158,9 @@ fn good_answer(good: &Good) {
             sent.extend_from_slice(&body);
         }
     }
-    // An engine that dies in the middle of its answer has not answered.
+    // If an engine dies in the middle of its answer, that is not an answer.
     if let Some(cut) = good.cut.map(|cut| usize::from(cut) % sent.len()) {
-        // The last chunk's own line end may be missing.
+        // The line end of the last chunk may be missing.
         let is_whole = sent.len() - cut <= 2 && matches!(good.coding, Coding::Chunked(_));
         let received = receive(&mut Pieces::new(&sent[..cut], good.piece));
         match received {
@@ -188,7 +188,7 @@ fn good_answer(good: &Good) {
     }
 }
 
-/// Whatever a client prints, and however it ends.
+/// Checks what is read from any output and any exit status of a client.
 fn any_client(data: &[u8]) {
     let mut parts = data.splitn(3, |&c| c == 0);
     let status = parts.next().and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
@@ -224,7 +224,7 @@ fn any_client(data: &[u8]) {
     }
 }
 
-/// Whatever is said of an image that a registry may have.
+/// Checks what is read from any answer about an image in a registry.
 fn any_registry(data: &[u8]) {
     let tag: Tag = "r.example/a/b:1".parse().unwrap();
     let mut parts = data.splitn(3, |&c| c == 0);
@@ -263,11 +263,11 @@ fn any_registry(data: &[u8]) {
     }
 }
 
-/// The text of `config.json` and of a context's `meta.json`.
+/// Checks what is read from any `config.json`, and any `meta.json` of a context.
 fn any_configuration(data: &[u8]) {
     let lossy = String::from_utf8_lossy(data);
     let json: Option<Value> = serde_json::from_str(&lossy).ok();
-    // Of config.json docker's client reads the first value alone, and what it needs is an object.
+    // docker's client reads only the first value of config.json, and needs an object.
     let first = serde_json::Deserializer::from_str(&lossy).into_iter::<Value>().next();
     let first = first.is_some_and(|value| value.is_ok());
     let is_object = lossy.trim_ascii_start().starts_with('{');
@@ -279,11 +279,11 @@ fn any_configuration(data: &[u8]) {
     if host_in(data).is_ok_and(|host| !host.is_empty()) {
         assert!(json.is_some());
     }
-    // Fields are found in any case, and the last one counts.
+    // Names of fields match in upper and lower case, and the last field counts.
     if let Ok(Some(_)) = context_in(data) {
         assert!(lossy.to_lowercase().contains("context") || lossy.contains('\\'));
     }
-    // What docker writes is read.
+    // Everything that docker writes can be read.
     let text = String::from_utf8_lossy(data);
     let config = serde_json::json!({ "auths": {}, "currentContext": text }).to_string();
     let expected = Some(text.clone().into_owned()).filter(|text| !text.is_empty());

@@ -1,8 +1,8 @@
-//! Anybody may write anything into a lock file: what is read of it never panics, takes bounded
-//! memory and cannot deceive whoever reads it on a terminal; what a holder writes is read back.
+//! Reads lock files, into which anybody may write anything. Reading never panics, takes bounded
+//! memory, and shows nothing that deceives a reader at a terminal. What a holder writes is read back.
 //!
-//! The input is the file's contents; the kernel's list of locks; and, split at its line ends, the
-//! texts of a record.
+//! The input serves as the contents of the file, as the kernel's list of locks, and, split at its
+//! line ends, as the texts of a record.
 #![no_main]
 
 use std::cell::RefCell;
@@ -12,14 +12,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use buildlock::lock::HeldLock;
-use buildlock::record::{FailedBuild, Holder, read_record, read_result, write_line};
 use buildlock::lock::kernel::KernelLocks;
-use buildlock::subject::Subject;
 use buildlock::log::Waiting;
+use buildlock::record::{FailedBuild, Holder, read_record, read_result, write_line};
 use buildlock::status;
+use buildlock::subject::Subject;
 use libfuzzer_sys::fuzz_target;
 
-/// Largest record that is read.
+/// The largest record that is read, in bytes.
 const RECORD_MAX: usize = 64 * 1024;
 
 thread_local! {
@@ -28,7 +28,7 @@ thread_local! {
     );
 }
 
-/// What moves the cursor, turns the direction of writing or takes no place at all.
+/// Whether a character moves the cursor, changes the direction of the text, or is invisible.
 fn deceives(c: char) -> bool {
     c.is_control()
         || "\u{ad}\u{61c}\u{180e}\u{feff}".contains(c)
@@ -68,7 +68,7 @@ fn check_shown(holder: &Holder) {
     }
 }
 
-/// Whatever stands in the file.
+/// Checks what is read from a file with any contents.
 fn any_contents(file: &File, data: &[u8]) {
     file.set_len(0).expect("an empty file");
     file.write_all_at(data, 0).expect("a file");
@@ -80,7 +80,7 @@ fn any_contents(file: &File, data: &[u8]) {
     if !data.len().is_multiple_of(4) {
         return;
     }
-    // A file without end takes no more memory, and reads the same.
+    // An endless file takes no more memory, and reads the same.
     file.set_len(1 << 40).expect("a sparse file");
     if data.iter().take(RECORD_MAX).any(|&c| c == b'\n') {
         assert_eq!((read_record(file), read_result(file)), (record, result));
@@ -90,7 +90,7 @@ fn any_contents(file: &File, data: &[u8]) {
     }
 }
 
-/// What a holder writes.
+/// Checks that what a holder writes is read back.
 fn round_trip(file: &File, text: &str) {
     let mut texts = text.split('\n').map(|text| Some(text.to_owned()));
     let mut next = || texts.next().flatten();
@@ -115,7 +115,7 @@ fn round_trip(file: &File, text: &str) {
     }
 }
 
-/// The kernel's list, as it is and as others would have it.
+/// Checks what is read from the kernel's list, with any text and with well-formed lines.
 fn kernels_list(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let read = KernelLocks::parse(&text).inodes_held();

@@ -1,4 +1,5 @@
-//! What parses as a tag is what Docker takes, and its canonical form is its own.
+//! Reads tags. The parser accepts exactly what Docker accepts, and the canonical form is that of the
+//! same image and parses to itself.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -9,7 +10,7 @@ use buildlock::subject::Subject;
 use libfuzzer_sys::fuzz_target;
 use regex::Regex;
 
-/// The distribution project's grammar, put together as its own source does it
+/// The grammar of the distribution project, composed as in its source
 /// (<https://github.com/distribution/reference/blob/main/regexp.go>), without digests.
 static GRAMMAR: LazyLock<Regex> = LazyLock::new(|| {
     let label = "(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])";
@@ -20,7 +21,7 @@ static GRAMMAR: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(&format!("^(?:({host})/)?({path})(?::({tag}))?$")).unwrap()
 });
 
-/// Docker's reading, written anew after `ParseNormalizedNamed`: registry, path and tag.
+/// Returns the registry, path and tag that Docker reads. Written anew after `ParseNormalizedNamed`.
 fn docker(text: &str) -> Option<(String, String, String)> {
     if text.len() == 64 && text.chars().all(|c| "0123456789abcdef".contains(c)) {
         return None;
@@ -30,7 +31,7 @@ fn docker(text: &str) -> Option<(String, String, String)> {
         _ => ("docker.io", text),
     };
     let registry = if registry == "index.docker.io" { "docker.io" } else { registry };
-    // The grammar alone would read an upper-case first part as a host.
+    // By the grammar alone, a first part with capital letters would be a host.
     let path = rest.split(':').next()?;
     let rest = match registry {
         "docker.io" if !path.contains('/') => format!("library/{rest}"),
@@ -56,13 +57,13 @@ fuzz_target!(|text: &str| {
     let canonical = tag.as_str();
     let Some((host, path, name)) = dockers else { panic!("{text:?} is taken: {canonical}") };
 
-    // The same image, in fewer words.
+    // The canonical form is a shorter name of the same image.
     assert_eq!(docker(canonical), Some((host, path, name.clone())), "{text:?}");
     assert!(canonical.ends_with(&format!(":{name}")), "{text:?}");
     assert!(!canonical.contains(char::is_control) && canonical.is_ascii());
     assert!(canonical.len() <= 255 + 1 + 128 && !canonical.contains('@'));
 
-    // Its own canonical form, under the same lock.
+    // The canonical form is its own canonical form, and has the same lock.
     let again: Tag = canonical.parse().expect("the canonical form parses");
     assert_eq!(again.as_str(), canonical);
     assert_eq!(again, tag);
