@@ -4,7 +4,7 @@ mod text;
 
 use std::ffi::OsString;
 
-use self::text::hide_in_text;
+use self::text::{hide_in_script, hide_in_text};
 use super::wrappers::{Front, is_assignment};
 use crate::visible::is_visible;
 
@@ -20,6 +20,7 @@ pub fn describe(argv: &[OsString]) -> String {
     let lossy: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
     let words: Vec<&str> = lossy.iter().map(AsRef::as_ref).collect();
     let program = Front::read(argv, &words).map_or(argv.len(), |front| front.program);
+    let of_env = operands_of_env(&words);
     let mut shown = Vec::with_capacity(words.len());
     let mut expected = None;
     for (at, word) in words.iter().enumerate() {
@@ -27,6 +28,7 @@ pub fn describe(argv: &[OsString]) -> String {
         let hidden = match (expected, &flag) {
             (Some(secret), _) => hide(secret, word),
             (None, Some(flag)) => flag.without_value(),
+            (None, None) if of_env.contains(&at) => hide_in_operand_of_env(word),
             (None, None) if at < program && is_assignment(word) => hide_value(word),
             // docker run -e NAME=value
             (None, None) if at > 0 && words[at - 1] == "-e" && is_assignment(word) => {
@@ -40,6 +42,45 @@ pub fn describe(argv: &[OsString]) -> String {
         expected = flag.filter(|flag| flag.value.is_none()).map(|flag| flag.secret);
     }
     shortened(shown.join(" "))
+}
+
+/// Returns the positions of words that env(1) takes as assignments or splits into some. Whatever
+/// stands in front of it may be a program that is not known here.
+fn operands_of_env(words: &[&str]) -> Vec<usize> {
+    let mut found = Vec::new();
+    let is_env = |word: &str| word == "env" || word.ends_with("/env");
+    for at in (0..words.len()).filter(|&at| is_env(words[at])) {
+        let mut takes_next = false;
+        for (n, word) in words.iter().enumerate().skip(at + 1) {
+            let is_option = word.starts_with('-');
+            if takes_next || word.contains('=') {
+                found.push(n);
+            } else if !is_option {
+                break;
+            }
+            let is_short = is_option && !word.starts_with("--");
+            let names_a_value = is_short && word.ends_with(['S', 'u', 'C'])
+                || matches!(*word, "--split-string" | "--unset" | "--chdir");
+            takes_next = !takes_next && names_a_value;
+        }
+    }
+    found
+}
+
+/// Hides values in a word that env(1) takes: `NAME=value` with any name, or a string that it splits
+/// (`-S`, `--split-string=`).
+fn hide_in_operand_of_env(word: &str) -> String {
+    let long = word.strip_prefix("--split-string=").map(|script| ("--split-string=", script));
+    let short = || {
+        let is_short = word.starts_with('-') && !word.starts_with("--");
+        let at = word.find('S').filter(|_| is_short)?;
+        Some(word.split_at(at + 1))
+    };
+    match long.or_else(short) {
+        Some((option, script)) => format!("{option}{}", hide_in_script(script)),
+        None if word.contains(char::is_whitespace) => hide_in_script(word),
+        None => hide_value(word),
+    }
 }
 
 /// Quotes a word for a shell, with spaces in place of characters that a reader would not see.
@@ -111,7 +152,9 @@ fn hide(secret: Secret, value: &str) -> String {
 }
 
 fn hide_value(assignment: &str) -> String {
-    assignment.split_once('=').map_or_else(String::new, |(name, _)| format!("{name}=…"))
+    assignment
+        .split_once('=')
+        .map_or_else(|| assignment.to_owned(), |(name, _)| format!("{name}=…"))
 }
 
 #[cfg(test)]
@@ -199,7 +242,23 @@ mod tests {
             ("sh -c 'TOKEN=`echo s3cret s3cret` b'", "sh -c TOKEN=… b"),
             ("sh -c 'docker run -eTOKEN=s3cret x'", "sh -c docker run -eTOKEN=… x"),
             ("sh -c 'docker run --env=TOKEN=s3cret x'", "sh -c docker run --env=TOKEN=… x"),
-            ("env -S 'TOKEN=s3cret make'", "env -S TOKEN=…"),
+            ("env -S 'TOKEN=s3cret make'", "env -S TOKEN=… make"),
+            ("env '-STOKEN=s3cret make'", "env -STOKEN=… make"),
+            ("env '-iSTOKEN=s3cret make'", "env -iSTOKEN=… make"),
+            ("env '--split-string=TOKEN=s3cret make'", "env --split-string=TOKEN=… make"),
+            (
+                "env -u A -C /x A.B=s3cret T-X=s3cret make x=1",
+                "env -u A -C /x A.B=… T-X=… make x=1",
+            ),
+            ("setpriv --reuid 0 env T=s3cret make", "setpriv --reuid 0 env T=… make"),
+            ("xargs /usr/bin/env T=s3cret make", "xargs /usr/bin/env T=… make"),
+            ("docker build 'https://u:p\"s3cret@h/r.git'", "docker build https://…@h/r.git"),
+            ("docker build \"https://u:p's3cret@h/r.git\"", "docker build https://…@h/r.git"),
+            ("bash -c 'T+=s3cret docker build .'", "bash -c T+=… docker build ."),
+            (
+                "bash -c 'docker build \"--build-arg\" \"T=x s3cret\" .'",
+                "bash -c docker build --build-arg T=… .",
+            ),
             (
                 "sh -c 'docker build --build-arg A=`echo s3cret s3cret` .'",
                 "sh -c docker build --build-arg A=… .",

@@ -2,14 +2,20 @@
 
 /// Hides all that looks like a secret in a word.
 pub(super) fn hide_in_text(word: &str) -> String {
-    let text = hide_behind_flags(word);
-    let text = if word.contains(char::is_whitespace) { hide_assignments(&text) } else { text };
+    if word.contains(char::is_whitespace) {
+        return hide_in_script(word);
+    }
+    hide_user_in_urls(&hide_secret_fields(&hide_behind_flags(word)))
+}
+
+/// Hides all that looks like a secret in a script, also if that is a single word.
+pub(super) fn hide_in_script(script: &str) -> String {
+    let text = hide_assignments(&hide_behind_flags(script));
     hide_user_in_urls(&hide_secret_fields(&text))
 }
 
 /// Hides the values of `NAME=value` in a script: of variables in front of a command, of `export`,
 /// of `docker run -e`.
-///
 /// It also hides what only looks like one of these: better too much than too little.
 fn hide_assignments(script: &str) -> String {
     /// Characters that may stand before a word of a script.
@@ -36,10 +42,12 @@ fn hide_assignments(script: &str) -> String {
 /// `--env=NAME=`.
 fn assigned_name(word: &str) -> Option<&str> {
     let name = word.strip_prefix("--env=").or_else(|| word.strip_prefix("-e")).unwrap_or(word);
-    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let length = name.find(|c| !is_part(c)).filter(|&length| length > 0)?;
-    let end = word.len() - name.len() + length + 1;
-    (name[length..].starts_with('=')).then(|| &word[..end])
+    // env(1) takes more names than a shell does.
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    let length = name.find(|c| !is_part(c)).filter(|_| !name.starts_with(['-', '.']))?;
+    let equals = ["+=", "="].into_iter().find(|equals| name[length..].starts_with(equals))?;
+    let end = word.len() - name.len() + length + equals.len();
+    (length > 0).then(|| &word[..end])
 }
 
 /// Hides the fields with secret names in lists such as `type=s3,secret_access_key=…`.
@@ -115,9 +123,12 @@ fn flag_at(text: &str) -> Option<&'static str> {
     })
 }
 
-/// Returns `text` from the first value on. A backslash at the end of a line continues it.
+/// Returns `text` from the first value on. A backslash at the end of a line continues it, and the
+/// flag itself may have been quoted.
 fn behind_separators(mut text: &str) -> &str {
     let separator = |c: char| c == '=' || c.is_whitespace();
+    let unquoted = text.strip_prefix(['"', '\'']).filter(|rest| rest.starts_with(separator));
+    text = unquoted.unwrap_or(text);
     while let Some(rest) = text.strip_prefix("\\\n").or_else(|| text.strip_prefix(separator)) {
         text = rest;
     }
@@ -156,7 +167,9 @@ fn hide_user_in_urls(text: &str) -> String {
     while let Some(at) = rest.find("://") {
         let (before, after) = rest.split_at(at + 3);
         shown.push_str(before);
-        let authority = after.find(['/', ' ', '\'', '"', '?', '#']).unwrap_or(after.len());
+        // A quote may be part of a password, or end the URL in a script.
+        let ends = |c: char| c.is_whitespace() || matches!(c, '/' | '?' | '#');
+        let authority = after.find(ends).unwrap_or(after.len());
         rest = match after[..authority].rfind('@') {
             Some(user) if after[..user].contains(':') || !before.ends_with("ssh://") => {
                 shown.push('…');
