@@ -1,5 +1,6 @@
 //! The build command while it runs: its signals, its limits, and the end of all it has started.
 
+use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -58,17 +59,8 @@ impl<'a> Running<'a> {
         let (mut kill, mut give_up) = (None, None);
         let (mut killed, mut is_doomed) = (false, false);
         loop {
-            let end = self.kept.end();
-            // The keeper enforces the limit if buildlock was stopped.
-            self.timed_out |= self.kept.hit_limit;
-            match end {
-                Some(End::Ended(exit)) => {
-                    let was_killed = is_doomed && exit == Exit::Signal(libc::SIGKILL);
-                    let why = self.interrupted.filter(|_| was_killed);
-                    return Watched::Ended(why.map_or(exit, Exit::Signal));
-                }
-                Some(End::NotRun(why)) => return Watched::NotRun(why),
-                None => {}
+            if let Some(end) = self.end(is_doomed) {
+                return end;
             }
             let is_being_executed = self.kept.is_being_executed();
             let must_end = self.interrupted.is_some() || self.timed_out;
@@ -78,9 +70,7 @@ impl<'a> Running<'a> {
                 is_doomed = true;
                 kill = from_now(Some(EXECUTION_GRACE));
             }
-            let expiry =
-                self.job.expiry.map(|expiry| if self.lost { expiry.kill() } else { expiry.end() });
-            let expiry = expiry.filter(|_| !killed);
+            let expiry = self.next_expiry().filter(|_| !killed);
             let news: Vec<_> = self.kept.news().into_iter().chain(expiry).collect();
             let until = [limit, kill, give_up].into_iter().flatten().min();
             match signals.next(until, &news) {
@@ -110,16 +100,7 @@ impl<'a> Running<'a> {
                     limit = None;
                     self.timed_out = true;
                     kill = from_now(self.job.kill_after);
-                    let limit = humantime::format_duration(self.job.limit.unwrap_or_default());
-                    match is_being_executed {
-                        false => tracing::warn!(
-                            "the build command has run for {limit} (--build-timeout): ending it"
-                        ),
-                        true => tracing::warn!(
-                            "the build command has not begun within {limit} (--build-timeout): \
-                             ending it; does the file system that its program lies on answer?"
-                        ),
-                    }
+                    self.warn_of_limit(is_being_executed);
                     self.signal_all(libc::SIGTERM);
                 }
                 None => {}
@@ -128,6 +109,41 @@ impl<'a> Running<'a> {
                 // It runs as another user, and nothing tells for how long.
                 return Watched::IsLeft;
             }
+        }
+    }
+
+    /// Returns what became of the build command, once that is known. A build command that is doomed
+    /// was killed because of the signal that interrupted it, so it counts as ended by that signal.
+    fn end(&mut self, is_doomed: bool) -> Option<Watched> {
+        let end = self.kept.end();
+        // The keeper enforces the limit if buildlock was stopped.
+        self.timed_out |= self.kept.hit_limit;
+        Some(match end? {
+            End::Ended(exit) => {
+                let was_killed = is_doomed && exit == Exit::Signal(libc::SIGKILL);
+                let why = self.interrupted.filter(|_| was_killed);
+                Watched::Ended(why.map_or(exit, Exit::Signal))
+            }
+            End::NotRun(why) => Watched::NotRun(why),
+        })
+    }
+
+    /// Returns the timer that goes off next as the locks run out: first to end the build command,
+    /// then to kill it.
+    fn next_expiry(&self) -> Option<BorrowedFd<'a>> {
+        self.job.expiry.map(|expiry| if self.lost { expiry.kill() } else { expiry.end() })
+    }
+
+    fn warn_of_limit(&self, is_being_executed: bool) {
+        let limit = humantime::format_duration(self.job.limit.unwrap_or_default());
+        match is_being_executed {
+            false => {
+                tracing::warn!("the build command has run for {limit} (--build-timeout): ending it")
+            }
+            true => tracing::warn!(
+                "the build command has not begun within {limit} (--build-timeout): ending it; \
+                 does the file system that its program lies on answer?"
+            ),
         }
     }
 
