@@ -11,7 +11,7 @@ pub(super) struct Mount {
     /// `None` if only the build knows.
     kind: Option<String>,
     pub(super) target: Target,
-    /// `None` if the build alone knows, `shared` without the key.
+    /// `shared` if the mount does not say. `None` if only the build knows.
     pub(super) sharing: Option<String>,
     pub(super) says_sharing: bool,
     read_only: bool,
@@ -32,13 +32,13 @@ pub(super) struct Target {
 
 #[derive(Debug)]
 enum Id {
-    /// The mount names none.
+    /// The mount has none, so its target is the id.
     Target,
     Known(String),
     Unknown,
 }
 
-/// What else a mount may say.
+/// The other keys that BuildKit knows.
 const OTHER_KEYS: [&str; 9] =
     ["from", "source", "src", "required", "size", "mode", "uid", "gid", "env"];
 
@@ -86,7 +86,7 @@ impl Mount {
         }
     }
 
-    /// Says whether builds can write to each other's files in it.
+    /// Says whether it is a cache that the `RUN` can write to.
     pub(super) fn is_writable_cache(&self) -> bool {
         self.kind.as_deref() == Some("cache") && !self.read_only
     }
