@@ -57,11 +57,15 @@ pub(super) fn judge(target: &str, places: &[Place], calls: &[Call], ran: &Ran) -
     }
 }
 
-/// Says whether one of the calls removes a folder or all that is in it.
+/// Says whether one of the calls removes a folder, all that is in it, or a folder around it.
 fn removes(calls: &[Call], folder: &str) -> bool {
-    let all = format!("{}/*", folder.trim_end_matches('/'));
-    let is_removal = |call: &Call| call.program() == "rm" && (call.says(folder) || call.says(&all));
-    calls.iter().any(is_removal)
+    let folder = folder.trim_end_matches('/');
+    let is_around = |word: &String| {
+        let removed = word.trim_end_matches(['/', '*']);
+        let rest = folder.strip_prefix(removed).filter(|_| !removed.is_empty());
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
+    calls.iter().any(|call| call.program() == "rm" && call.words.iter().skip(1).any(is_around))
 }
 
 /// A cache mount, with what its `RUN` starts.
