@@ -37,13 +37,46 @@ pub(crate) fn path(pid: u32, name: &str) -> Option<PathBuf> {
     is_ours().then(|| PathBuf::from(format!("/proc/{pid}/{name}")))
 }
 
+/// What `/proc/PID/stat` says about a process at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Look {
+    pub(crate) parent: u32,
+    /// When it was started, in ticks of the kernel's clock.
+    pub(crate) started: u64,
+    /// Whether its first thread has ended. The others may go on, but then `/proc` shows neither the
+    /// descriptors of the process nor its command line.
+    has_lost_its_first_thread: bool,
+    threads: u32,
+}
+
+impl Look {
+    /// Returns nothing if the process cannot be seen.
+    pub(crate) fn at(pid: u32) -> Option<Self> {
+        let stat = stat(pid)?;
+        let number = |place| field(&stat, place)?.parse().ok();
+        Some(Look {
+            parent: number(PARENT)?,
+            started: field(&stat, STARTED)?.parse().ok()?,
+            has_lost_its_first_thread: matches!(field(&stat, STATE), Some("Z" | "X")),
+            threads: number(THREADS).unwrap_or_default(),
+        })
+    }
+
+    /// Whether the process has ended, and only its status is left for its parent.
+    pub(crate) fn is_zombie(self) -> bool {
+        self.has_lost_its_first_thread && self.threads <= 1
+    }
+
+    /// Whether the process runs although its first thread has ended.
+    pub(crate) fn runs_without_its_first_thread(self) -> bool {
+        self.has_lost_its_first_thread && self.threads > 1
+    }
+}
+
 /// Whether a process has ended, and only its status is left for its parent. False if the process
 /// cannot be seen.
 pub(crate) fn is_zombie(pid: u32) -> bool {
-    let Some(stat) = stat(pid) else { return false };
-    // A process whose first thread ended before the others is shown as a zombie, but still runs.
-    matches!(field(&stat, STATE), Some("Z" | "X"))
-        && matches!(field(&stat, THREADS), None | Some("0" | "1"))
+    Look::at(pid).is_some_and(Look::is_zombie)
 }
 
 /// Returns the parent of a process, if the process can be seen.

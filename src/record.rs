@@ -140,6 +140,7 @@ impl Holder {
             command: clean(self.command),
             since: clean(self.since),
             version: clean(self.version),
+            build: clean(self.build),
             ..self
         }
     }

@@ -11,7 +11,7 @@ use super::job::Job;
 use super::keeper::{End, Kept};
 use super::reap;
 use super::signals::{self, Arrived, Signals};
-use super::tree::{self, Family};
+use super::tree::{self, Family, Process};
 use crate::exit::{self, Exit};
 use crate::expiry::{Expiry, went_off};
 use crate::proc;
@@ -210,11 +210,11 @@ impl<'a> Running<'a> {
     }
 
     fn signal_all(&self, signal: libc::c_int) {
-        for pid in self.family().members() {
+        for process in self.family().members() {
             // Processes that have ended meanwhile or are beyond our reach are dealt with at the end.
-            _ = tree::send(pid, signal);
+            _ = process.send(signal);
             // A stopped process takes no other signal.
-            _ = tree::send(pid, libc::SIGCONT);
+            _ = process.send(libc::SIGCONT);
         }
         // The keeper starts over with each order, so send one only.
         match signal {
@@ -236,8 +236,8 @@ impl<'a> Running<'a> {
     /// out. Begins with the signal `first`: SIGTERM, or SIGKILL if SIGTERM was sent before. Returns
     /// what cannot be ended.
     pub(super) fn end_what_is_left(&mut self, signals: &Signals, first: libc::c_int) -> Left {
-        let mut told: Vec<u32> = Vec::new();
-        let mut unreachable: Vec<u32> = Vec::new();
+        let mut told: Vec<Process> = Vec::new();
+        let mut unreachable: Vec<Process> = Vec::new();
         let mut kill = from_now(self.job.kill_after);
         let mut give_up = None;
         let mut signal = first;
@@ -251,30 +251,33 @@ impl<'a> Running<'a> {
                 signal = libc::SIGKILL;
             }
             let mut left = if unseen { Vec::new() } else { self.family().members() };
-            left.retain(|pid| !unreachable.contains(pid));
+            left.retain(|process| !unreachable.contains(process));
             let are_unknown = unseen && self.kept.is_ending();
             if left.is_empty() && !are_unknown {
-                unreachable.retain(|&pid| tree::exists(pid));
+                unreachable.retain(|process| process.is_there());
                 // Since the keeper was killed, orphans may have gone to another process, or to us
                 // where we cannot see them.
                 let is_gone = self.kept.pid().is_none();
                 let are_unknown = is_gone && (unseen || !self.are_children);
-                return Left { processes: unreachable, are_unknown };
+                return Left { processes: numbers(&unreachable), are_unknown };
             }
             if has_passed(give_up) {
-                left.extend(unreachable.into_iter().filter(|&pid| tree::exists(pid)));
-                return Left { processes: left, are_unknown };
+                left.extend(unreachable.into_iter().filter(|process| process.is_there()));
+                return Left { processes: numbers(&left), are_unknown };
             }
-            let new = left.iter().filter(|pid| !told.contains(pid)).count();
+            let new = left.iter().filter(|process| !told.contains(process)).count();
             if new > 0 {
                 tracing::debug!(
-                    "sending signal {signal} to what the build command left behind: {left:?}"
+                    "sending signal {signal} to what the build command left behind: {:?}",
+                    numbers(&left)
                 );
             }
-            for &pid in left.iter().filter(|pid| signal == libc::SIGKILL || !told.contains(pid)) {
-                match tree::send(pid, signal) {
-                    Err(Errno::EPERM) => unreachable.push(pid),
-                    _ => _ = tree::send(pid, libc::SIGCONT),
+            let is_to_be_told =
+                |process: &&Process| signal == libc::SIGKILL || !told.contains(process);
+            for &process in left.iter().filter(is_to_be_told) {
+                match process.send(signal) {
+                    Err(Errno::EPERM) => unreachable.push(process),
+                    _ => _ = process.send(libc::SIGCONT),
                 }
             }
             told.extend(left);
@@ -323,6 +326,10 @@ impl<'a> Running<'a> {
         }
         Ended { exit, elapsed: start.elapsed(), interrupted, timed_out, lost, left }
     }
+}
+
+fn numbers(processes: &[Process]) -> Vec<u32> {
+    processes.iter().map(|process| process.pid).collect()
 }
 
 fn from_now(duration: Option<Duration>) -> Option<Instant> {

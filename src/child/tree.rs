@@ -1,17 +1,20 @@
 //! The build command's descendants: finding and signalling them.
 
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+
 use nix::errno::Errno;
 use nix::libc;
 use nix::unistd::{Pid, getpgid, getpgrp, getpid, getsid};
 
-use crate::proc::{self, is_zombie};
+use crate::proc::{self, Look};
 
 fn pid_of(pid: u32) -> Pid {
     // A process id fits: the largest is 2^22 (proc_sys_kernel(5)).
     Pid::from_raw(pid.cast_signed())
 }
 
-/// Sends a signal, by number, to one of our descendants. Signal 0 only checks for permission.
+/// Sends a signal, by number, to the keeper or to the build command itself while that certainly
+/// runs: nothing else can have their numbers. Signal 0 only checks for permission.
 ///
 /// # Errors
 /// As kill(2): ESRCH, and EPERM for a setuid program.
@@ -20,9 +23,69 @@ pub(super) fn send(pid: u32, signal: libc::c_int) -> Result<(), Errno> {
     Errno::result(unsafe { libc::kill(pid.cast_signed(), signal) }).map(drop)
 }
 
-/// Does the process exist?
-pub(super) fn exists(pid: u32) -> bool {
-    send(pid, 0) != Err(Errno::ESRCH)
+/// One process, told from later ones with its number by the moment it was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Process {
+    pub(super) pid: u32,
+    /// Nothing where `/proc` cannot say so. Then the process is the build command itself.
+    started: Option<u64>,
+}
+
+impl Process {
+    /// Sends a signal, by number.
+    ///
+    /// # Errors
+    /// As kill(2). ESRCH also if another process has its number now.
+    pub(super) fn send(self, signal: libc::c_int) -> Result<(), Errno> {
+        // What is opened here stays the same process, whatever becomes of its number. So a look
+        // after that tells which one it is.
+        // SAFETY: a system call without pointers.
+        let opened = unsafe { libc::syscall(libc::SYS_pidfd_open, self.pid, 0) };
+        let opened = Errno::result(opened).map(|fd| {
+            // SAFETY: the kernel has just given us this descriptor.
+            unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
+        });
+        if !self.is_there() {
+            return Err(Errno::ESRCH);
+        }
+        match opened {
+            Ok(process) => {
+                let fd = process.as_raw_fd();
+                let none = std::ptr::null::<libc::siginfo_t>();
+                // SAFETY: a system call with a pointer that may be null.
+                let sent =
+                    unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, none, 0) };
+                Errno::result(sent).map(drop)
+            }
+            Err(Errno::ESRCH) => Err(Errno::ESRCH),
+            // Linux before 5.3, or no descriptors.
+            Err(_) => send(self.pid, signal),
+        }
+    }
+
+    /// Whether it exists, if only as a zombie.
+    pub(super) fn is_there(self) -> bool {
+        match self.started {
+            Some(started) => Look::at(self.pid).is_some_and(|look| look.started == started),
+            None => send(self.pid, 0) != Err(Errno::ESRCH),
+        }
+    }
+
+    /// Returns its live children. None of them is another process that has got a child's number.
+    fn children(self) -> Vec<Process> {
+        let children = children_of(self.pid);
+        // If it has ended meanwhile, these may be another process's.
+        if !self.is_there() {
+            return Vec::new();
+        }
+        children.into_iter().filter_map(|child| live_child(child, self.pid)).collect()
+    }
+}
+
+/// Returns the process with this number if it runs and has this parent.
+fn live_child(pid: u32, parent: u32) -> Option<Process> {
+    let look = Look::at(pid).filter(|look| look.parent == parent && !look.is_zombie())?;
+    Some(Process { pid, started: Some(look.started) })
 }
 
 /// Is the process in our group, so that signals from a terminal reach it, too?
@@ -55,37 +118,37 @@ pub(super) struct Family {
 impl Family {
     /// Returns all live processes of the build command, without the keeper. Where there is no
     /// `/proc`, only the build command itself can be seen.
-    pub(super) fn members(&self) -> Vec<u32> {
-        let roots = || {
-            let mut roots = self.keeper.map(children_of).unwrap_or_default();
-            if self.are_children {
-                roots.extend(children());
+    pub(super) fn members(&self) -> Vec<Process> {
+        let mut found: Vec<Process> = Vec::new();
+        let mut ask = self.roots();
+        while let Some(process) = ask.pop() {
+            if !found.contains(&process) {
+                found.push(process);
+                ask.extend(process.children());
             }
-            roots.extend(self.command);
-            roots
-        };
-        let mut found = Vec::new();
-        let mut seen: Vec<u32> = self.keeper.into_iter().collect();
-        let mut ask = roots();
-        while let Some(pid) = ask.pop() {
-            if seen.contains(&pid) {
-                continue;
-            }
-            seen.push(pid);
-            if is_zombie(pid) {
-                continue;
-            }
-            ask.extend(children_of(pid));
-            found.push(pid);
         }
         if found.is_empty() {
-            // A process that forked and ended since we saw it hides its child. The keeper has
+            // A process that forked and ended since we looked hides its child. The keeper has
             // adopted that child, or we have if the keeper is gone. Nothing is left only if neither
             // has a new child.
-            found = roots();
-            found.retain(|pid| !seen.contains(pid));
+            found = self.roots();
         }
         found
+    }
+
+    fn roots(&self) -> Vec<Process> {
+        let ours = self.are_children.then(std::process::id);
+        let parents = self.keeper.into_iter().chain(ours);
+        let adopted = parents.flat_map(|parent| {
+            children_of(parent).into_iter().filter_map(move |child| live_child(child, parent))
+        });
+        let command = self.command.and_then(|pid| match Look::at(pid) {
+            Some(look) => {
+                (!look.is_zombie()).then_some(Process { pid, started: Some(look.started) })
+            }
+            None => Some(Process { pid, started: None }),
+        });
+        adopted.chain(command).filter(|process| Some(process.pid) != self.keeper).collect()
     }
 }
 

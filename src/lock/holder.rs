@@ -14,7 +14,7 @@ use rustix::fs::Stat;
 
 use super::kernel::{Bounds, KernelLocks, OpenLock};
 use super::key::{Key, LockMode};
-use crate::proc;
+use crate::proc::{self, Look};
 use crate::record::{Holder, our_host, read_record, read_unescaped};
 use crate::subject::Subject;
 use crate::user;
@@ -66,9 +66,10 @@ pub(super) fn find_recorded(file: &File) -> Option<Holder> {
 pub(super) fn describe(pid: u32, record: Option<Holder>, stat: &Stat) -> Holder {
     let mut bounds = Bounds::narrow();
     let has_lock = |lock: &OpenLock| lock.was_taken_by(pid, stat).is_some();
+    let shows_its_descriptors = || !Look::at(pid).is_some_and(Look::runs_without_its_first_thread);
     let has_it = OpenLock::all_of(pid, &mut bounds)
         .map(|locks| locks.iter().any(has_lock))
-        .filter(|&has_it| has_it || !bounds.are_reached());
+        .filter(|&has_it| has_it || !bounds.are_reached() && shows_its_descriptors());
     // A process without the lock was only given the number of the one that took it.
     let gone = is_gone(pid) || has_it == Some(false);
     let uid = proc::user(pid).filter(|_| !gone);

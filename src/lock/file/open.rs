@@ -65,9 +65,10 @@ impl From<Errno> for NotALock {
 
 /// Opens an existing lock file; for writing only if that is safe (see [`may_be_written`]).
 pub(super) fn open_existing(folder: &OwnedFd, name: &OsStr) -> Result<File, NotALock> {
-    // A file that we may only read can still be locked, but then it cannot name the holder.
+    // A file that we may only read can still be locked, but then it cannot name the holder. Nobody
+    // may write a file that is being executed.
     let file = match open(folder, name, OFlags::RDWR) {
-        Err(NotALock::Failed(Errno::ACCESS | Errno::PERM | Errno::ROFS)) => {
+        Err(NotALock::Failed(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::TXTBSY)) => {
             open(folder, name, OFlags::RDONLY)?
         }
         opened => opened?,
