@@ -20,6 +20,8 @@ mod lost;
 mod member;
 #[path = "etcd/nested.rs"]
 mod nested;
+#[path = "etcd/network.rs"]
+mod network;
 #[path = "etcd/nonsense.rs"]
 mod nonsense;
 #[path = "etcd/one_build.rs"]

@@ -24,7 +24,7 @@ fn cluster_that_cannot_be_reached_is_an_error() {
 
 #[test]
 fn waiter_reports_a_cluster_that_is_gone_at_its_deadline() {
-    let stop_while_somebody_waits = |stop: fn(&Cluster, usize), limit: u64| {
+    let stop_during_a_wait = |stop: fn(&Cluster, usize), limit: u64| {
         let plan = Plan { members: 1, ..Plan::default() };
         let Some(site) = own_site(plan, "1m") else { return };
         let first = site.ticking("a", ENDLESS).start();
@@ -40,9 +40,9 @@ fn waiter_reports_a_cluster_that_is_gone_at_its_deadline() {
         first.wait().assert_signal(9);
     };
     std::thread::scope(|scope| {
-        scope.spawn(|| stop_while_somebody_waits(Cluster::kill, 4));
-        scope.spawn(|| stop_while_somebody_waits(Cluster::pause, 5));
-        scope.spawn(|| stop_while_somebody_waits(Cluster::pause, 13));
+        scope.spawn(|| stop_during_a_wait(Cluster::kill, 4));
+        scope.spawn(|| stop_during_a_wait(Cluster::pause, 5));
+        scope.spawn(|| stop_during_a_wait(Cluster::pause, 13));
     });
 }
 

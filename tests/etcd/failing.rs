@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::cluster::{Cluster, Network, Plan};
+use crate::cluster::{Cluster, Plan};
+use crate::network::Network;
 use crate::site::{ENDLESS, SOON, TTL, assert_lost, now, own_site, site};
 use crate::support::buildlock_path;
 

@@ -9,6 +9,9 @@ mod support;
 #[cfg(feature = "etcd")]
 #[path = "../etcd/cluster.rs"]
 mod cluster;
+#[cfg(feature = "etcd")]
+#[path = "../etcd/network.rs"]
+mod network;
 
 mod compose;
 mod examples;
