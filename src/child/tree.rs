@@ -174,3 +174,31 @@ fn children_by_search(parent: u32) -> Vec<u32> {
     let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.filter(|&pid| proc::parent(pid) == Some(parent)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    #[test]
+    fn process_that_has_got_a_number_is_not_signalled_for_the_one_that_had_it() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let now = live_child(child.id(), std::process::id()).unwrap();
+        let before = Process { started: now.started.map(|ticks| ticks - 1), ..now };
+        assert_eq!(before.send(libc::SIGTERM), Err(Errno::ESRCH));
+        assert!(!before.is_there() && before.children().is_empty());
+        assert_eq!(now.send(0), Ok(()));
+        assert_eq!(now.send(libc::SIGKILL), Ok(()));
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        assert_eq!(now.send(libc::SIGKILL), Err(Errno::ESRCH));
+    }
+
+    #[test]
+    fn child_of_another_process_is_none_of_ours() {
+        let ours = std::process::id();
+        let parent = proc::parent(ours).unwrap();
+        assert!(live_child(ours, parent).is_some());
+        assert!(live_child(ours, ours).is_none() && live_child(ours, 1).is_none());
+    }
+}

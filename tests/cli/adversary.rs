@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    BOUND, Fixture, Gate, Invocation, Namespace, OTHER_USER, Running, as_other_user, has, is_root,
-    open_to_everybody, python, skip,
+    BOUND, Fixture, Gate, Invocation, Namespace, OTHER_USER, Running, as_other_user, has, is_free,
+    is_root, open_to_everybody, python, skip,
 };
 
 const TAG: &str = "env:abc";
@@ -675,4 +675,99 @@ time.sleep(600)"#;
     let table = String::from_utf8(scene.root().arg("status").run().stdout).unwrap();
     assert!(table.contains("ended; something it left behind"), "{table}");
     assert!(!table.contains('@') && table.contains("ago (by its own account)"), "{table}");
+}
+
+/// Nobody may write a file that is being executed, but everybody can lock it.
+#[test]
+fn lock_file_that_its_owner_executes_is_locked_and_replaced_by_root() {
+    let Some(scene) = Scene::new() else { return };
+    let f = &scene.f;
+    let lock = f.lock_file(TAG);
+    scene.user().args(["path", TAG]).run().assert_code(0);
+    let sleep = fs::read(which::which("sleep").unwrap()).unwrap();
+    fs::write(&lock, sleep).unwrap();
+    fs::set_permissions(&lock, fs::Permissions::from_mode(0o777)).unwrap();
+    assert_eq!(fs::metadata(&lock).unwrap().uid(), OTHER_USER);
+    let flock = as_other_user(f, Path::new("flock")).arg(&lock).arg(&lock).arg("600").start();
+    f.wait_for("the lock", || !is_free(&lock));
+
+    scene.root().args(["-w", "0s"]).args(BUILD).run().assert_code(124);
+    let table = String::from_utf8(scene.root().arg("status").run().stdout).unwrap();
+    assert!(table.contains(lock.to_str().unwrap()), "{table}");
+    drop(flock);
+    let executes = as_other_user(f, &lock).arg("600").start();
+    f.wait_for("the program", || {
+        let program = fs::read_link(format!("/proc/{}/exe", executes.pid()));
+        program.is_ok_and(|program| program == lock)
+    });
+    scene.root().args(BUILD).run().assert_code(0);
+    assert_eq!(fs::metadata(&lock).unwrap().uid(), 0);
+}
+
+/// `/proc` shows no descriptors of a process whose first thread has ended.
+#[test]
+fn holder_whose_first_thread_has_ended_is_named() {
+    let Some(scene) = Scene::new() else { return };
+    if python().is_none() {
+        return;
+    }
+    let f = &scene.f;
+    let lock = f.lock_file(TAG);
+    scene.root().args(["path", TAG]).run().assert_code(0);
+    let script = r#"
+import ctypes, fcntl, json, os, platform, sys, threading, time
+lock = open(sys.argv[1], "r+")
+fcntl.flock(lock, fcntl.LOCK_EX)
+lock.write(json.dumps({"pid": os.getpid(), "user": "root", "host": "ci", "tag": "env:abc",
+    "command": "docker build -t env:abc .", "since": "2020-01-01T00:00:00Z"}) + "\n")
+lock.flush()
+threading.Thread(target=time.sleep, args=(600,)).start()
+print("held", flush=True)
+exit_thread = {"x86_64": 60, "aarch64": 93}[platform.machine()]
+ctypes.CDLL(None).syscall(exit_thread, 0)"#;
+    let holder = scene.script(script, &lock).start();
+    f.wait_for("the end of its first thread", || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", holder.pid())).unwrap_or_default();
+        holder.stdout() == "held\n" && stat.contains(") Z ")
+    });
+    let status = scene.root().args(["status", "--json"]).run();
+    let held: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(held[0]["holder"]["gone"], serde_json::Value::Null, "{held}");
+    assert_eq!(held[0]["holder"]["claimed"], true, "{held}");
+    let user = held[0]["holder"]["user"].as_str().unwrap();
+    assert!(user != "root" && !user.is_empty(), "{held}");
+    let waited = scene.root().args(["-w", "0s"]).args(BUILD).run();
+    waited.assert_code(124).assert_stderr(&format!("{user}@")).assert_no_stderr("left behind");
+}
+
+#[test]
+fn nothing_in_a_record_reaches_a_reader_unescaped() {
+    let Some(scene) = Scene::new() else { return };
+    if python().is_none() {
+        return;
+    }
+    let f = &scene.f;
+    let lock = f.lock_file(TAG);
+    scene.root().args(["path", TAG]).run().assert_code(0);
+    let script = r#"
+import fcntl, json, os, sys, time
+lock = open(sys.argv[1], "r+")
+fcntl.flock(lock, fcntl.LOCK_EX)
+names = "user", "host", "tag", "name", "cache", "command", "directory", "since", "version", "build"
+record = {name: "\u009b31m\u202e" for name in names}
+record["pid"] = os.getpid()
+lock.write(json.dumps(record) + "\n")
+lock.flush()
+print("held", flush=True)
+time.sleep(600)"#;
+    let holder = scene.script(script, &lock).start();
+    f.wait_for("the lock", || holder.stdout() == "held\n");
+    for arguments in [&["status"][..], &["status", "--json"]] {
+        let shown = String::from_utf8(scene.root().args(arguments).run().stdout).unwrap();
+        assert!(shown.contains(&holder.pid().to_string()), "{shown}");
+        assert!(!shown.contains(['\u{9b}', '\u{202e}']), "{shown:?}");
+    }
+    let waited = scene.root().args(["-w", "0s"]).args(BUILD).run();
+    waited.assert_code(124);
+    assert!(!waited.stderr.contains(['\u{9b}', '\u{202e}']), "{waited}");
 }
