@@ -13,11 +13,12 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use rustix::fs::{OFlags, StatVfsMountFlags};
+use rustix::io;
 
 use super::super::key::LockMode;
 use super::directory::open_lock_folder;
@@ -46,48 +47,13 @@ impl Guard {
             return Ok(None);
         }
         let path = folder.join(NAME);
-        let refused = |why: &str| {
-            anyhow::anyhow!(
-                "{} cannot guard the locks: {why}; remove it, or choose another folder with --lock-dir",
-                path.display()
-            )
-        };
         for _ in 0..VANISHED_MAX {
             // Each time, because the folder may also have been removed or replaced.
-            let folder = open_lock_folder(folder)?;
-            // If another user created the guard, root needs one that only root can unlink.
-            if remove_foreign(&folder, OsStr::new(NAME)) {
-                continue;
+            match open_once(&open_lock_folder(folder)?, &path)? {
+                Opened::File(file) => return Ok(Some(Guard { file, byte: byte_of(lock) })),
+                Opened::NotPossible => return Ok(None),
+                Opened::Changed => {}
             }
-            let file = match open_existing(&folder, OsStr::new(NAME)) {
-                // Nothing is ever written to the guard, so other names do no harm.
-                Ok(file) | Err(NotALock::Linked(file)) => file,
-                Err(NotALock::Missing) => match create_file(&folder, OsStr::new(NAME)) {
-                    Ok(()) | Err(rustix::io::Errno::NOENT) => continue,
-                    Err(rustix::io::Errno::ACCESS | rustix::io::Errno::ROFS) => return Ok(None),
-                    Err(error) => {
-                        return Err(error).with_context(|| {
-                            format!("cannot create {} (see --lock-dir)", path.display())
-                        });
-                    }
-                },
-                Err(NotALock::Unlinked) => continue,
-                // Only the owner can have a lease on the guard, and could as well unlink it.
-                Err(NotALock::Leased) => return Ok(None),
-                Err(NotALock::Failed(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM)) => {
-                    return Err(refused("it cannot be opened: permission denied"));
-                }
-                // The guard need not be at fault: we may be out of descriptors.
-                Err(NotALock::Failed(error)) => {
-                    bail!("{} cannot be opened: {error}", path.display())
-                }
-                Err(NotALock::Because(why)) => return Err(refused(&why)),
-            };
-            return match is_writable(&file) {
-                true => Ok(Some(Guard { file, byte: byte_of(lock) })),
-                false if needs_no_guard(&folder) => Ok(None),
-                false => Err(refused("not everybody may write to it")),
-            };
         }
         bail!("{} vanishes as fast as it is created; something is removing it", path.display())
     }
@@ -146,6 +112,57 @@ impl Guard {
             }
         }
     }
+}
+
+/// What an attempt to open the guard led to.
+enum Opened {
+    File(File),
+    /// The folder cannot have a guard.
+    NotPossible,
+    /// We or another process have just created or removed the guard.
+    Changed,
+}
+
+/// Opens the guard in `folder`, or creates it, to be opened by the next attempt. `path` is its path
+/// for messages.
+fn open_once(folder: &OwnedFd, path: &Path) -> Result<Opened> {
+    // If another user created the guard, root needs one that only root can unlink.
+    if remove_foreign(folder, OsStr::new(NAME)) {
+        return Ok(Opened::Changed);
+    }
+    match open_existing(folder, OsStr::new(NAME)) {
+        // Nothing is ever written to the guard, so other names do no harm.
+        Ok(file) | Err(NotALock::Linked(file)) if is_writable(&file) => Ok(Opened::File(file)),
+        Ok(_) | Err(NotALock::Linked(_)) if needs_no_guard(folder) => Ok(Opened::NotPossible),
+        Ok(_) | Err(NotALock::Linked(_)) => Err(refused(path, "not everybody may write to it")),
+        Err(NotALock::Missing) => create(folder, path),
+        Err(NotALock::Unlinked) => Ok(Opened::Changed),
+        // Only the owner can have a lease on the guard, and could as well unlink it.
+        Err(NotALock::Leased) => Ok(Opened::NotPossible),
+        Err(NotALock::Failed(io::Errno::ACCESS | io::Errno::PERM)) => {
+            Err(refused(path, "it cannot be opened: permission denied"))
+        }
+        // The guard need not be at fault: we may be out of descriptors.
+        Err(NotALock::Failed(error)) => bail!("{} cannot be opened: {error}", path.display()),
+        Err(NotALock::Because(why)) => Err(refused(path, &why)),
+    }
+}
+
+fn create(folder: &OwnedFd, path: &Path) -> Result<Opened> {
+    match create_file(folder, OsStr::new(NAME)) {
+        Ok(()) | Err(io::Errno::NOENT) => Ok(Opened::Changed),
+        Err(io::Errno::ACCESS | io::Errno::ROFS) => Ok(Opened::NotPossible),
+        Err(error) => {
+            Err(error).with_context(|| format!("cannot create {} (see --lock-dir)", path.display()))
+        }
+    }
+}
+
+fn refused(path: &Path, why: &str) -> anyhow::Error {
+    anyhow!(
+        "{} cannot guard the locks: {why}; remove it, or choose another folder with --lock-dir",
+        path.display()
+    )
 }
 
 fn kind(mode: LockMode) -> libc::c_int {
