@@ -10,7 +10,9 @@ use nix::libc;
 /// Held while a thread has a child of its own to wait for.
 static HAS_CHILD: Mutex<()> = Mutex::new(());
 
-/// Keeps [`strangers`] from reaping a child of this thread while the result exists.
+/// Keeps a child of this thread from being taken for one that nobody waits for, while the result
+/// exists.
+#[cfg_attr(not(feature = "etcd"), expect(dead_code, reason = "only etcd needs it"))]
 pub(crate) fn pause() -> MutexGuard<'static, ()> {
     HAS_CHILD.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -88,6 +88,7 @@ impl Key {
         self.part == Part::Memory
     }
 
+    #[cfg_attr(not(feature = "etcd"), expect(dead_code, reason = "only etcd needs it"))]
     pub(super) fn is_nested(&self) -> bool {
         self.level > 0
     }
