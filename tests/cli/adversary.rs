@@ -688,7 +688,8 @@ fn lock_file_that_its_owner_executes_is_locked_and_replaced_by_root() {
     fs::write(&lock, sleep).unwrap();
     fs::set_permissions(&lock, fs::Permissions::from_mode(0o777)).unwrap();
     assert_eq!(fs::metadata(&lock).unwrap().uid(), OTHER_USER);
-    let flock = as_other_user(f, Path::new("flock")).arg(&lock).arg(&lock).arg("600").start();
+    let flock = as_other_user(f, Path::new("flock")).arg("--no-fork");
+    let flock = flock.arg(&lock).arg(&lock).arg("600").start();
     f.wait_for("the lock", || !is_free(&lock));
 
     scene.root().args(["-w", "0s"]).args(BUILD).run().assert_code(124);
