@@ -4,8 +4,11 @@
 //! `/proc` (`unshare --pid --fork`), its numbers belong to other processes than ours do. Such a
 //! `/proc` counts as missing.
 
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+
+use rustix::fs::{Mode, OFlags};
 
 // Numbers of fields for `stat_field`.
 const STATE: usize = 0;
@@ -79,6 +82,18 @@ pub(crate) fn is_zombie(pid: u32) -> bool {
     Look::at(pid).is_some_and(Look::is_zombie)
 }
 
+/// Opens `/proc/PID`. What is read below it is of this very process, even if another one gets its
+/// number.
+pub(crate) fn open(pid: u32) -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path(pid, "")?, flags, Mode::empty()).ok()
+}
+
+/// Returns the path of something below what [`open`] returned.
+pub(crate) fn below(process: &OwnedFd, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}/{name}", process.as_raw_fd()))
+}
+
 /// Returns the parent of a process, if the process can be seen.
 pub(crate) fn parent(pid: u32) -> Option<u32> {
     stat_field(pid, PARENT)?.parse().ok()
@@ -98,7 +113,12 @@ pub(crate) fn ancestors() -> Vec<u32> {
 
 /// Returns the user of a process, even of one that we may not trace.
 pub(crate) fn user(pid: u32) -> Option<u32> {
-    let status = read(path(pid, "status")?)?;
+    user_in(&path(pid, "status")?)
+}
+
+/// Returns the user that a file `status` names: the real one, not that of a setuid program.
+pub(crate) fn user_in(status: &Path) -> Option<u32> {
+    let status = read(status)?;
     status
         .lines()
         .find_map(|line| line.strip_prefix("Uid:"))?
@@ -106,6 +126,12 @@ pub(crate) fn user(pid: u32) -> Option<u32> {
         .next()?
         .parse()
         .ok()
+}
+
+/// Whether looking at the memory and the descriptors of this user's processes cannot block. Another
+/// user could make it wait in the kernel, with a file system in user space for example.
+pub(crate) fn is_trusted(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
 }
 
 /// Returns a field of `/proc/PID/stat` (proc_pid_stat(5)), counted from the one after the program's

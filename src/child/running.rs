@@ -11,7 +11,7 @@ use super::job::Job;
 use super::keeper::{End, Kept};
 use super::reap;
 use super::signals::{self, Arrived, Signals};
-use super::tree::{self, Family, Process};
+use super::tree::{self, Family, Found, Process};
 use crate::exit::{self, Exit};
 use crate::expiry::{Expiry, went_off};
 use crate::proc;
@@ -210,7 +210,7 @@ impl<'a> Running<'a> {
     }
 
     fn signal_all(&self, signal: libc::c_int) {
-        for process in self.family().members() {
+        for process in self.family().look().members {
             // Processes that have ended meanwhile or are beyond our reach are dealt with at the end.
             _ = process.send(signal);
             // A stopped process takes no other signal.
@@ -250,9 +250,12 @@ impl<'a> Running<'a> {
             if self.job.expiry.is_some_and(|expiry| went_off(expiry.kill())) {
                 signal = libc::SIGKILL;
             }
-            let mut left = if unseen { Vec::new() } else { self.family().members() };
+            let Found { members: mut left, may_have_more } = match unseen {
+                true => Found::default(),
+                false => self.family().look(),
+            };
             left.retain(|process| !unreachable.contains(process));
-            let are_unknown = unseen && self.kept.is_ending();
+            let are_unknown = may_have_more || unseen && self.kept.is_ending();
             if left.is_empty() && !are_unknown {
                 unreachable.retain(|process| process.is_there());
                 // Since the keeper was killed, orphans may have gone to another process, or to us

@@ -78,14 +78,8 @@ impl Process {
         if !self.is_there() {
             return Vec::new();
         }
-        children.into_iter().filter_map(|child| live_child(child, self.pid)).collect()
+        children.into_iter().filter_map(|pid| Child { pid, parent: self.pid }.live()).collect()
     }
-}
-
-/// Returns the process with this number if it runs and has this parent.
-fn live_child(pid: u32, parent: u32) -> Option<Process> {
-    let look = Look::at(pid).filter(|look| look.parent == parent && !look.is_zombie())?;
-    Some(Process { pid, started: Some(look.started) })
 }
 
 /// Is the process in our group, so that signals from a terminal reach it, too?
@@ -116,39 +110,68 @@ pub(super) struct Family {
 }
 
 impl Family {
-    /// Returns all live processes of the build command, without the keeper. Where there is no
-    /// `/proc`, only the build command itself can be seen.
-    pub(super) fn members(&self) -> Vec<Process> {
-        let mut found: Vec<Process> = Vec::new();
-        let mut ask = self.roots();
+    /// Looks for live processes of the build command, without the keeper. Where there is no `/proc`,
+    /// only the build command itself can be seen.
+    pub(super) fn look(&self) -> Found {
+        let listed = self.listed();
+        let mut ask: Vec<Process> = listed.iter().filter_map(|child| child.live()).collect();
+        ask.extend(self.command.and_then(command_itself));
+        let mut members: Vec<Process> = Vec::new();
         while let Some(process) = ask.pop() {
-            if !found.contains(&process) {
-                found.push(process);
+            if !members.contains(&process) {
+                members.push(process);
                 ask.extend(process.children());
             }
         }
-        if found.is_empty() {
-            // A process that forked and ended since we looked hides its child. The keeper has
-            // adopted that child, or we have if the keeper is gone. Nothing is left only if neither
-            // has a new child.
-            found = self.roots();
-        }
-        found
+        // A process that forked and ended since we looked hides its child. The keeper has adopted
+        // that child, or we have if the keeper is gone. Nothing is left only if neither has a new
+        // child.
+        let is_new = |child: &Child| !listed.contains(child) || child.live().is_some();
+        let may_have_more = members.is_empty() && self.listed().iter().any(is_new);
+        Found { members, may_have_more }
     }
 
-    fn roots(&self) -> Vec<Process> {
+    /// Returns the children of the keeper, and ours if they belong to the build command, whether they
+    /// still live or not.
+    fn listed(&self) -> Vec<Child> {
         let ours = self.are_children.then(std::process::id);
         let parents = self.keeper.into_iter().chain(ours);
-        let adopted = parents.flat_map(|parent| {
-            children_of(parent).into_iter().filter_map(move |child| live_child(child, parent))
+        let all = parents.flat_map(|parent| {
+            children_of(parent).into_iter().map(move |pid| Child { pid, parent })
         });
-        let command = self.command.and_then(|pid| match Look::at(pid) {
-            Some(look) => {
-                (!look.is_zombie()).then_some(Process { pid, started: Some(look.started) })
-            }
-            None => Some(Process { pid, started: None }),
-        });
-        adopted.chain(command).filter(|process| Some(process.pid) != self.keeper).collect()
+        all.filter(|child| Some(child.pid) != self.keeper).collect()
+    }
+}
+
+/// What a look at the build command's processes found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) members: Vec<Process>,
+    /// Whether there is another one that was too fast to be told from others.
+    pub(super) may_have_more: bool,
+}
+
+fn command_itself(pid: u32) -> Option<Process> {
+    match Look::at(pid) {
+        Some(look) if look.is_zombie() => None,
+        look => Some(Process { pid, started: look.map(|look| look.started) }),
+    }
+}
+
+/// A process as its parent's list has it. It may have ended since, and its number may be another
+/// process's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Child {
+    pid: u32,
+    parent: u32,
+}
+
+impl Child {
+    /// Returns the process with this number if it runs and has this parent.
+    fn live(self) -> Option<Process> {
+        let look = Look::at(self.pid)?;
+        (look.parent == self.parent && !look.is_zombie())
+            .then_some(Process { pid: self.pid, started: Some(look.started) })
     }
 }
 
@@ -184,7 +207,7 @@ mod tests {
     #[test]
     fn process_that_has_got_a_number_is_not_signalled_for_the_one_that_had_it() {
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
-        let now = live_child(child.id(), std::process::id()).unwrap();
+        let now = Child { pid: child.id(), parent: std::process::id() }.live().unwrap();
         let before = Process { started: now.started.map(|ticks| ticks - 1), ..now };
         assert_eq!(before.send(libc::SIGTERM), Err(Errno::ESRCH));
         assert!(!before.is_there() && before.children().is_empty());
@@ -198,7 +221,7 @@ mod tests {
     fn child_of_another_process_is_none_of_ours() {
         let ours = std::process::id();
         let parent = proc::parent(ours).unwrap();
-        assert!(live_child(ours, parent).is_some());
-        assert!(live_child(ours, ours).is_none() && live_child(ours, 1).is_none());
+        assert!(Child { pid: ours, parent }.live().is_some());
+        assert!(Child { pid: ours, parent: ours }.live().is_none());
     }
 }

@@ -67,7 +67,7 @@ pub(super) fn describe(pid: u32, record: Option<Holder>, stat: &Stat) -> Holder 
     let mut bounds = Bounds::narrow();
     let has_lock = |lock: &OpenLock| lock.was_taken_by(pid, stat).is_some();
     let shows_its_descriptors = || !Look::at(pid).is_some_and(Look::runs_without_its_first_thread);
-    let has_it = OpenLock::all_of(pid, &mut bounds)
+    let has_it = OpenLock::all_of_trusted(pid, &mut bounds)
         .map(|locks| locks.iter().any(has_lock))
         .filter(|&has_it| has_it || !bounds.are_reached() && shows_its_descriptors());
     // A process without the lock was only given the number of the one that took it.
@@ -77,7 +77,7 @@ pub(super) fn describe(pid: u32, record: Option<Holder>, stat: &Stat) -> Holder 
     let host = uid.and_then(|_| our_host());
     let Some(record) = record.filter(|record| record.pid == pid) else {
         // Another user's process may give itself any name.
-        let claimed = uid.is_some_and(|uid| !is_readable(uid));
+        let claimed = uid.is_some_and(|uid| !proc::is_trusted(uid));
         let user = uid.map(user::name);
         return Holder { pid, user, command, gone, claimed, ..Holder::default() };
     };
@@ -115,7 +115,7 @@ pub(super) fn read_subject(file: &File, path: &Path) -> Option<Subject> {
 /// Tells whether this process holds the lock alone. It is not looked at for long: a record may name
 /// any process.
 fn holds_alone(pid: u32, stat: &Stat) -> bool {
-    let locks = OpenLock::all_of(pid, &mut Bounds::narrow()).unwrap_or_default();
+    let locks = OpenLock::all_of_trusted(pid, &mut Bounds::narrow()).unwrap_or_default();
     let mut modes = locks.iter().filter_map(|lock| lock.was_taken_by(pid, stat));
     modes.next() == Some(LockMode::Exclusive)
 }
@@ -155,11 +155,6 @@ fn pid_of(pid: u32) -> rustix::process::Pid {
         .unwrap_or(rustix::process::Pid::INIT)
 }
 
-/// Tells whether this user's processes can be asked for their command lines.
-fn is_readable(uid: u32) -> bool {
-    uid == 0 || uid == rustix::process::geteuid().as_raw()
-}
-
 /// Returns what a process runs; for buildlock, the build command as a record would have it.
 ///
 /// The command line lies in the process's own memory, which may be mapped from a file system in
@@ -167,7 +162,7 @@ fn is_readable(uid: u32) -> bool {
 /// others' short name is used.
 fn command_of(pid: u32, uid: u32) -> Option<String> {
     const LONGEST: u64 = 256 * 1024;
-    if !is_readable(uid) {
+    if !proc::is_trusted(uid) {
         let name = std::fs::read(proc::path(pid, "comm")?).ok()?;
         return Some(escaped(String::from_utf8_lossy(&name).trim_end()));
     }

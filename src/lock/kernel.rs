@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -215,10 +216,25 @@ pub(super) struct OpenLock {
 }
 
 impl OpenLock {
-    /// Returns all locks that `process` holds. For each descriptor, the kernel lists the locks that
-    /// were taken through it or its copies (proc_pid_fdinfo(5)). Returns none if we may not look.
-    pub(super) fn all_of(process: u32, bounds: &mut Bounds) -> Option<Vec<Self>> {
-        let folder = proc::path(process, "fdinfo")?;
+    /// Returns all locks that a process of this user or of root holds. Returns none for another
+    /// user's process: it could exchange a descriptor between two looks for one that the kernel
+    /// does not describe while a thread waits in it (an epoll), and so keep us waiting for ever.
+    pub(super) fn all_of_trusted(process: u32, bounds: &mut Bounds) -> Option<Vec<Self>> {
+        let opened = proc::open(process)?;
+        let user = proc::user_in(&proc::below(&opened, "status"))?;
+        proc::is_trusted(user).then(|| Self::all_in(process, &opened, bounds))?
+    }
+
+    /// Returns all locks that `process`, which must be this one or an ancestor, holds. Returns none
+    /// if we may not look.
+    fn all_of(process: u32, bounds: &mut Bounds) -> Option<Vec<Self>> {
+        Self::all_in(process, &proc::open(process)?, bounds)
+    }
+
+    /// For each descriptor, the kernel lists the locks that were taken through it or its copies
+    /// (proc_pid_fdinfo(5)).
+    fn all_in(process: u32, opened: &OwnedFd, bounds: &mut Bounds) -> Option<Vec<Self>> {
+        let folder = proc::below(opened, "fdinfo");
         let mut found = Vec::new();
         for one in std::fs::read_dir(folder).ok()?.flatten() {
             if bounds.are_reached() {
