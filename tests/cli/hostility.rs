@@ -461,7 +461,7 @@ fn oversized_record_is_neither_read_nor_shown() {
         plant();
         let status = buildlock().arg("status").run();
         let json = buildlock().args(["status", "--json"]).run();
-        let waited = buildlock().args(["-w", "20ms"]).args(BUILD).run();
+        let waited = buildlock().args(["-w", "300ms"]).args(BUILD).run();
         waited.assert_code(124).assert_stderr(&format!("pid {}", holder.pid()));
         let shown = String::from_utf8(status.stdout.clone()).unwrap();
         assert!(shown.contains(&format!("pid {}", holder.pid())), "{kind}: {shown}");

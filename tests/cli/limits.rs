@@ -337,7 +337,7 @@ fn assert_long_command_line(arguments: &[String]) {
     let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
     let command = record["command"].as_str().unwrap();
     assert!(command.contains('…') && command.starts_with("sh -c"), "{command}");
-    let waiter = site.buildlock(["-w", "100ms", "-t", TAG, "--", "false"]).run();
+    let waiter = site.buildlock(["-w", "500ms", "-t", TAG, "--", "false"]).run();
     waiter.assert_code(124).assert_stderr("sh -c").assert_stderr("…");
     waiter.assert_stderr(&format!("pid {}", build.pid()));
     for line in waiter.stderr.lines() {

@@ -534,7 +534,7 @@ fn record_of_the_true_holder_is_shown_as_its_claim_and_without_control_character
     let evil = "make\x1b]0;title\x07 \x1b[2Jimage\r\nbuildlock: env:abc: built\u{9b}5n\u{202e}";
     fs::write(&lock, record(holder.pid(), evil)).unwrap();
     for format in ["text", "json"] {
-        let options = ["-w", "20ms", "--log-format", format];
+        let options = ["-w", "300ms", "--log-format", format];
         let waited = command(&f, &options, &["docker", "build", "-t", TAG, "."]).run();
         // The kernel knows better who owns the process.
         waited.assert_code(124).assert_no_stderr("mallory").assert_stderr("make");

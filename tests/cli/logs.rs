@@ -184,7 +184,7 @@ fn timeout_is_logged_with_its_holder() {
 fn holder_that_left_no_record_is_shown_as_far_as_the_kernel_knows_it() {
     let f = Fixture::new();
     let held = f.hold_lock(&f.lock_file("env:abc"));
-    let args = ["--log-format", "json", "-w", "200ms"];
+    let args = ["--log-format", "json", "-w", "1s"];
 
     let events = events(&f.buildlock(args.iter().chain(&BUILD)).run().assert_code(124).stderr);
 

@@ -475,8 +475,12 @@ impl<'f> Call<'f> {
 
 /// Lets buildlock wait on a terminal, and checks that it ends with `end` after `act`.
 ///
-/// Returns what the terminal showed after the last frame of the live line.
-fn after_the_live_line(act: impl FnOnce(&Terminal, ForeignLock), end: &str) -> Option<String> {
+/// `act` returns the lock if it must stay held. Returns what the terminal showed after the last
+/// frame of the live line.
+fn after_the_live_line(
+    act: impl FnOnce(&Terminal, ForeignLock) -> Option<ForeignLock>,
+    end: &str,
+) -> Option<String> {
     const FRAME: &str = "waiting for";
     let f = Fixture::new();
     let lock = f.lock_file(TAG);
@@ -489,8 +493,9 @@ fn after_the_live_line(act: impl FnOnce(&Terminal, ForeignLock), end: &str) -> O
     words.extend(["-t", TAG, "--", "sh", "-c", script].map(OsString::from));
     let terminal = Terminal::start(&f, &words)?;
     f.wait_for("two frames", || terminal.screen().matches(FRAME).count() >= 2);
-    act(&terminal, held);
+    let held = act(&terminal, held);
     let ended = terminal.end();
+    drop(held);
     assert_eq!(ended, end, "{}", f.scene());
     let screen = String::from_utf8_lossy(&fs::read(f.path("screen")).unwrap()).into_owned();
     screen.rsplit_once(FRAME).map(|(_, rest)| rest.to_owned())
@@ -505,9 +510,11 @@ fn erasure(screen: &str) -> Option<usize> {
 #[test]
 fn live_line_is_gone_after_ctrl_c() {
     let end = format!("signal {}", number("INT"));
-    let Some(rest) = after_the_live_line(|terminal, _| terminal.press("\x03"), &end) else {
-        return;
+    let press = |terminal: &Terminal, held| {
+        terminal.press("\x03");
+        Some(held)
     };
+    let Some(rest) = after_the_live_line(press, &end) else { return };
     let Some(at) = erasure(&rest) else { panic!("it was left there: {rest:?}") };
     // The terminal itself may show what was typed.
     assert!(rest[at..].chars().all(|c| "^C\r\n".contains(c)), "{rest:?}");
@@ -515,7 +522,11 @@ fn live_line_is_gone_after_ctrl_c() {
 
 #[test]
 fn live_line_is_gone_when_the_build_command_begins() {
-    let Some(rest) = after_the_live_line(|_, held| drop(held), "code 0") else { return };
+    let release = |_: &Terminal, held| {
+        drop(held);
+        None
+    };
+    let Some(rest) = after_the_live_line(release, "code 0") else { return };
     let (waited, built) = rest.split_once("buildlock: env:abc: locked").expect(&rest);
     assert!(waited.ends_with("\r\x1b[2K"), "it was left there: {rest:?}");
     assert!(!built.contains('\x1b'), "{rest:?}");

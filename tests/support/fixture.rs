@@ -176,13 +176,14 @@ impl Fixture {
         let mark = format!("STANDIN={}", self.dir.path().display()).into_bytes();
         let pids = fs::read_dir("/proc").unwrap().flatten();
         pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|&pid: &u32| pid != std::process::id() && is_alive(pid))
+            .filter(|&pid: &u32| pid != std::process::id())
             .filter(|pid| {
-                let variables = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-                let folder = fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
-                variables.split(|&b| b == 0).any(|variable| variable == mark)
-                    || folder.starts_with(self.dir.path())
+                fs::read_link(format!("/proc/{pid}/cwd"))
+                    .is_ok_and(|folder| folder.starts_with(self.dir.path()))
+                    || fs::read(format!("/proc/{pid}/environ"))
+                        .is_ok_and(|all| all.split(|&b| b == 0).any(|one| one == mark))
             })
+            .filter(|&pid| is_alive(pid))
             .collect()
     }
 }
