@@ -162,7 +162,8 @@ fn folder_in_a_record_is_a_claim_unless_the_holder_runs_there() {
     let holder = || json(&f)[0]["holder"].clone();
     let true_one = holder();
     assert_eq!(true_one["directory"], f.work_dir().to_str().unwrap(), "{true_one}");
-    assert_ne!(true_one["claimed"], true, "{true_one}");
+    // More than once: the kernel's list may miss a line while other locks come and go.
+    f.wait_for("a record that the kernel confirms", || holder()["claimed"] != true);
 
     let lock = f.lock_file(TAG);
     let mut record: Value = serde_json::from_str(&fs::read_to_string(&lock).unwrap()).unwrap();
