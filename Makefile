@@ -58,7 +58,7 @@ uninstall:                     ## remove the installed files
 
 # Most tests wait for a process or for time to pass, so more of them run at once than there are
 # processors.
-test: export RUST_TEST_THREADS ?= 6
+test: export RUST_TEST_THREADS ?= 8
 test:                          ## run the tests, without the long ones below; BUILDLOCK_REQUIRE_ENGINE=1: skip none
 	+$(CARGO) test --locked
 	+$(CARGO) test --locked --no-default-features --lib

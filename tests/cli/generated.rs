@@ -248,7 +248,7 @@ fn help_of_make_names_every_target() {
 /// Returns the files that may have a module's tests: its own, and those in the folder beside it.
 fn files_of_tests(module: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    for binary in ["", "cli", "real"] {
+    for binary in ["", "alone", "cli", "real"] {
         let file = repository().join("tests").join(binary).join(module).with_extension("rs");
         let below = fs::read_dir(file.with_extension("")).into_iter().flatten().flatten();
         files.extend(below.map(|entry| entry.path()));

@@ -1,4 +1,4 @@
-//! What a user may rely on, tested with a stand-in for the engine: no engine, server or registry.
+//! Everything that works with a stand-in for the engine.
 //!
 //! `cargo test --test cli locks::` runs what is in `locks.rs`. Some tests need root or programs of
 //! the machine, and otherwise say in one line what was skipped.
@@ -6,7 +6,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod adversary;
 mod caches;
 mod check;
 mod cleaner;
