@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use crate::support::{
@@ -16,21 +17,41 @@ const BUILD: [&str; 9] = ["--force", "-t", TAG, "--", "docker", "build", "-t", T
 /// A user who is neither root nor [`OTHER_USER`].
 const THIRD_USER: u32 = 4242;
 
+/// The kernel's list of locks, which tests fill that have it alone, and which all others need.
+static LIST: RwLock<()> = RwLock::new(());
+
 /// Root's lock folder, with a program and an engine that all may use.
 struct Scene {
     f: Fixture,
     program: PathBuf,
+    /// Held to the end of the test. Dropped last, after what the test has started.
+    _list: ListGuard,
+}
+
+#[expect(dead_code, reason = "only held")]
+enum ListGuard {
+    Shared(RwLockReadGuard<'static, ()>),
+    Alone(RwLockWriteGuard<'static, ()>),
 }
 
 impl Scene {
     /// Returns none unless root runs the tests: only root can act as other users.
     fn new() -> Option<Self> {
+        Self::with(ListGuard::Shared(LIST.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// The same for a test that fills the kernel's list of locks.
+    fn alone_with_the_list() -> Option<Self> {
+        Self::with(ListGuard::Alone(LIST.write().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    fn with(list: ListGuard) -> Option<Self> {
         if !is_root() || !has("setpriv") {
             return None;
         }
         let f = Fixture::new();
         let program = open_to_everybody(&f);
-        let scene = Self { f, program };
+        let scene = Self { f, program, _list: list };
         scene.make_folders();
         Some(scene)
     }
@@ -404,7 +425,7 @@ fn link_of_another_user_above_the_lock_folder_is_not_followed() {
 
 #[test]
 fn thousands_of_range_locks_do_not_delay_a_time_limit() {
-    let Some(scene) = Scene::new() else { return };
+    let Some(scene) = Scene::alone_with_the_list() else { return };
     if python().is_none() {
         return;
     }
@@ -441,7 +462,7 @@ time.sleep(600)"#;
 // Reading a long list of the kernel's locks keeps all other processes from locking.
 #[test]
 fn long_list_of_locks_does_not_delay_a_time_limit() {
-    let Some(scene) = Scene::new() else { return };
+    let Some(scene) = Scene::alone_with_the_list() else { return };
     if python().is_none() {
         return;
     }
