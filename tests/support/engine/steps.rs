@@ -7,7 +7,7 @@ use super::super::{is_alive, send_signal};
 
 /// Sleeps between two looks at all processes of the machine, which take time from the builds.
 pub fn pause() {
-    std::thread::sleep(Duration::from_millis(20));
+    std::thread::sleep(Duration::from_millis(50));
 }
 
 /// Returns all processes.
