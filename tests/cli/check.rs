@@ -176,7 +176,7 @@ fn waiters_skip_once_the_command_says_that_the_image_is_present() {
 fn recipe_of_the_guide_does_not_take_a_half_written_file_for_the_image() {
     let guide = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/multi-host.md"));
     let guide = guide.unwrap();
-    let (_, section) = guide.split_once("\n### Something else than a registry\n").unwrap();
+    let (_, section) = guide.split_once("\n### Something other than a registry\n").unwrap();
     let recipe = section.split("```").nth(1).unwrap().strip_prefix("sh\n").unwrap();
 
     let f = Fixture::new();

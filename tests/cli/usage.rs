@@ -68,8 +68,8 @@ fn tag_is_required_where_none_can_be_inferred() {
 #[test]
 fn tag_must_be_one_that_can_be_built() {
     for (tag, pattern) in [
-        ("Env:abc", "(?i)lower-?case|upper-?case"),
-        ("ghcr.io/Alice/env:abc", "(?i)lower-?case|upper-?case"),
+        ("Env:abc", "(?i)lower[- ]?case|upper[- ]?case"),
+        ("ghcr.io/Alice/env:abc", "(?i)lower[- ]?case|upper[- ]?case"),
         ("env@sha256:0000000000000000000000000000000000000000000000000000000000000000", "digest"),
         (
             "env:abc@sha256:0000000000000000000000000000000000000000000000000000000000000000",
