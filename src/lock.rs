@@ -8,6 +8,7 @@ pub mod acquire;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod file;
+mod held_locks;
 pub mod holder;
 pub mod kernel;
 pub mod key;
@@ -15,6 +16,7 @@ pub mod place;
 pub mod store;
 mod wait;
 
-pub use self::acquire::{Patience, Turn, release, take, take_in_turn};
+pub use self::acquire::{Patience, Turn, take, take_in_turn};
+pub use self::held_locks::HeldLocks;
 pub use self::key::{CACHE_LOCKS, IMAGE_LOCKS, Key, LockMode, NAMED_LOCKS};
 pub use self::store::{Held, HeldLock, Inspect, Locks, Notes, Passing, Pruned, Scope, Store, Try};

@@ -9,6 +9,7 @@ mod diagnose;
 mod job;
 mod locking;
 mod nested;
+mod open_store;
 mod preflight;
 mod recursion;
 mod skip;
@@ -19,13 +20,15 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Result, anyhow, bail};
 
 use self::job::Job;
+use self::locking::Locked;
+use self::open_store::OpenStore;
 use crate::child::signals::{Signals, Work};
 use crate::child::{self, Ended};
 use crate::cli::{BuildArgs, CommonArgs};
 use crate::duration::Deadline;
 use crate::exit::{self, Exit};
 use crate::image::{Missing, Why};
-use crate::lock::{Held, Scope, Turn, release};
+use crate::lock::{HeldLocks, Scope};
 use crate::log;
 use crate::record::FailedBuild;
 use crate::subject::Subject;
@@ -35,146 +38,112 @@ use crate::subject::Subject;
 /// # Errors
 /// buildlock itself failed; see [`exit::of`] for the status.
 pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
-    let job = Job::validate(args, common)?;
-    if job.look()? {
-        return job.skip();
+    let job = Job::new(args, common)?; // 1. Validate.
+    match job.look()? {
+        Look::Present => return job.skip(), // 2. Look.
+        Look::Missing(missing) => diagnose::why_untold(&missing),
+        Look::Forced => {}
     }
-    job.validate_before_waiting()?;
+    job.validate_build()?;
     let job = Arc::new(job);
-    // When a signal ends a process that waits, the kernel gives back only what it holds on this
-    // host.
-    let must_give_back = job.store.scope() == Scope::AllHosts;
-    let mut signals = must_give_back.then(Signals::take_in).transpose()?;
-    let end = job.lock_and_build(&mut signals);
-    if !matches!(end, Ok(End { has_survivors: true, .. })) {
-        job.store.close();
+    let mut store = OpenStore::new(&job.store)?;
+    let deadline = Deadline::after(job.timeout);
+    let locks = match job.lock_and_look_again(deadline, &store)? {
+        Locked::Ours(locks) => locks,         // 3. Lock.
+        Locked::Present => return job.skip(), // 4. Look again.
+        Locked::Failed(status) => return Ok(Exit::Code(status)),
+        Locked::TimedOut => return Ok(Exit::Code(job.conflict_exit_code)),
+        Locked::Interrupted(signal) => return Ok(Exit::Signal(signal)),
+    };
+    let mut build = RunningBuild::new(locks, deadline);
+    let signals = store.signals()?;
+    let ended = job.build(&mut build, signals)?; // 5. Build.
+    let exit = job.verify(&ended, signals); // 6. Verify.
+    let exit = job.release(build, &ended, exit, signals); // 7. Release.
+    if !ended.left.is_empty() {
+        // They need what the store keeps for us, until it runs out.
+        store.leave_open();
     }
-    // A signal that is still pending takes effect only now, when nothing is left to give back.
-    drop(signals);
-    end?.exit
+    exit
 }
 
-/// How a job ended.
-struct End {
-    exit: Result<Exit>,
-    /// Whether a part of the build command that cannot be ended still runs and keeps the locks.
-    has_survivors: bool,
-}
-
-impl From<Exit> for End {
-    fn from(exit: Exit) -> Self {
-        End { exit: Ok(exit), has_survivors: false }
-    }
+/// What a look at the images found.
+enum Look<'a> {
+    Present,
+    /// The first image that does not count as present.
+    Missing(Missing<'a>),
+    /// With `--force`, nobody looks.
+    Forced,
 }
 
 /// A build under way.
-struct Build {
-    locks: Vec<Box<dyn Held>>,
+struct RunningBuild {
+    locks: HeldLocks,
     /// What is left of the time for waiting; no limit if `None`.
-    left: Option<Duration>,
+    patience: Option<Duration>,
     /// When the build command was last started.
     started: SystemTime,
     /// The caches that were shared when the build command failed, if it was run again.
     at_fault: Vec<Subject>,
 }
 
+impl RunningBuild {
+    fn new(locks: HeldLocks, deadline: Deadline) -> Self {
+        let (patience, started) = (deadline.left(), SystemTime::now());
+        RunningBuild { locks, patience, started, at_fault: Vec::new() }
+    }
+}
+
 impl Job {
-    /// 1. Validate what a skip does not need.
-    fn validate_before_waiting(&self) -> Result<()> {
+    /// 1. Validates what only a build needs.
+    fn validate_build(&self) -> Result<()> {
         recursion::refuse(&self.command)?;
-        preflight::has_an_interpreter(&self.command)?;
+        preflight::check_interpreter(&self.command)?;
         if let Some(folder) = &self.lock_folder {
-            preflight::lock_folder_is_shared(folder, &self.images);
+            preflight::warn_if_engine_sees_another_folder(folder, &self.images);
         }
         Ok(())
     }
 
-    /// 2. Look whether every image is present. This takes no lock.
-    fn look(&self) -> Result<bool> {
+    /// 2. and 4. Looks whether every image is present. This takes no lock.
+    fn look(&self) -> Result<Look<'_>> {
         if self.force {
-            return Ok(false);
+            return Ok(Look::Forced);
         }
         let missing = self.images.first_missing(&self.tags)?;
-        missing.iter().for_each(diagnose::why_untold);
-        Ok(missing.is_none())
+        Ok(missing.map_or(Look::Present, Look::Missing))
     }
 
-    /// 3. to 7.
-    fn lock_and_build(self: &Arc<Self>, signals: &mut Option<Signals>) -> Result<End> {
-        let deadline = Deadline::after(self.timeout);
-        let job = Arc::clone(self);
-        let lock = move || job.lock_and_look_again(deadline);
-        let turn = match signals {
-            None => lock()?,
-            Some(signals) => match signals.unless_interrupted(lock)? {
-                Work::Done(turn) => turn,
-                Work::Interrupted(signal) => return Ok(Exit::Signal(signal).into()),
-            },
-        };
-        let locks = match turn {
-            Turn::Held(locks) => locks,
-            Turn::Settled => return Ok(self.skip()?.into()),
-            Turn::Failed(status) => return Ok(Exit::Code(status).into()),
-            Turn::TimedOut => return Ok(Exit::Code(self.conflict_exit_code).into()),
-        };
-        let (left, started) = (deadline.left(), SystemTime::now());
-        let mut build = Build { locks, left, started, at_fault: Vec::new() };
-        // From here on, signals are for us to handle.
-        let built =
-            take_in(signals).and_then(|signals| Ok((self.build(&mut build, signals)?, signals)));
-        match built {
-            Ok((ended, signals)) => Ok(self.verify_and_release(build, &ended, signals)),
-            Err(error) => {
-                release(build.locks, None);
-                Err(error)
-            }
-        }
-    }
-
-    /// 3. Lock each tag, in sorted order, within one deadline.
-    /// 4. Look again.
-    fn lock_and_look_again(&self, deadline: Deadline) -> Result<Turn<Vec<Box<dyn Held>>>> {
-        /// That many locks lost in a row, before anything is built, are not an accident.
-        const LOST_MAX: usize = 100;
-        let mut lost = 0;
-        let mut waited_for = Vec::new();
-        loop {
-            let turn = self.lock(deadline, &mut waited_for)?;
-            let turn = self.unless_present(turn)?;
-            match &turn {
-                Turn::Settled => self.warn_of_other_builds("the image", &waited_for),
-                Turn::Failed(_) => self.warn_of_other_builds("the failure", &waited_for),
-                Turn::Held(_) | Turn::TimedOut => {}
-            }
-            let Turn::Held(locks) = turn else { return Ok(turn) };
-            // One may have been lost while we waited for another, or for the engine.
-            let Some(why) = locks.iter().find_map(|lock| lock.lost()) else {
-                return Ok(Turn::Held(locks));
-            };
-            release(locks, None);
-            lost += 1;
-            if lost == LOST_MAX {
-                bail!("{why}");
-            }
-            tracing::warn!("{why}; locking again before anything is built");
-        }
-    }
-
-    /// 5. Run the build command while holding the locks; once more if a shared cache may have made
-    ///    it fail.
-    fn build(self: &Arc<Self>, build: &mut Build, signals: &Signals) -> Result<Ended> {
+    /// 5. Runs the build command while holding the locks; once more if a shared cache may be the
+    ///    cause of a failure.
+    fn build(self: &Arc<Self>, build: &mut RunningBuild, signals: &Signals) -> Result<Ended> {
         let ended = self.run_command(&build.locks, signals)?;
-        match self.may_have_failed_of_a_cache(&ended, &build.locks) {
-            true => self.run_again_alone(build, ended, signals),
-            false => Ok(ended),
+        let ended =
+            if self.cache_may_be_at_fault(&ended, &build.locks) && self.can_run_again(&ended) {
+                self.run_again_alone(build, ended, signals)?
+            } else {
+                ended
+            };
+        build.locks.iter().filter_map(|lock| lock.lost()).for_each(|why| tracing::warn!("{why}"));
+        if !ended.left.is_empty() {
+            let until = match self.store.scope() {
+                Scope::ThisHost => "the lock stays held until they end",
+                Scope::AllHosts => {
+                    "the lock is released when its lease runs out, even if they still run"
+                }
+            };
+            tracing::warn!("the build command left {}: {until}", ended.left);
         }
+        Ok(ended)
     }
 
-    fn run_command(&self, locks: &[Box<dyn Held>], signals: &Signals) -> Result<Ended> {
+    /// Runs the build command, which inherits the locks.
+    fn run_command(&self, locks: &HeldLocks, signals: &Signals) -> Result<Ended> {
         log::building(&self.tags, &self.command.to_string());
         let expiry = locks.iter().find_map(|lock| lock.expiry());
-        // The first tag's: the next holder gets a larger number, whatever else was waited for.
-        let fence = locks.first().and_then(|lock| lock.fence());
+        // The fence of the first tag's lock. The next holder of that lock gets a larger one,
+        // whichever other locks it takes.
+        let fence = locks.iter().next().and_then(|lock| lock.fence());
         let fence = fence.map(|fence| ("BUILDLOCK_FENCE", fence.to_string().into()));
         let forced = nested::forced_by_us(self.force, &self.tags);
         let job = child::Job {
@@ -189,32 +158,7 @@ impl Job {
         child::run(&job, signals).map_err(|why| diagnose::cannot_run(&self.command, why))
     }
 
-    fn verify_and_release(self: &Arc<Self>, build: Build, ended: &Ended, signals: &Signals) -> End {
-        let Build { locks, started, at_fault, .. } = build;
-        locks.iter().filter_map(|lock| lock.lost()).for_each(|why| tracing::warn!("{why}"));
-        let has_survivors = !ended.left.is_empty();
-        if has_survivors {
-            let until = match self.store.scope() {
-                Scope::ThisHost => "the lock stays held until they end",
-                Scope::AllHosts => {
-                    "the lock stays held until its lease runs out, although they may go on"
-                }
-            };
-            tracing::warn!("the build command left {}: {until}", ended.left);
-        }
-        let verified = self.verify(ended, signals);
-        let (caches, locks): (Vec<_>, _) =
-            locks.into_iter().partition(|lock| lock.subject().cache().is_some());
-        self.release(locks, ended);
-        let exit = verified.map(|exit| match exit {
-            Exit::SUCCESS => self.remember_warm_caches(&caches, started, &at_fault, signals),
-            exit => exit,
-        });
-        self.release(caches, ended);
-        End { exit, has_survivors }
-    }
-
-    /// 6. Verify: if the build command exited 0, every image must now be present.
+    /// 6. Verifies: if the build command exited 0, every image must now be present.
     fn verify(self: &Arc<Self>, ended: &Ended, signals: &Signals) -> Result<Exit> {
         let failed = |exit, why| {
             log::failed(&self.tags, exit, Some(ended.elapsed), why);
@@ -229,8 +173,8 @@ impl Job {
         }
         if ended.lost {
             bail!(
-                "the lock ran out while the build command ran, which was ended: another caller may \
-                 be building now"
+                "the lock ran out during the build, so the build command was ended: another caller \
+                 may be building now; call again"
             );
         }
         if ended.exit != Exit::SUCCESS {
@@ -238,19 +182,12 @@ impl Job {
         }
         if let (true, Some(signal)) = (self.force, ended.interrupted) {
             // The image may be the one that was there before.
-            let why = "the build command was interrupted; that it exited 0 proves nothing";
+            let why = "the build command was interrupted, so its exit status 0 does not show that it \
+                       built the image";
             return failed(Exit::Signal(signal), why);
         }
         let job = Arc::clone(self);
-        let look = move || match job.images.first_missing(&job.tags) {
-            Ok(None | Some(Missing { why: Why::Untold(_), .. })) => Ok(()),
-            Ok(Some(missing)) => {
-                let why = diagnose::why_missing(&job.command, &missing, job.images.check());
-                Err(anyhow!("the build command exited 0, but {why}"))
-            }
-            Err(error) => Err(error.context("the build command exited 0, but that proves nothing")),
-        };
-        match signals.unless_interrupted(look)? {
+        match signals.unless_interrupted(move || job.find_built_images())? {
             Work::Done(()) => {
                 log::built(&self.tags, ended.elapsed);
                 Ok(Exit::SUCCESS)
@@ -261,11 +198,45 @@ impl Job {
         }
     }
 
-    /// 7. Release, unless something is still building.
-    fn release(&self, locks: Vec<Box<dyn Held>>, ended: &Ended) {
+    /// Fails unless every image is there after a build.
+    fn find_built_images(&self) -> Result<()> {
+        match self.images.first_missing(&self.tags) {
+            // Of an image that is there, the engine may not tell for which platforms it is. Before
+            // a build that means to build; after a build that exited 0 it is the best there is.
+            Ok(None | Some(Missing { why: Why::Untold(_), .. })) => Ok(()),
+            Ok(Some(missing)) => {
+                let why = diagnose::why_missing(&self.command, &missing, self.images.check());
+                Err(anyhow!("the build command exited 0, but {why}"))
+            }
+            Err(error) => {
+                Err(error.context("the build command exited 0, but the image cannot be verified"))
+            }
+        }
+    }
+
+    /// 7. Releases the locks. Waiters for the image need not wait for what is remembered of caches.
+    fn release(
+        self: &Arc<Self>,
+        build: RunningBuild,
+        ended: &Ended,
+        exit: Result<Exit>,
+        signals: &Signals,
+    ) -> Result<Exit> {
+        let RunningBuild { mut locks, started, at_fault, .. } = build;
+        let caches = locks.take(|lock| lock.subject().cache().is_some());
+        self.release_after(ended, locks);
+        let interrupted = match exit {
+            Ok(Exit::SUCCESS) => self.remember_warm_caches(&caches, started, &at_fault, signals),
+            Ok(_) | Err(_) => None,
+        };
+        self.release_after(ended, caches);
+        interrupted.map_or(exit, |signal| Ok(Exit::Signal(signal)))
+    }
+
+    /// Releases locks, unless something of the build still runs. A failure is left for waiters.
+    fn release_after(&self, ended: &Ended, locks: HeldLocks) {
         if !ended.left.is_empty() {
-            // Closed, not unlocked: the copies of what still runs keep the lock.
-            return drop(locks);
+            return locks.leave_to_heirs();
         }
         let failure = match ended.exit {
             Exit::Code(status @ 1..) if ended.by_itself() => {
@@ -273,14 +244,6 @@ impl Job {
             }
             _ => None,
         };
-        release(locks, failure.as_ref());
+        locks.release(failure.as_ref());
     }
-}
-
-/// Returns the signals that arrive from now on.
-fn take_in(signals: &mut Option<Signals>) -> Result<&Signals> {
-    if signals.is_none() {
-        *signals = Some(Signals::take_in()?);
-    }
-    signals.as_ref().ok_or_else(|| anyhow!("signals cannot be taken in"))
 }

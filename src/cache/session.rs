@@ -10,7 +10,7 @@ use super::warmth::{Account, Cache};
 use crate::command::Command;
 use crate::duration::Deadline;
 use crate::image::Images;
-use crate::lock::{self, Held, LockMode, Scope, Store, Turn};
+use crate::lock::{self, HeldLocks, LockMode, Scope, Store, Turn};
 use crate::log;
 use crate::subject::Subject;
 
@@ -63,7 +63,7 @@ impl Caches {
     }
 
     /// Tells whether one of these locks is a cache's, and shared.
-    pub(crate) fn are_shared(&self, locks: &[Box<dyn Held>]) -> bool {
+    pub(crate) fn are_shared(&self, locks: &HeldLocks) -> bool {
         locks
             .iter()
             .any(|lock| lock.mode() == LockMode::Shared && self.find(lock.subject()).is_some())
@@ -74,7 +74,7 @@ impl Caches {
     /// beside which the build failed at first, was wrong.
     pub(crate) fn remember(
         &self,
-        locks: &[Box<dyn Held>],
+        locks: &HeldLocks,
         account: &Account,
         at_fault: &[Subject],
         store: &dyn Store,
@@ -88,11 +88,11 @@ impl Caches {
     }
 
     /// Tells whether a build with these locks may have warmed a cache.
-    pub(crate) fn may_be_warm_now(&self, locks: &[Box<dyn Held>]) -> bool {
+    pub(crate) fn may_be_warm_now(&self, locks: &HeldLocks) -> bool {
         self.had_alone(locks).next().is_some()
     }
 
-    fn had_alone(&self, locks: &[Box<dyn Held>]) -> impl Iterator<Item = &Cache> {
+    fn had_alone<'a>(&'a self, locks: &'a HeldLocks) -> impl Iterator<Item = &'a Cache> {
         let alone = locks.iter().filter(|lock| lock.mode() == LockMode::Exclusive);
         let caches = alone.filter_map(|lock| self.find(lock.subject()));
         caches.filter(|cache| cache.has_files())
@@ -113,15 +113,12 @@ pub(crate) fn take_all_alone(
     store: &Arc<dyn Store>,
     images: &Images,
     deadline: Deadline,
-) -> Result<Option<Vec<Box<dyn Held>>>> {
-    let mut ours = Vec::new();
+) -> Result<Option<HeldLocks>> {
+    let mut ours = HeldLocks::default();
     for cache in &caches.0 {
-        match take(store, images, cache, deadline, Want::Alone) {
-            Ok(Turn::Held(lock)) => ours.push(lock),
-            without => {
-                lock::release(ours, None);
-                return without.map(|_| None);
-            }
+        match take(store, images, cache, deadline, Want::Alone)? {
+            Turn::Held(lock) => ours.push(lock),
+            _ => return Ok(None),
         }
     }
     Ok(Some(ours))

@@ -10,7 +10,7 @@ use super::store::{Held, Passing, Store, Try};
 use super::wait::{LAST_NAME_WITHIN, Said, Wait, Waited, ask_for_holder};
 use crate::duration::Deadline;
 use crate::log;
-use crate::record::{FailedBuild, Holder};
+use crate::record::Holder;
 use crate::subject::Subject;
 
 /// How a wait for one lock or several ended.
@@ -241,13 +241,4 @@ fn try_for_a_moment(
     let holder = name.recv_timeout(LAST_NAME_WITHIN).ok().flatten();
     log::timeout(key.subject(), holder.as_ref(), start.elapsed());
     Ok(Turn::TimedOut)
-}
-
-/// Releases locks, the last one first, and leaves `failure` in them.
-pub fn release(locks: Vec<Box<dyn Held>>, failure: Option<&FailedBuild>) {
-    for lock in locks.into_iter().rev() {
-        let subject = lock.subject().clone();
-        lock.release(failure);
-        log::released(&subject);
-    }
 }

@@ -6,43 +6,41 @@ use std::time::SystemTime;
 
 use anyhow::Result;
 
-use super::Build;
+use super::RunningBuild;
 use super::job::Job;
 use crate::cache::{self, Account};
 use crate::child::signals::{Signals, Work};
 use crate::child::{self, Ended};
 use crate::duration::Deadline;
 use crate::exit::Exit;
-use crate::lock::{Held, LockMode, release};
+use crate::lock::{HeldLocks, LockMode};
 use crate::subject::Subject;
 
 impl Job {
-    /// Tells whether a shared cache may be the cause of a failure. That a cache is warm is only
-    /// remembered, and builders lose caches. But a second run would miss what the first one has
-    /// read of its stdin.
-    pub(super) fn may_have_failed_of_a_cache(
-        &self,
-        ended: &Ended,
-        locks: &[Box<dyn Held>],
-    ) -> bool {
+    /// Returns whether a shared cache may be the cause of a failure. That a cache is warm is only
+    /// remembered, and builders lose caches.
+    pub(super) fn cache_may_be_at_fault(&self, ended: &Ended, locks: &HeldLocks) -> bool {
         // A shell says 128+N of a command that signal N ended, and there are 64 signals.
         let ended_within_a_shell = matches!(ended.exit, Exit::Code(129..=192));
-        let may_have = self.retry
+        self.retry
             && ended.by_itself()
             && !ended_within_a_shell
             && ended.exit != Exit::SUCCESS
-            && self.caches.are_shared(locks);
-        let may_be_run_again =
-            || !self.command.may_read_stdin() || child::stdin_can_be_read_again();
-        if may_have && !may_be_run_again() {
+            && self.caches.are_shared(locks)
+    }
+
+    /// Returns whether the build command can run once more. A second run would miss what the first
+    /// one has read of its stdin.
+    pub(super) fn can_run_again(&self, ended: &Ended) -> bool {
+        let can = !self.command.may_read_stdin() || child::stdin_can_be_read_again();
+        if !can {
             tracing::warn!(
                 "the build command failed with a shared cache: {}; it is not run again, because it \
                  may have read its stdin (give it another, as in </dev/null)",
                 ended.exit
             );
-            return false;
         }
-        may_have
+        can
     }
 
     /// Runs the build command once more, with its caches alone, if their locks can be taken within
@@ -52,7 +50,7 @@ impl Job {
     /// The build command cannot be run.
     pub(super) fn run_again_alone(
         self: &Arc<Self>,
-        build: &mut Build,
+        build: &mut RunningBuild,
         ended: Ended,
         signals: &Signals,
     ) -> Result<Ended> {
@@ -61,19 +59,18 @@ impl Job {
              alone",
             ended.exit
         );
-        let is_cache = |lock: &mut Box<dyn Held>| lock.subject().cache().is_some();
-        let had: Vec<_> = build.locks.extract_if(.., is_cache).collect();
+        let had = build.locks.take(|lock| lock.subject().cache().is_some());
         let shared = had.iter().filter(|lock| lock.mode() == LockMode::Shared);
         let shared: Vec<Subject> = shared.map(|lock| lock.subject().clone()).collect();
-        release(had, None);
-        let deadline = Deadline::within(build.left);
+        drop(had);
+        let deadline = Deadline::within(build.patience);
         let job = Arc::clone(self);
         let take_all =
             move || cache::take_all_alone(&job.caches, &job.store, &job.images, deadline);
         match signals.unless_interrupted(take_all) {
             Ok(Work::Done(Some(caches))) => {
                 caches.iter().for_each(|lock| lock.record());
-                build.locks.extend(caches);
+                build.locks.append(caches);
                 build.at_fault = shared;
                 build.started = SystemTime::now();
                 self.run_command(&build.locks, signals)
@@ -89,26 +86,27 @@ impl Job {
         }
     }
 
-    /// Remembers the caches that this build had alone as warm.
+    /// Remembers the caches that this build had alone as warm. Returns a signal that arrived while
+    /// the engine was asked about them.
     pub(super) fn remember_warm_caches(
         self: &Arc<Self>,
-        locks: &[Box<dyn Held>],
+        locks: &HeldLocks,
         started: SystemTime,
         at_fault: &[Subject],
         signals: &Signals,
-    ) -> Exit {
+    ) -> Option<i32> {
         if !self.caches.may_be_warm_now(locks) {
-            return Exit::SUCCESS;
+            return None;
         }
         let job = Arc::clone(self);
         let ask = move || Ok(Account::since(started, &job.images));
-        let (account, exit) = match signals.unless_interrupted(ask) {
-            Ok(Work::Done(account)) => (account, Exit::SUCCESS),
-            Ok(Work::Interrupted(signal)) => (Account::default(), Exit::Signal(signal)),
+        let (account, interrupted) = match signals.unless_interrupted(ask) {
+            Ok(Work::Done(account)) => (account, None),
+            Ok(Work::Interrupted(signal)) => (Account::default(), Some(signal)),
             // No thread could be started for it.
-            Err(_) => (Account::default(), Exit::SUCCESS),
+            Err(_) => (Account::default(), None),
         };
         self.caches.remember(locks, &account, at_fault, &*self.store);
-        exit
+        interrupted
     }
 }

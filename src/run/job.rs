@@ -49,11 +49,12 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// Checks everything that can be known before any waiting.
+    /// Validates the command line, as far as a skip needs it, raises the limit on open files, and
+    /// opens the store, which may create the lock folder.
     ///
     /// # Errors
     /// The command line is wrong, the build command cannot be run, or the store cannot be used.
-    pub(super) fn validate(args: BuildArgs, common: &CommonArgs) -> Result<Self> {
+    pub(super) fn new(args: BuildArgs, common: &CommonArgs) -> Result<Self> {
         if args.command.is_empty() {
             bail!(
                 "no build command; give it after '--', as in: buildlock -t env:abc -- docker build -t \
@@ -64,9 +65,9 @@ impl Job {
         let mut tags = preflight::tags(args.tags, &command)?;
         let program = preflight::program(&command)?;
         let check = args.check.unwrap_or(Check::Local);
-        preflight::only_builds(&command, &check)?;
-        preflight::ends_with_an_image(&command, &check)?;
-        preflight::cache_has_one_writer(&command, &program, !args.caches.is_empty());
+        preflight::check_that_it_only_builds(&command, &check)?;
+        preflight::check_that_it_ends_with_an_image(&command, &check)?;
+        preflight::warn_if_a_cache_has_several_writers(&command, &program, !args.caches.is_empty());
         let images = Images::of(&command, &program, args.engine, check.clone())?;
         if images.are_podmans() {
             tags = tags.into_iter().map(Tag::in_podman).collect();
@@ -74,7 +75,7 @@ impl Job {
         tags.sort_by(|a, b| a.as_str().cmp(b.as_str()));
         tags.dedup();
         if check == Check::Registry {
-            preflight::registries_are_named(&tags);
+            preflight::warn_if_no_registry_is_named(&tags);
         }
         let mut named_locks = args.locks;
         named_locks.sort();

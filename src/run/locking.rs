@@ -1,50 +1,109 @@
 //! Taking all locks of a build within one deadline, or learning that there is nothing to build.
 
-use anyhow::Result;
+use std::sync::Arc;
 
+use anyhow::{Result, bail};
+
+use super::Look;
 use super::job::Job;
+use super::open_store::OpenStore;
+use crate::child::signals::Work;
 use crate::duration::Deadline;
 use crate::exit::Exit;
-use crate::lock::{self, Held, Key, Patience, Turn, release};
+use crate::lock::{self, HeldLocks, Key, Patience, Turn};
 use crate::log;
 use crate::record::Holder;
 use crate::subject::Subject;
 
+/// That many rounds in which a lock was lost, before anything is built, are not bad luck.
+const LOST_ROUNDS_MAX: usize = 100;
+
+/// How the wait for all locks ended.
+pub(super) enum Locked {
+    Ours(HeldLocks),
+    /// Every image is present by now.
+    Present,
+    /// The build that was waited for failed with this status, and its failure is shared.
+    Failed(u8),
+    TimedOut,
+    /// This signal arrived first.
+    Interrupted(i32),
+}
+
 impl Job {
-    /// Takes every tag's lock in sorted order, then the named ones, then those of caches, within one
-    /// deadline. Notes the holders of tags that it waits for.
+    /// Takes all locks, looks again, and takes them once more if one was lost meanwhile.
     ///
     /// # Errors
     /// A lock cannot be taken, or a look failed.
-    pub(super) fn lock(
+    pub(super) fn lock_and_look_again(
+        self: &Arc<Self>,
+        deadline: Deadline,
+        store: &OpenStore,
+    ) -> Result<Locked> {
+        let job = Arc::clone(self);
+        let work = move || job.lock_until_none_is_lost(deadline);
+        Ok(match store.unless_interrupted(work)? {
+            Work::Done(locked) => locked,
+            Work::Interrupted(signal) => Locked::Interrupted(signal),
+        })
+    }
+
+    fn lock_until_none_is_lost(&self, deadline: Deadline) -> Result<Locked> {
+        let mut lost_rounds = 0;
+        let mut waited_for = Vec::new();
+        loop {
+            let locks = match self.lock(deadline, &mut waited_for)? {
+                Turn::Held(locks) if !self.is_present()? => locks,
+                Turn::Held(_) | Turn::Settled => {
+                    self.warn_of_other_builds("the image", &waited_for);
+                    return Ok(Locked::Present);
+                }
+                Turn::Failed(status) => {
+                    self.warn_of_other_builds("the failure", &waited_for);
+                    return Ok(Locked::Failed(status));
+                }
+                Turn::TimedOut => return Ok(Locked::TimedOut),
+            };
+            // A lock may have been lost during the wait for another lock or for the engine.
+            let Some(why) = locks.iter().find_map(|lock| lock.lost()) else {
+                return Ok(Locked::Ours(locks));
+            };
+            drop(locks);
+            lost_rounds += 1;
+            if lost_rounds == LOST_ROUNDS_MAX {
+                bail!("{why}");
+            }
+            tracing::warn!("{why}; locking again before anything is built");
+        }
+    }
+
+    /// Takes every tag's lock in sorted order, then the named ones, then those of caches, within one
+    /// deadline. Notes the holders of tags that it waits for.
+    fn lock(
         &self,
         deadline: Deadline,
         waited_for: &mut Vec<(Subject, Holder)>,
-    ) -> Result<Turn<Vec<Box<dyn Held>>>> {
+    ) -> Result<Turn<HeldLocks>> {
         // A fault of the last lock must not surface after a wait for the first.
         self.caches.read_files(&self.images, self.store.scope())?;
         for subject in &self.subjects {
             self.store.check(&Key::new(subject.clone()), deadline)?;
         }
-        let mut ours: Vec<Box<dyn Held>> = Vec::new();
+        let mut ours = HeldLocks::default();
         for subject in &self.subjects {
-            let turn = match self.lock_one(subject, deadline, waited_for) {
-                Ok(Turn::Held(lock)) => {
+            match self.lock_one(subject, deadline, waited_for)? {
+                Turn::Held(lock) => {
                     lock.record();
                     ours.push(lock);
-                    continue;
                 }
-                Ok(Turn::Settled) => Ok(Turn::Settled),
-                Ok(Turn::Failed(status)) => {
+                Turn::Settled => return Ok(Turn::Settled),
+                Turn::Failed(status) => {
                     let exit = Exit::Code(status);
                     log::failed(&self.tags, exit, None, "the build that was waited for failed");
-                    Ok(Turn::Failed(status))
+                    return Ok(Turn::Failed(status));
                 }
-                Ok(Turn::TimedOut) => Ok(Turn::TimedOut),
-                Err(error) => Err(error),
-            };
-            release(ours, None);
-            return turn;
+                Turn::TimedOut => return Ok(Turn::TimedOut),
+            }
         }
         Ok(Turn::Held(ours))
     }
@@ -75,27 +134,13 @@ impl Job {
         Ok(turn)
     }
 
-    /// Looks again under the locks, and releases them if every image is present.
-    ///
-    /// # Errors
-    /// The look failed; the locks are released.
-    pub(super) fn unless_present(
-        &self,
-        turn: Turn<Vec<Box<dyn Held>>>,
-    ) -> Result<Turn<Vec<Box<dyn Held>>>> {
-        let Turn::Held(locks) = turn else { return Ok(turn) };
-        match self.is_present() {
-            Ok(false) => Ok(Turn::Held(locks)),
-            done => {
-                release(locks, None);
-                done.map(|_| Turn::Settled)
-            }
-        }
+    fn is_present(&self) -> Result<bool> {
+        Ok(matches!(self.look()?, Look::Present))
     }
 
-    /// Warns where the build that was waited for, and that left `result`, ran another command than
-    /// this call would, or ran it in another folder.
-    pub(super) fn warn_of_other_builds(&self, result: &str, waited_for: &[(Subject, Holder)]) {
+    /// Warns if the build that was waited for, and that left `result`, ran another command than this
+    /// call would, or ran it in another folder.
+    fn warn_of_other_builds(&self, result: &str, waited_for: &[(Subject, Holder)]) {
         let ours = self.ourselves();
         // A holder without a build is somebody's script.
         let is_other =
@@ -103,9 +148,5 @@ impl Job {
         for (subject, theirs) in waited_for.iter().filter(|(_, theirs)| is_other(theirs)) {
             log::built_otherwise(subject, result, theirs, &ours);
         }
-    }
-
-    fn is_present(&self) -> Result<bool> {
-        Ok(!self.force && self.images.first_missing(&self.tags)?.is_none())
     }
 }

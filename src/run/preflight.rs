@@ -13,8 +13,8 @@ use crate::image::Check;
 use crate::interpreter;
 use crate::reference::Tag;
 
-pub(super) use self::lock_folder::lock_folder_is_shared;
-pub(super) use self::program::{does_not_run, has_an_interpreter, program};
+pub(super) use self::lock_folder::warn_if_engine_sees_another_folder;
+pub(super) use self::program::{check_interpreter, does_not_run, program};
 
 /// Returns the tags to build: those given with `-t`, or else those that the build command names.
 ///
@@ -102,7 +102,7 @@ fn no_tag_of_several(several: &Several) -> String {
 /// # Errors
 /// Fails if it does more. With the image present, buildlock would not do the rest, but would still
 /// exit with 0.
-pub(super) fn only_builds(command: &Command, check: &Check) -> Result<()> {
+pub(super) fn check_that_it_only_builds(command: &Command, check: &Check) -> Result<()> {
     if let Some(several) = command.several().filter(|several| !several.only_builds())
         && !(several.subcommand == "push" && *check == Check::Registry)
     {
@@ -136,7 +136,7 @@ fn build_first(several: &Several) -> String {
 }
 
 /// Warns if builds that are started side by side share a cache.
-pub(super) fn cache_has_one_writer(command: &Command, program: &Path, caches: bool) {
+pub(super) fn warn_if_a_cache_has_several_writers(command: &Command, program: &Path, caches: bool) {
     let several = command.several().filter(|several| caches && several.builds_several());
     let Some(several) = several else { return };
     if let Some(advice) = how_to_build_in_turn(several, command, program) {
@@ -191,7 +191,7 @@ fn is_docker_compose(several: &Several) -> bool {
 ///
 /// # Errors
 /// Fails if it certainly does not.
-pub(super) fn ends_with_an_image(command: &Command, check: &Check) -> Result<()> {
+pub(super) fn check_that_it_ends_with_an_image(command: &Command, check: &Check) -> Result<()> {
     let (Some(build), Some(client)) = (command.build(), command.client()) else { return Ok(()) };
     if let Check::Command(_) = check {
         return Ok(());
@@ -263,7 +263,7 @@ pub(super) fn how_to_push(client: &Client) -> &'static str {
 }
 
 /// Warns of tags that name no registry: they are looked up on Docker Hub.
-pub(super) fn registries_are_named(tags: &[Tag]) {
+pub(super) fn warn_if_no_registry_is_named(tags: &[Tag]) {
     for tag in tags.iter().filter(|tag| tag.is_short()) {
         let (registry, name) = tag.in_registry();
         tracing::warn!("{tag}: names no registry, so it is looked up as {registry}/{name}");

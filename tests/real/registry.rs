@@ -202,7 +202,7 @@ fn registry_that_stops_during_the_build_prevents_success() {
         assert!(registry.has(&tag));
         registry.stop();
         fs::write(gate, "").unwrap();
-        run.wait().assert_code(125).assert_stderr("proves nothing");
+        run.wait().assert_code(125).assert_stderr("the image cannot be verified");
     });
 }
 

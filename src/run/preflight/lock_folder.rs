@@ -6,7 +6,7 @@ use crate::image::{EngineProcess, Images};
 
 /// Warns in a container if the engine does not see the lock folder. Callers elsewhere then use
 /// another folder.
-pub(crate) fn lock_folder_is_shared(folder: &Path, images: &Images) {
+pub(crate) fn warn_if_engine_sees_another_folder(folder: &Path, images: &Images) {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     if !is_container(&mounts) || is_mounted(folder, &mounts) {
         return;

@@ -73,7 +73,7 @@ fn is_not_there(error: &std::io::Error, has_folder: bool) -> bool {
 /// # Errors
 /// Fails with the status of a shell and env(1): 127 if the interpreter is not there, 126 if it
 /// cannot be executed.
-pub(crate) fn has_an_interpreter(command: &Command) -> Result<()> {
+pub(crate) fn check_interpreter(command: &Command) -> Result<()> {
     // If a script in PATH lacks its interpreter, execvp(3) goes on to the next folder.
     if !command.program().as_encoded_bytes().contains(&b'/') {
         return Ok(());
