@@ -8,6 +8,7 @@ mod caches;
 mod diagnose;
 mod job;
 mod locking;
+mod look;
 mod nested;
 mod open_store;
 mod preflight;
@@ -21,6 +22,7 @@ use anyhow::{Result, anyhow, bail};
 
 use self::job::Job;
 use self::locking::Locked;
+use self::look::Look;
 use self::open_store::OpenStore;
 use crate::child::signals::{Signals, Work};
 use crate::child::{self, Ended};
@@ -67,15 +69,6 @@ pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
     exit
 }
 
-/// What a look at the images found.
-enum Look<'a> {
-    Present,
-    /// The first image that does not count as present.
-    Missing(Missing<'a>),
-    /// With `--force`, nobody looks.
-    Forced,
-}
-
 /// A build under way.
 struct RunningBuild {
     locks: HeldLocks,
@@ -103,15 +96,6 @@ impl Job {
             preflight::warn_if_engine_sees_another_folder(folder, &self.images);
         }
         Ok(())
-    }
-
-    /// 2. and 4. Looks whether every image is present. This takes no lock.
-    fn look(&self) -> Result<Look<'_>> {
-        if self.force {
-            return Ok(Look::Forced);
-        }
-        let missing = self.images.first_missing(&self.tags)?;
-        Ok(missing.map_or(Look::Present, Look::Missing))
     }
 
     /// 5. Runs the build command while holding the locks; once more if a shared cache may be the

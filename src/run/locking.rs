@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
-use super::Look;
 use super::job::Job;
 use super::open_store::OpenStore;
 use crate::child::signals::Work;
@@ -132,10 +131,6 @@ impl Job {
         let (turn, holder) = lock::take(&self.store, subject.clone(), patience)?;
         waited_for.extend(holder.filter(|_| is_image).map(|it| (subject.clone(), it)));
         Ok(turn)
-    }
-
-    fn is_present(&self) -> Result<bool> {
-        Ok(matches!(self.look()?, Look::Present))
     }
 
     /// Warns if the build that was waited for, and that left `result`, ran another command than this
