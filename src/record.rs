@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::duration::for_people;
 use crate::subject::Subject;
 use crate::user;
-use crate::visible::escaped;
+use crate::visible::escaped_and_shortened;
 
 /// Largest record that is read, in bytes.
 const RECORD_MAX: usize = 64 * 1024;
@@ -126,10 +126,11 @@ impl Holder {
         Some(Duration::from_secs(held_for.as_secs()))
     }
 
-    /// Escapes what moves a reader's cursor or cannot be seen: anybody may write a record.
+    /// Escapes what moves a reader's cursor or cannot be seen, and shortens what is too long to be
+    /// read: anybody may write a record.
     #[must_use]
     pub(crate) fn escaped(self) -> Self {
-        let clean = |text: Option<String>| text.map(|text| escaped(&text));
+        let clean = |text: Option<String>| text.map(|text| escaped_and_shortened(&text));
         Holder {
             user: clean(self.user),
             host: clean(self.host),
@@ -272,6 +273,15 @@ mod tests {
         let read = read_record(&file).unwrap();
         let shown = r"a\u{202e}b\u{1b}c\u{200b}";
         assert_eq!(read.to_string(), format!("{shown}, pid 0: {shown}"));
+    }
+
+    #[test]
+    fn a_record_cannot_fill_a_readers_screen() {
+        let file = tempfile::tempfile().unwrap();
+        let text = Some("\u{202e}".repeat(20_000));
+        write_line(&file, Some(&Holder { command: text, ..Holder::default() })).unwrap();
+        let shown = read_record(&file).unwrap().command.unwrap();
+        assert!(shown.chars().count() < 10_000 && shown.ends_with('…'), "{}", shown.len());
     }
 
     proptest! {

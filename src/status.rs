@@ -40,7 +40,9 @@ fn table(held: &[HeldLock], out: &mut impl Write) -> io::Result<()> {
     for row in [HEAD.map(str::to_owned)].iter().chain(&rows) {
         let mut line = String::new();
         for (cell, &width) in row.iter().zip(&widths) {
-            line.push_str(&format!("{cell:width$}  "));
+            line.push_str(cell);
+            // Not by the formatter, which takes no width above 65,535.
+            line.push_str(&" ".repeat(width - cell.chars().count() + 2));
         }
         writeln!(out, "{}", line.trim_end())?;
     }

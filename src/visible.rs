@@ -28,6 +28,18 @@ pub(crate) fn escaped(text: &str) -> String {
     shown
 }
 
+/// Escapes text that anybody may have written, and shortens it to what a person may read.
+pub(crate) fn escaped_and_shortened(text: &str) -> String {
+    /// In characters. buildlock itself writes less.
+    const LONGEST: usize = 8192;
+    let mut text = escaped(text);
+    if let Some((end, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

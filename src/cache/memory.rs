@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lock::{Key, Notes, Store};
 use crate::subject::Subject;
-use crate::visible::escaped;
+use crate::visible::escaped_and_shortened;
 
 /// How many sets of files are remembered for one cache: there are branches, and engines.
 const REMEMBERED_MAX: usize = 64;
@@ -118,14 +118,15 @@ pub fn list(lines: &[Vec<u8>], json: bool, out: &mut impl Write) -> Result<()> {
         writeln!(out, "{}", serde_json::to_string_pretty(&memories)?)?;
         return Ok(());
     }
-    let id = |memory: &Memory| escaped(&memory.cache);
+    let id = |memory: &Memory| escaped_and_shortened(&memory.cache);
     let width = memories.iter().map(|memory| id(memory).chars().count()).max().unwrap_or_default();
     let width = width.max("CACHE".len());
     writeln!(out, "{:width$}  {:20}  FILES", "CACHE", "WARM SINCE")?;
     for memory in &memories {
         for warmth in memory.warm.iter().rev() {
             let files: String = warmth.files.chars().take(12).collect();
-            let (since, files) = (escaped(&warmth.since), escaped(&files));
+            let (since, files) =
+                (escaped_and_shortened(&warmth.since), escaped_and_shortened(&files));
             writeln!(out, "{:width$}  {since:20}  {files}", id(memory))?;
         }
     }

@@ -18,7 +18,7 @@ use crate::proc::{self, Look};
 use crate::record::{Holder, our_host, read_record, read_unescaped};
 use crate::subject::Subject;
 use crate::user;
-use crate::visible::escaped;
+use crate::visible::{escaped, escaped_and_shortened};
 
 /// How long the kernel's list of locks may take to read for a name in a message. While it is read,
 /// nobody else can take a lock.
@@ -106,9 +106,9 @@ pub(super) fn read_subject(file: &File, path: &Path) -> Option<Subject> {
     let hash = |path: &Path| Some(path.file_name()?.to_str()?.split('.').next()?.to_owned());
     let is_it = hash(path) == hash(&expected) && path.parent()?.ends_with(expected.parent()?);
     is_it.then(|| match subject {
-        Subject::Image(tag) => Subject::Image(escaped(&tag)),
-        Subject::Named(name) => Subject::Named(escaped(&name)),
-        Subject::Cache(id) => Subject::Cache(escaped(&id)),
+        Subject::Image(tag) => Subject::Image(escaped_and_shortened(&tag)),
+        Subject::Named(name) => Subject::Named(escaped_and_shortened(&name)),
+        Subject::Cache(id) => Subject::Cache(escaped_and_shortened(&id)),
     })
 }
 

@@ -1,5 +1,6 @@
 //! The image's ID for the caller, if the build command is skipped but would have given it.
 
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
@@ -95,22 +96,33 @@ fn named_first<'t>(build: &Build, tags: &'t [Tag]) -> Option<&'t Tag> {
 }
 
 /// Removes the file of an earlier build, as docker does: that build's ID must not pass for this
-/// image's. Leaves links and devices alone.
-///
-/// Removing also helps if the file belongs to another user, such as root after a build with sudo.
+/// image's, and in a folder of many users the file may be somebody's link to another one.
 fn remove_old(file: &Path) -> std::io::Result<()> {
-    match std::fs::symlink_metadata(file) {
-        Ok(found) if found.is_file() => std::fs::remove_file(file),
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
+    if is_of_the_system(file) {
+        return Ok(());
     }
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Writes a file that was removed before.
+fn write_new(file: &Path, text: &str) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(!is_of_the_system(file));
+    options.open(file)?.write_all(text.as_bytes())
+}
+
+/// Returns whether it is a file such as `/dev/stdout` or `/dev/null`, which must stay.
+fn is_of_the_system(file: &Path) -> bool {
+    file.starts_with("/dev") || file.starts_with("/proc")
 }
 
 fn write(file: &Path, id: &str) -> std::io::Result<()> {
     // podman prints the ID without the algorithm, but writes it with it.
     let algorithm = if id.contains(':') { "" } else { "sha256:" };
-    std::fs::write(file, format!("{algorithm}{id}"))
+    write_new(file, &format!("{algorithm}{id}"))
 }
 
 fn cannot_write(file: &Path, client: &Client, error: &std::io::Error) -> anyhow::Error {

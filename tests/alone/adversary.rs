@@ -802,3 +802,50 @@ time.sleep(600)"#;
     waited.assert_code(124);
     assert!(!waited.stderr.contains(['\u{9b}', '\u{202e}']), "{waited}");
 }
+
+/// The width of a column has a bound in Rust's formatter.
+#[test]
+fn record_of_any_length_does_not_break_status() {
+    let Some(scene) = Scene::new() else { return };
+    if python().is_none() {
+        return;
+    }
+    let f = &scene.f;
+    let script = r#"
+import fcntl, hashlib, json, os, sys, time
+tag = "\u202e" * 9000
+lock = open(sys.argv[1] + "/" + hashlib.sha256(tag.encode()).hexdigest() + ".lock", "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+lock.write(json.dumps({"pid": os.getpid(), "tag": tag, "command": tag}, ensure_ascii=False) + "\n")
+lock.flush()
+print("held", flush=True)
+time.sleep(600)"#;
+    let holder = scene.script(script, &f.lock_dir().join("image-locks")).start();
+    f.wait_for("the lock", || holder.stdout() == "held\n");
+    for arguments in [&["status"][..], &["status", "--json"]] {
+        let shown = scene.root().args(arguments).run();
+        shown.assert_code(0);
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        assert!(shown.contains(&holder.pid().to_string()) && shown.len() < 60_000, "{shown}");
+    }
+}
+
+/// Where users may mount file systems in user space, they can mount one over any file that they may
+/// write. Here root stands in for the setuid program that does it for them.
+#[test]
+fn file_system_over_the_guard_or_a_lock_file_is_refused_and_not_asked() {
+    let Some(scene) = Scene::new() else { return };
+    let f = &scene.f;
+    scene.make_guard();
+    scene.root().args(["path", TAG]).run().assert_code(0);
+    for covered in [f.guard(), f.lock_file(TAG)] {
+        let script = format!(
+            "touch \"$STANDIN/other\" && mount --bind \"$STANDIN/other\" '{0}' && exec \"$0\" \"$@\"",
+            covered.display()
+        );
+        let words = ["--mount", "--propagation", "private", "sh", "-c", &script];
+        let call = f.program("unshare").args(words).arg(&scene.program).args(BUILD);
+        call.run().assert_code(125).assert_stderr("something is mounted over it");
+    }
+    scene.root().args(BUILD).run().assert_code(0);
+}

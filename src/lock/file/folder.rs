@@ -18,7 +18,7 @@ use super::directory::{
 };
 use super::guard::Guard;
 use super::held::LockFile;
-use super::open::{NotALock, VANISHED_MAX, create_file, links, open_existing};
+use super::open::{NotALock, VANISHED_MAX, create_file, links, look, open_existing};
 use super::real_path::real_path;
 use crate::record::{Holder, Ourselves};
 use crate::subject::Subject;
@@ -72,7 +72,11 @@ impl FileStore {
     }
 
     pub(super) fn is_there(&self, key: &Key) -> bool {
-        self.path_of(key).symlink_metadata().is_ok()
+        let folder = self.existing_folder(key.folder());
+        let name = key.relative_path();
+        let name = name.file_name().unwrap_or_default();
+        let is_there = |folder: OwnedFd| !matches!(look(&folder, name), Err(Errno::NOENT));
+        folder.ok().flatten().is_some_and(is_there)
     }
 
     /// Returns the folder for a lock, which is created if there is none.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::umask::whatever_the_umask;
@@ -93,8 +93,11 @@ pub(super) fn open_existing(folder: &OwnedFd, name: &OsStr) -> Result<File, NotA
 fn open(folder: &OwnedFd, name: &OsStr, access: OFlags) -> Result<File, NotALock> {
     // A planted FIFO must not block us, and a terminal must not become our controlling terminal.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    match retry_on_intr(|| rustix::fs::openat(folder, name, flags | access, Mode::empty())) {
+    match open_in(folder, name, flags | access) {
         Ok(file) => Ok(file.into()),
+        Err(Errno::XDEV) => Err(NotALock::Because(
+            "something is mounted over it (umount it as root, in place of removing it)".into(),
+        )),
         Err(Errno::NOENT) => Err(NotALock::Missing),
         // A network file system reports a file that was unlinked like this.
         Err(Errno::STALE) => Err(NotALock::Unlinked),
@@ -104,6 +107,26 @@ fn open(folder: &OwnedFd, name: &OsStr, access: OFlags) -> Result<File, NotALock
         Err(Errno::NXIO) => Err(NotALock::Because("it is a socket or a device".into())),
         Err(error) => Err(NotALock::Failed(error)),
     }
+}
+
+/// Opens a file in this folder and on its file system. Where users may mount file systems of their
+/// own (fusermount3), they can mount one over any file that they may write. That file system could
+/// give each caller another file, or never answer.
+fn open_in(folder: &OwnedFd, name: &OsStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let here = ResolveFlags::NO_XDEV;
+    let none = Mode::empty();
+    match retry_on_intr(|| rustix::fs::openat2(folder, name, flags, none, here)) {
+        // Linux before 5.6, and containers that do not know this system call.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            retry_on_intr(|| rustix::fs::openat(folder, name, flags, none))
+        }
+        opened => opened,
+    }
+}
+
+/// Returns what stands under a name in this folder, without opening it.
+pub(super) fn look(folder: &OwnedFd, name: &OsStr) -> Result<Stat, Errno> {
+    rustix::fs::fstat(open_in(folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC)?)
 }
 
 /// Returns how many names a file has, for people.
@@ -145,14 +168,14 @@ pub(super) fn is_out_of_reach(file: &Stat, folder: &OwnedFd) -> bool {
 
 /// Removes a file that root must replace, and returns whether it did.
 pub(super) fn remove_foreign(folder: &OwnedFd, name: &OsStr) -> bool {
-    let there = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+    let there = look(folder, name);
     there.is_ok_and(|there| is_foreign(&there, folder))
         && rustix::fs::unlinkat(folder, name, AtFlags::empty()).is_ok()
 }
 
 /// Whether this file is the one that `name` in `folder` names.
 pub(super) fn is_named(file: &File, folder: &OwnedFd, name: &OsStr) -> bool {
-    let there = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+    let there = look(folder, name);
     there.is_ok_and(|there| is_same(file, &there))
 }
 
