@@ -390,16 +390,18 @@ fn file_of_roots_that_a_user_moves_into_place_is_not_written() {
     scene.root().args(["--cache", "cargo=Cargo.lock"]).args(BUILD).run().assert_code(0);
     places.extend(f.lock_files().into_iter().filter(|path| path.extension().unwrap() == "json"));
     assert_eq!(places.len(), 2, "{}", f.scene());
-    for place in places {
+    // The user may be in a group that may not write, although all others may.
+    let modes = [0o600, 0o644, 0o646, 0o606, 0o664];
+    for (place, mode) in places.iter().flat_map(|place| modes.map(|mode| (place, mode))) {
         fs::write(&precious, "precious\n").unwrap();
-        fs::set_permissions(&precious, fs::Permissions::from_mode(0o600)).unwrap();
-        fs::remove_file(&place).unwrap();
-        let mv = as_other_user(f, Path::new("mv")).arg(&precious).arg(&place).run();
+        fs::set_permissions(&precious, fs::Permissions::from_mode(mode)).unwrap();
+        fs::remove_file(place).unwrap();
+        let mv = as_other_user(f, Path::new("mv")).arg(&precious).arg(place).run();
         mv.assert_code(0);
         scene.root().args(["--cache", "cargo=Cargo.lock"]).args(BUILD).run().assert_code(0);
         scene.root().args(["cache", "forget", "cargo"]).run();
-        assert_eq!(fs::read_to_string(&place).unwrap(), "precious\n", "{place:?}");
-        assert_eq!(fs::metadata(&place).unwrap().mode() & 0o7777, 0o600);
+        assert_eq!(fs::read_to_string(place).unwrap(), "precious\n", "{place:?} {mode:o}");
+        assert_eq!(fs::metadata(place).unwrap().mode() & 0o7777, mode);
     }
 }
 

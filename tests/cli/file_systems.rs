@@ -298,7 +298,9 @@ fn interrupted_wait_goes_on() {
 #[test]
 fn lock_file_that_went_stale_is_an_error_and_never_builds() {
     let f = Fixture::new();
-    let Some(buildlock) = with_faults(&f, &[&opening_lock_file("ESTALE")]) else { return };
+    // As on Linux before 5.6: the flags of openat2 cannot be seen in its arguments.
+    let rules = ["openat2:ENOSYS", &opening_lock_file("ESTALE")];
+    let Some(buildlock) = with_faults(&f, &rules) else { return };
     let refused = buildlock.args(BUILD).arg(".").run();
     refused.assert_code(125).assert_stderr(f.lock_file(TAG).to_str().unwrap());
     assert_eq!(f.build_count(TAG), 0);

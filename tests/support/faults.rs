@@ -18,9 +18,11 @@ import array, ctypes, errno, fcntl, os, platform, select, socket, struct, sys
 
 NUMBERS = {
     "x86_64": {"flock": 73, "openat": 257, "linkat": 265, "renameat2": 316, "fchmod": 91,
-               "chmod": 90, "fchmodat": 268, "ftruncate": 77, "mkdirat": 258, "pwrite64": 18},
+               "chmod": 90, "fchmodat": 268, "ftruncate": 77, "mkdirat": 258, "pwrite64": 18,
+               "openat2": 437},
     "aarch64": {"flock": 32, "openat": 56, "linkat": 37, "renameat2": 276, "fchmod": 52,
-                "chmod": 53, "fchmodat": 53, "ftruncate": 46, "mkdirat": 34, "pwrite64": 68},
+                "chmod": 53, "fchmodat": 53, "ftruncate": 46, "mkdirat": 34, "pwrite64": 68,
+                "openat2": 437},
 }
 SECCOMP = {"x86_64": 317, "aarch64": 277}[platform.machine()]
 numbers = NUMBERS[platform.machine()]

@@ -16,8 +16,8 @@ pub(super) const VANISHED_MAX: usize = 1000;
 pub(super) const ROOT: u32 = 0;
 /// Everybody may lock a file, and leave a record in it.
 const FILE_MODE: u32 = 0o666;
-/// The bit of [`FILE_MODE`] that lets everybody write.
-const ALL_MAY_WRITE: u32 = 0o002;
+/// The bits of [`FILE_MODE`] that let everybody write.
+const ALL_MAY_WRITE: u32 = 0o222;
 
 /// Why a file cannot be used as a lock file.
 pub(super) enum NotALock {
@@ -78,7 +78,7 @@ pub(super) fn open_existing(folder: &OwnedFd, name: &OsStr) -> Result<File, NotA
         (FileType::RegularFile, 0) => Err(NotALock::Unlinked),
         (FileType::RegularFile, 1) => {
             let folder_stat = rustix::fs::fstat(folder).map_err(NotALock::Failed)?;
-            if may_be_written(&stat, &folder_stat) {
+            if may_be_written(&file, &stat, &folder_stat) {
                 return Ok(file);
             }
             let read_only = open(folder, name, OFlags::RDONLY)?;
@@ -137,10 +137,20 @@ pub(super) fn links(file: &File) -> String {
 /// Whether it is safe to write to a file. If other users may put files into the folder, they could
 /// move one of our precious files there. So there, the file must be one that everybody may write,
 /// as every new lock file is. On a file system without modes, no such folder exists.
-fn may_be_written(file: &Stat, folder: &Stat) -> bool {
+fn may_be_written(file: &File, stat: &Stat, folder: &Stat) -> bool {
     const OTHERS_MAY_WRITE: u32 = 0o022;
-    let is_private = folder.st_mode & OTHERS_MAY_WRITE == 0 && folder.st_uid == file.st_uid;
-    file.st_mode & ALL_MAY_WRITE != 0 || is_private
+    let is_private = folder.st_mode & OTHERS_MAY_WRITE == 0 && folder.st_uid == stat.st_uid;
+    // The class that a user is in counts, not the one with more rights. With an access control list,
+    // the mode does not tell (acl(5)).
+    let all_may_write =
+        || stat.st_mode & ALL_MAY_WRITE == ALL_MAY_WRITE && !has_access_control_list(file);
+    is_private || all_may_write()
+}
+
+fn has_access_control_list(file: &File) -> bool {
+    // Without a buffer, the kernel only tells how long it is.
+    let none: &mut [u8] = &mut [];
+    rustix::fs::fgetxattr(file, "system.posix_acl_access", none).is_ok()
 }
 
 /// Whether root must replace this file with one of its own. In root's sticky folder, the user who
