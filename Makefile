@@ -16,6 +16,8 @@ tmpfiles := $(root)/lib/tmpfiles.d
 # Subcommands that have a manual page of their own.
 subcommands := status path prune cache lint completions man
 fuzz_targets := reference holder_record command duration engine_answer
+prose := src tests docs examples benches fuzz/fuzz_targets README.md CHANGELOG.md CONTRIBUTING.md \
+  SECURITY.md Makefile .ci
 scripts := .ci/run tests/demo.sh tests/support/engine/debian-13 tests/stand-in/docker
 
 .DELETE_ON_ERROR:
@@ -83,16 +85,26 @@ chaos:                         ## run calls beside a saboteur for SECONDS (600),
 	+$(CARGO) test --locked --test chaos -- --seed $(or $(SEED),$(shell date +%s)) \
 	  --seconds $(SECONDS)
 
-lint:                          ## check formatting, clippy, licences of dependencies, shell scripts
+lint:                          ## check formatting, clippy, dependencies, spelling, shell scripts
 	$(CARGO) fmt --check
 	+$(CARGO) clippy --all-targets --locked -- -D warnings
 	+$(CARGO) clippy --all-targets --locked --no-default-features -- -D warnings
 	+$(CARGO) clippy --locked --manifest-path fuzz/Cargo.toml -- -D warnings
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
-	  $(CARGO) deny --locked check licenses bans sources; \
+	  $(CARGO) deny --locked check licenses bans sources || exit; \
+	  said=$$(timeout 60 $(CARGO) deny --locked check advisories 2>&1) || case $$said in \
+	  *"failed to fetch advisory database"*) \
+	    echo "lint: the advisory database cannot be fetched, advisories not checked" >&2;; \
+	  *) echo "$$said" >&2; false;; \
+	  esac || exit; \
 	else \
 	  echo "lint: no cargo-deny, dependencies not checked (cargo install --locked cargo-deny)" >&2; \
 	  test -z "$$CI"; \
+	fi
+	@if command -v codespell >/dev/null; then \
+	  codespell --ignore-words-list abd,fo,regsitry $(prose); \
+	else \
+	  echo "lint: no codespell, spelling not checked" >&2; \
 	fi
 	@if command -v shellcheck >/dev/null; then \
 	  shellcheck --severity=warning $(scripts); \

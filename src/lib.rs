@@ -11,6 +11,7 @@ pub mod cli;
 pub mod command;
 pub mod duration;
 pub mod exit;
+#[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "only locks in etcd run out"))]
 mod expiry;
 pub mod generate;
 mod go_json;
