@@ -45,7 +45,7 @@ use crate::expiry::Expiry;
 /// # Errors
 /// The build command did not run, and nothing of it exists.
 pub(crate) fn run(job: &Job<'_>, signals: &Signals) -> Result<Ended, NotRun> {
-    if job.expiry.is_some_and(Expiry::is_over) {
+    if job.expiry.is_some_and(Expiry::must_end) {
         // buildlock was stopped, or waited for another lock.
         let exit = Exit::Code(crate::exit::FAILURE);
         let (elapsed, left) = (Duration::ZERO, Left::default());

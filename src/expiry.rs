@@ -1,10 +1,9 @@
-//! When locks that must be renewed run out.
+//! Two kernel timers guard locks that must be renewed.
 //!
-//! There are two moments before the store may give the locks to another process. At the first one,
-//! what runs under them is told to end; at the second one, it is killed. Both are kernel timers.
-//! They go off even if this process is stopped or dead, in the process that has inherited them.
-//! They use the clock that continues while the machine sleeps (CLOCK_BOOTTIME), so no time of day
-//! matters.
+//! When the first goes off, the build command is told to end; when the second goes off, it is
+//! killed. Both go off before the store may give the locks to another caller. The keeper inherits
+//! them, so they work even if buildlock is stopped or dead. They use the clock that continues while
+//! the machine sleeps (CLOCK_BOOTTIME), so no time of day matters.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -34,12 +33,12 @@ impl Moment {
     }
 
     /// Returns the time until this moment; zero if it has passed.
-    pub(crate) fn left(self) -> Duration {
+    pub(crate) fn remaining(self) -> Duration {
         self.0.saturating_sub(Self::now().0)
     }
 }
 
-/// The two timers.
+/// The timers of locks that must be renewed: one to end the build command, one to kill it.
 #[derive(Debug)]
 pub struct Expiry {
     end: OwnedFd,
@@ -72,23 +71,23 @@ impl Expiry {
         }
     }
 
-    /// Returns a descriptor that is readable once what runs must end.
-    pub(crate) fn end(&self) -> BorrowedFd<'_> {
+    /// Returns a descriptor that is readable once the build command must end.
+    pub(crate) fn end_timer(&self) -> BorrowedFd<'_> {
         self.end.as_fd()
     }
 
-    /// Returns a descriptor that is readable once what runs must be dead.
-    pub(crate) fn kill(&self) -> BorrowedFd<'_> {
+    /// Returns a descriptor that is readable once the build command must be killed.
+    pub(crate) fn kill_timer(&self) -> BorrowedFd<'_> {
         self.kill.as_fd()
     }
 
-    /// Has the first moment passed?
-    pub(crate) fn is_over(&self) -> bool {
-        went_off(self.end())
+    /// Returns whether the first timer has gone off.
+    pub(crate) fn must_end(&self) -> bool {
+        went_off(self.end_timer())
     }
 }
 
-/// Has the timer gone off?
+/// Returns whether the timer has gone off.
 pub(crate) fn went_off(timer: BorrowedFd<'_>) -> bool {
     let mut polled = [PollFd::new(&timer, PollFlags::IN)];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -102,16 +101,16 @@ mod tests {
     #[test]
     fn timers_go_off_when_set_to_and_not_after_they_are_set_anew() {
         let expiry = Expiry::new().unwrap();
-        assert!(!expiry.is_over());
+        assert!(!expiry.must_end());
         let now = Moment::now();
         expiry.set(now, now.after(Duration::from_secs(3600)));
-        assert!(expiry.is_over());
-        assert!(!went_off(expiry.kill()));
+        assert!(expiry.must_end());
+        assert!(!went_off(expiry.kill_timer()));
         let later = now.after(Duration::from_secs(3600));
         expiry.set(later, later);
-        assert!(!expiry.is_over());
-        assert!(later.left() > Duration::from_secs(3000));
-        assert_eq!(now.left(), Duration::ZERO);
+        assert!(!expiry.must_end());
+        assert!(later.remaining() > Duration::from_secs(3000));
+        assert_eq!(now.remaining(), Duration::ZERO);
     }
 
     #[test]
@@ -121,6 +120,6 @@ mod tests {
         expiry.set(now, now);
         let never = now.after(Duration::MAX);
         expiry.set(never, never);
-        assert!(!expiry.is_over() && !went_off(expiry.kill()));
+        assert!(!expiry.must_end() && !went_off(expiry.kill_timer()));
     }
 }

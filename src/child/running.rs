@@ -131,7 +131,9 @@ impl<'a> Running<'a> {
     /// Returns the timer that goes off next as the locks run out: first to end the build command,
     /// then to kill it.
     fn next_expiry(&self) -> Option<BorrowedFd<'a>> {
-        self.job.expiry.map(|expiry| if self.lost { expiry.kill() } else { expiry.end() })
+        self.job
+            .expiry
+            .map(|expiry| if self.lost { expiry.kill_timer() } else { expiry.end_timer() })
     }
 
     fn warn_of_limit(&self, is_being_executed: bool) {
@@ -201,7 +203,7 @@ impl<'a> Running<'a> {
 
     /// Remembers that a lock ran out, if one has.
     pub(super) fn note_expiry(&mut self) {
-        self.lost |= self.job.expiry.is_some_and(Expiry::is_over);
+        self.lost |= self.job.expiry.is_some_and(Expiry::must_end);
     }
 
     /// Has no signal, limit or lost lock interfered so far?
@@ -247,7 +249,7 @@ impl<'a> Running<'a> {
         }
         loop {
             // The keeper would kill them, but it may be gone.
-            if self.job.expiry.is_some_and(|expiry| went_off(expiry.kill())) {
+            if self.job.expiry.is_some_and(|expiry| went_off(expiry.kill_timer())) {
                 signal = libc::SIGKILL;
             }
             let Found { members: mut left, may_have_more } = match unseen {

@@ -32,7 +32,7 @@ pub(super) fn start(job: &Job<'_>, inherited: Inherited) -> io::Result<Kept> {
     let limit = job.limit.map(keepers_limit).transpose()?;
     let keepers_side = line.keepers_side(&Watch {
         locks: &numbers,
-        expiry: job.expiry.map(Expiry::kill),
+        expiry: job.expiry.map(Expiry::kill_timer),
         limit: limit.as_ref().map(AsFd::as_fd),
         kill_after: job.kill_after,
     });

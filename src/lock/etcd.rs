@@ -109,7 +109,8 @@ impl EtcdStore {
             Current::Session(_) | Current::None => {}
         }
         *current = Current::None;
-        let new = renewal::begin(self.client(), self.keys().locks(), self.address.ttl, within);
+        let new =
+            renewal::start_session(self.client(), self.keys().locks(), self.address.ttl, within);
         let new = new.map_err(|why| self.error(why))?;
         *current = Current::Session(Arc::clone(&new));
         Ok(new)

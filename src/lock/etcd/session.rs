@@ -98,7 +98,7 @@ impl Session {
 
     /// A session that has run out by our clock stays lost.
     fn lost_by(&self, state: &mut State) -> Option<String> {
-        if self.expiry.is_over() {
+        if self.expiry.must_end() {
             state.lost.get_or_insert_with(|| NOT_IN_TIME.to_owned());
         }
         state.lost.clone()
