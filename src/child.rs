@@ -10,11 +10,11 @@
 #![allow(unsafe_code)]
 
 mod ended;
-mod job;
 mod keeper;
 mod open_files;
 mod program;
 pub mod reap;
+mod request;
 mod running;
 pub mod signals;
 mod start;
@@ -30,8 +30,8 @@ use nix::libc;
 pub(crate) use self::ended::Ended;
 use self::ended::Left;
 pub use self::ended::NotRun;
-pub(crate) use self::job::Job;
 pub(crate) use self::open_files::make_room;
+pub(crate) use self::request::RunRequest;
 use self::running::{Running, Watched};
 use self::signals::{Arrived, Signals};
 use self::start::start;
@@ -44,8 +44,8 @@ use crate::expiry::Expiry;
 ///
 /// # Errors
 /// The build command did not run, and nothing of it exists.
-pub(crate) fn run(job: &Job<'_>, signals: &Signals) -> Result<Ended, NotRun> {
-    if job.expiry.is_some_and(Expiry::must_end) {
+pub(crate) fn run(request: &RunRequest<'_>, signals: &Signals) -> Result<Ended, NotRun> {
+    if request.expiry.is_some_and(Expiry::must_end) {
         // buildlock was stopped, or waited for another lock.
         let exit = Exit::Code(crate::exit::FAILURE);
         let (elapsed, left) = (Duration::ZERO, Left::default());
@@ -53,9 +53,9 @@ pub(crate) fn run(job: &Job<'_>, signals: &Signals) -> Result<Ended, NotRun> {
     }
     let are_children = adopt_orphans().map_err(NotRun::Prepare)?;
     let started = Instant::now();
-    let kept = start(job, signals.inherited()).map_err(NotRun::Prepare)?;
+    let kept = start(request, signals.inherited()).map_err(NotRun::Prepare)?;
     // From here on the build command may be running.
-    let mut running = Running::new(job, started, kept, are_children);
+    let mut running = Running::new(request, started, kept, are_children);
     // The kernel sends no further signal for children that ended before.
     running.reap();
     // Signals from before the build command existed have reached buildlock alone.

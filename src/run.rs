@@ -130,16 +130,16 @@ impl Job {
         let fence = locks.iter().next().and_then(|lock| lock.fence());
         let fence = fence.map(|fence| ("BUILDLOCK_FENCE", fence.to_string().into()));
         let forced = nested::forced_by_us(self.force, &self.tags);
-        let job = child::Job {
+        let request = child::RunRequest {
             command: &self.command,
             environment: forced.into_iter().chain(fence).collect(),
-            locks: locks.iter().flat_map(|lock| lock.descriptors()).collect(),
+            lock_descriptors: locks.iter().flat_map(|lock| lock.descriptors()).collect(),
             expiry: expiry.as_deref(),
             limit: self.build_timeout,
             kill_after: self.kill_after,
             open_files: self.open_files,
         };
-        child::run(&job, signals).map_err(|why| diagnose::cannot_run(&self.command, why))
+        child::run(&request, signals).map_err(|why| diagnose::cannot_run(&self.command, why))
     }
 
     /// 6. Verifies: if the build command exited 0, every image must now be present.

@@ -16,8 +16,8 @@ use nix::libc;
 use rustix::pipe::PipeFlags;
 
 use super::ended::NotRun;
-use super::job::Job;
 use super::keeper::protocol::killed;
+use super::request::RunRequest;
 
 /// What a forked process reports through the pipe when it cannot go on: which step failed, and
 /// `errno`.
@@ -38,11 +38,11 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Prepares the execution of the job's build command.
+    /// Prepares the execution of the build command of a request.
     ///
     /// # Errors
     /// An argument contains a NUL.
-    pub(super) fn of(job: &Job<'_>) -> io::Result<Self> {
+    pub(super) fn of(request: &RunRequest<'_>) -> io::Result<Self> {
         let mut texts = Vec::new();
         let mut keep = |text: Vec<u8>| -> io::Result<*const libc::c_char> {
             let text = CString::new(text)?;
@@ -50,18 +50,18 @@ impl Program {
             texts.push(text);
             Ok(pointer)
         };
-        let all = [job.command.program()].into_iter();
-        let all = all.chain(job.command.arguments().iter().map(OsString::as_os_str));
+        let all = [request.command.program()].into_iter();
+        let all = all.chain(request.command.arguments().iter().map(OsString::as_os_str));
         let mut words: Vec<_> =
             all.map(|word| keep(word.as_bytes().to_vec())).collect::<io::Result<_>>()?;
         words.push(std::ptr::null());
-        let variables = match job.environment.is_empty() {
+        let variables = match request.environment.is_empty() {
             true => None,
             false => {
                 let is_replaced =
-                    |name: &OsString| job.environment.iter().any(|(it, _)| name == it);
+                    |name: &OsString| request.environment.iter().any(|(it, _)| name == it);
                 let ours = std::env::vars_os().filter(|(name, _)| !is_replaced(name));
-                let added = job.environment.iter().cloned();
+                let added = request.environment.iter().cloned();
                 let added = added.map(|(name, value)| (OsString::from(name), value));
                 let mut variables: Vec<_> = ours
                     .chain(added)

@@ -7,9 +7,9 @@ use nix::errno::Errno;
 use nix::libc;
 
 use super::ended::{Ended, Left, NotRun};
-use super::job::Job;
 use super::keeper::{End, Kept};
 use super::reap;
+use super::request::RunRequest;
 use super::signals::{self, Arrived, Signals};
 use super::tree::{self, Family, Found, Process};
 use crate::exit::{self, Exit};
@@ -28,7 +28,7 @@ const EXECUTION_GRACE: Duration = Duration::from_millis(100);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 pub(super) struct Running<'a> {
-    job: &'a Job<'a>,
+    request: &'a RunRequest<'a>,
     start: Instant,
     kept: Kept,
     /// Whether all our children belong to the build command.
@@ -49,13 +49,26 @@ pub(super) enum Watched {
 }
 
 impl<'a> Running<'a> {
-    pub(super) fn new(job: &'a Job<'a>, start: Instant, kept: Kept, are_children: bool) -> Self {
-        Running { job, start, kept, are_children, interrupted: None, timed_out: false, lost: false }
+    pub(super) fn new(
+        request: &'a RunRequest<'a>,
+        start: Instant,
+        kept: Kept,
+        are_children: bool,
+    ) -> Self {
+        Running {
+            request,
+            start,
+            kept,
+            are_children,
+            interrupted: None,
+            timed_out: false,
+            lost: false,
+        }
     }
 
     /// Waits for the end of the build command, and ends it if it takes too long.
     pub(super) fn watch(&mut self, signals: &Signals) -> Watched {
-        let mut limit = self.job.limit.and_then(|limit| self.start.checked_add(limit));
+        let mut limit = self.request.limit.and_then(|limit| self.start.checked_add(limit));
         let (mut kill, mut give_up) = (None, None);
         let (mut killed, mut is_doomed) = (false, false);
         loop {
@@ -87,7 +100,7 @@ impl<'a> Running<'a> {
                     self.lost = true;
                     self.signal_all(signal);
                     // If the lock is renewed after all, the second timer never goes off.
-                    kill = kill.or(from_now(self.job.kill_after)).filter(|_| !killed);
+                    kill = kill.or(from_now(self.request.kill_after)).filter(|_| !killed);
                     give_up = killed.then(|| from_now(Some(KILL_GRACE))).flatten();
                 }
                 None if has_passed(give_up) => return Watched::IsLeft,
@@ -99,7 +112,7 @@ impl<'a> Running<'a> {
                 None if has_passed(limit) => {
                     limit = None;
                     self.timed_out = true;
-                    kill = from_now(self.job.kill_after);
+                    kill = from_now(self.request.kill_after);
                     self.warn_of_limit(is_being_executed);
                     self.signal_all(libc::SIGTERM);
                 }
@@ -131,13 +144,13 @@ impl<'a> Running<'a> {
     /// Returns the timer that goes off next as the locks run out: first to end the build command,
     /// then to kill it.
     fn next_expiry(&self) -> Option<BorrowedFd<'a>> {
-        self.job
+        self.request
             .expiry
             .map(|expiry| if self.lost { expiry.kill_timer() } else { expiry.end_timer() })
     }
 
     fn warn_of_limit(&self, is_being_executed: bool) {
-        let limit = humantime::format_duration(self.job.limit.unwrap_or_default());
+        let limit = humantime::format_duration(self.request.limit.unwrap_or_default());
         match is_being_executed {
             false => {
                 tracing::warn!("the build command has run for {limit} (--build-timeout): ending it")
@@ -203,7 +216,7 @@ impl<'a> Running<'a> {
 
     /// Remembers that a lock ran out, if one has.
     pub(super) fn note_expiry(&mut self) {
-        self.lost |= self.job.expiry.is_some_and(Expiry::must_end);
+        self.lost |= self.request.expiry.is_some_and(Expiry::must_end);
     }
 
     /// Has no signal, limit or lost lock interfered so far?
@@ -240,7 +253,7 @@ impl<'a> Running<'a> {
     pub(super) fn end_what_is_left(&mut self, signals: &Signals, first: libc::c_int) -> Left {
         let mut told: Vec<Process> = Vec::new();
         let mut unreachable: Vec<Process> = Vec::new();
-        let mut kill = from_now(self.job.kill_after);
+        let mut kill = from_now(self.request.kill_after);
         let mut give_up = None;
         let mut signal = first;
         let unseen = !proc::is_ours();
@@ -249,7 +262,7 @@ impl<'a> Running<'a> {
         }
         loop {
             // The keeper would kill them, but it may be gone.
-            if self.job.expiry.is_some_and(|expiry| went_off(expiry.kill_timer())) {
+            if self.request.expiry.is_some_and(|expiry| went_off(expiry.kill_timer())) {
                 signal = libc::SIGKILL;
             }
             let Found { members: mut left, may_have_more } = match unseen {

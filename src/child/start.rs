@@ -11,9 +11,9 @@ use rustix::time::{
     timerfd_settime,
 };
 
-use super::job::Job;
 use super::keeper::{Kept, Line, Watch};
 use super::program::{Execution, Program, cannot_prepare};
+use super::request::RunRequest;
 use crate::expiry::Expiry;
 use crate::signals::Inherited;
 use crate::spawn::{die_with, high_copy, keep_across_exec};
@@ -23,20 +23,20 @@ use crate::spawn::{die_with, high_copy, keep_across_exec};
 ///
 /// # Errors
 /// Nothing was started.
-pub(super) fn start(job: &Job<'_>, inherited: Inherited) -> io::Result<Kept> {
+pub(super) fn start(request: &RunRequest<'_>, inherited: Inherited) -> io::Result<Kept> {
     let locks: Vec<OwnedFd> =
-        job.locks.iter().map(|&lock| high_copy(lock)).collect::<io::Result<_>>()?;
+        request.lock_descriptors.iter().map(|&lock| high_copy(lock)).collect::<io::Result<_>>()?;
     let numbers: Vec<RawFd> = locks.iter().map(AsRawFd::as_raw_fd).collect();
     let line = Line::new()?;
     let (execution, executing) = Execution::pipe()?;
-    let limit = job.limit.map(keepers_limit).transpose()?;
+    let limit = request.limit.map(keepers_limit).transpose()?;
     let keepers_side = line.keepers_side(&Watch {
         locks: &numbers,
-        expiry: job.expiry.map(Expiry::kill_timer),
+        expiry: request.expiry.map(Expiry::kill_timer),
         limit: limit.as_ref().map(AsFd::as_fd),
-        kill_after: job.kill_after,
+        kill_after: request.kill_after,
     });
-    let program = Program::of(job)?;
+    let program = Program::of(request)?;
     let pipe = executing.as_raw_fd();
     // SAFETY: the child makes system calls only, on memory that is ready, and does not return.
     match unsafe { libc::fork() } {
@@ -51,7 +51,7 @@ pub(super) fn start(job: &Job<'_>, inherited: Inherited) -> io::Result<Kept> {
                     keep_across_exec(number)?;
                 }
                 // A lower limit does not close what is open.
-                rustix::process::setrlimit(Resource::Nofile, job.open_files)?;
+                rustix::process::setrlimit(Resource::Nofile, request.open_files)?;
                 die_with(keeper)?;
                 inherited.restore()
             })

@@ -9,15 +9,15 @@ use rustix::process::Rlimit;
 use crate::command::Command;
 use crate::expiry::Expiry;
 
-/// One run of the build command.
+/// A request to run the build command once.
 #[derive(Debug)]
-pub(crate) struct Job<'a> {
+pub(crate) struct RunRequest<'a> {
     pub(crate) command: &'a Command,
     /// Variables to set in the build command's environment.
     pub(crate) environment: Vec<(&'static str, OsString)>,
-    /// Locks that the build command inherits, so that they stay held until it has ended even if
-    /// buildlock is killed.
-    pub(crate) locks: Vec<BorrowedFd<'a>>,
+    /// Inherited by the keeper and the build command, so that the locks stay held until the build
+    /// command has ended, even if buildlock is killed.
+    pub(crate) lock_descriptors: Vec<BorrowedFd<'a>>,
     /// When the locks run out, if they must be renewed. The build command must be dead by then.
     pub(crate) expiry: Option<&'a Expiry>,
     /// How long the build command may run.
