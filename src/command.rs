@@ -94,7 +94,7 @@ impl Command {
     /// A known build command reads it only if its words say so. Any other command may, and so may
     /// sudo in front of either.
     pub(crate) fn may_read_stdin(&self) -> bool {
-        self.known.as_ref().is_none_or(|known| known.front_may_read_stdin)
+        self.known.as_ref().is_none_or(|known| known.wrapper_may_read_stdin)
             || self.build().is_none_or(|build| build.reads_stdin)
     }
 
@@ -231,14 +231,19 @@ mod tests {
         let client = command(line).client().cloned().unwrap();
         assert_eq!(client.engine, Engine::Docker);
         assert_eq!(client.globals, ["--context", "ci", "-H", "ssh://h"]);
-        assert_eq!(client.in_front, ["sudo", "-n", "env", "A=b"]);
-        assert!(client.behind_others);
+        assert_eq!(client.wrapper_words, ["sudo", "-n", "env", "A=b"]);
+        assert!(client.wrapper_changes_user_or_env);
 
         let client =
             command("env DOCKER_HOST=unix:///s nice docker build .").client().cloned().unwrap();
         assert_eq!(client.environment, [("DOCKER_HOST".into(), "unix:///s".into())]);
-        assert!(!client.behind_others);
-        assert!(command("env -u DOCKER_HOST docker build .").client().unwrap().behind_others);
+        assert!(!client.wrapper_changes_user_or_env);
+        assert!(
+            command("env -u DOCKER_HOST docker build .")
+                .client()
+                .unwrap()
+                .wrapper_changes_user_or_env
+        );
     }
 
     #[test]

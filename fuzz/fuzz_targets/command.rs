@@ -46,9 +46,9 @@ fn any_words(data: &[u8]) {
     assert_eq!(command.program(), words[0]);
     assert_eq!(command.arguments(), &words[1..]);
     if let Some(client) = command.client() {
-        assert!(client.globals.len() + client.in_front.len() < words.len() + 1);
+        assert!(client.globals.len() + client.wrapper_words.len() < words.len() + 1);
         client.global_flags();
-        client.configuration();
+        client.config_folder();
         client.variable("DOCKER_HOST");
         check_shown(&client.to_string());
     }

@@ -1,4 +1,4 @@
-//! The call of a program that a build command comes to, and what buildlock makes of it.
+//! The program call inside a build command, once wrappers such as sudo and env are removed.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -8,98 +8,101 @@ use super::client::Client;
 use super::engine::Engine;
 use super::options::{Names, Valued, skip_options};
 use super::task::Task;
-use super::wrappers::Front;
+use super::wrappers::Wrappers;
 
-/// A call of a program, behind wrappers such as sudo and env.
+/// A call of a program, and the wrappers before it.
 pub(super) struct Call<'a> {
-    pub front: Front,
+    pub wrappers: Wrappers,
     /// The program, as the build command names it.
     pub program: &'a str,
     /// The program's file name.
     pub name: &'a str,
     /// The program's arguments.
-    pub words: &'a [&'a str],
+    pub arguments: &'a [&'a str],
     /// The same call, if the program is an engine's client.
-    pub of_client: Option<ClientCall<'a>>,
+    pub client_call: Option<ClientCall<'a>>,
 }
 
 /// A call of an engine's client, such as `docker --context ci buildx --builder b bake api`.
 pub(super) struct ClientCall<'a> {
     pub client: Client,
     pub builder: BuilderUse,
-    /// The arguments behind the global options.
-    pub words: &'a [&'a str],
+    /// The arguments after the global options.
+    pub arguments: &'a [&'a str],
     /// The verb, such as `build`; not a group it belongs to, such as `buildx` or `image`.
     pub verb: Option<&'a str>,
-    /// The arguments behind the verb.
+    /// The arguments after the verb.
     pub rest: &'a [&'a str],
 }
 
-/// A call that buildlock knows.
+/// A call that buildlock recognizes.
 #[derive(Debug)]
 pub(super) struct Known {
     pub client: Client,
     pub task: Task,
     pub builder: BuilderUse,
-    /// Whether a wrapper in front of the program may read stdin.
-    pub front_may_read_stdin: bool,
+    /// Whether a wrapper may read stdin.
+    pub wrapper_may_read_stdin: bool,
 }
 
 impl<'a> Call<'a> {
     /// Reads what the command `argv` calls. `words` is `argv` as text.
     pub(super) fn read(argv: &'a [OsString], words: &'a [&'a str]) -> Option<Self> {
-        let front = Front::read(argv, words)?;
-        let program = argv.get(front.program)?;
+        let wrappers = Wrappers::read(argv, words)?;
+        let program = argv.get(wrappers.program)?;
         let name = Path::new(program).file_name()?.to_str()?;
-        let behind = front.program + 1;
-        let of_client =
-            Engine::of_client(name).map(|engine| ClientCall::read(engine, &front, argv, words));
+        let after_program = wrappers.program + 1;
+        let client_call =
+            Engine::of_client(name).map(|engine| ClientCall::read(engine, &wrappers, argv, words));
         Some(Call {
-            program: words[front.program],
+            program: words[wrappers.program],
             name,
-            words: &words[behind..],
-            of_client,
-            front,
+            arguments: &words[after_program..],
+            client_call,
+            wrappers,
         })
     }
 
-    /// Returns the result for this call.
+    /// Returns this call as a recognized one that does `task`.
     pub(super) fn known(&self, client: Client, task: Task, builder: BuilderUse) -> Known {
-        Known { client, task, builder, front_may_read_stdin: self.front.may_read_stdin }
+        Known { client, task, builder, wrapper_may_read_stdin: self.wrappers.may_read_stdin }
     }
 }
 
 impl<'a> ClientCall<'a> {
-    fn read(engine: Engine, front: &Front, argv: &[OsString], words: &'a [&'a str]) -> Self {
-        const BUILDX_GLOBALS: Valued = Valued::Only(Names { short: "", long: &["builder"] });
-        let program = &argv[front.program];
-        let (argv, words) = (&argv[front.program + 1..], &words[front.program + 1..]);
+    fn read(engine: Engine, wrappers: &Wrappers, argv: &[OsString], words: &'a [&'a str]) -> Self {
+        let program = &argv[wrappers.program];
+        let after_program = wrappers.program + 1;
+        let (argv, words) = (&argv[after_program..], &words[after_program..]);
         let is_standalone = Path::new(program).ends_with("docker-buildx");
-        let globals = match is_standalone {
-            true => 0,
-            false => skip_options(words, engine.global_options(), |_| ()),
-        };
-        let words = &words[globals..];
-        let mut builder = BuilderUse {
-            is_buildx: is_standalone || words.first() == Some(&"buildx"),
-            ..BuilderUse::default()
-        };
-        let is_group = matches!(words.first(), Some(&("buildx" | "image" | "builder")));
-        let mut verb = usize::from(is_group && !is_standalone);
-        if builder.is_buildx {
-            verb += skip_options(&words[verb..], BUILDX_GLOBALS, |opt| builder.note(opt));
-        }
+        let globals =
+            if is_standalone { 0 } else { skip_options(words, engine.global_options(), |_| ()) };
+        // docker-buildx cannot inspect images on the engine; ask docker.
+        let program = if is_standalone { "docker".into() } else { program.clone() };
+        let client = Client::with_wrappers(wrappers, engine, program, argv[..globals].to_vec());
+        let arguments = &words[globals..];
+        let (verb, builder) = find_verb(arguments, is_standalone);
         ClientCall {
-            client: Client::behind(
-                front,
-                engine,
-                if is_standalone { "docker".into() } else { program.clone() },
-                argv[..globals].to_vec(),
-            ),
+            client,
             builder,
-            words,
-            verb: words.get(verb).copied(),
-            rest: words.get(verb + 1..).unwrap_or_default(),
+            arguments,
+            verb: arguments.get(verb).copied(),
+            rest: arguments.get(verb + 1..).unwrap_or_default(),
         }
     }
+}
+
+/// Returns the index of the verb, and what the words before it say about the builder.
+/// `is_standalone` means that they are the arguments of `docker-buildx`.
+fn find_verb(arguments: &[&str], is_standalone: bool) -> (usize, BuilderUse) {
+    const BUILDX_GLOBALS: Valued = Valued::Only(Names { short: "", long: &["builder"] });
+    let first = arguments.first().copied();
+    let is_buildx = is_standalone || first == Some("buildx");
+    let mut builder_use = BuilderUse { is_buildx, ..BuilderUse::default() };
+    let is_group = !is_standalone && matches!(first, Some("buildx" | "image" | "builder"));
+    let mut verb = usize::from(is_group);
+    if is_buildx {
+        verb += skip_options(&arguments[verb..], BUILDX_GLOBALS, |opt| builder_use.note(opt));
+    }
+    (verb, builder_use)
 }

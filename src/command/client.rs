@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::engine::Engine;
 use super::options::skip_options;
-use super::wrappers::Front;
+use super::wrappers::Wrappers;
 use crate::user;
 
 /// An engine's client, and how to call it so that it asks the engine that the build command will
@@ -18,19 +18,19 @@ pub struct Client {
     pub program: OsString,
     /// Its global options, as the build command gives them.
     pub globals: Vec<OsString>,
-    /// Words to put in front of the program, such as `sudo -n`.
-    pub in_front: Vec<OsString>,
-    /// Whether those words change the user or the environment.
-    pub behind_others: bool,
-    /// Whether those words may change the folder that the program runs in.
+    /// The words of wrappers to put before the program, such as `sudo -n`.
+    pub wrapper_words: Vec<OsString>,
+    /// Whether these wrappers change the user or the environment.
+    pub wrapper_changes_user_or_env: bool,
+    /// Whether these wrappers may change the folder that the program runs in.
     pub may_run_elsewhere: bool,
     /// Variables that `env NAME=VALUE` sets for the program.
     pub environment: Vec<(OsString, OsString)>,
 }
 
 impl Client {
-    pub(super) fn behind(
-        front: &Front,
+    pub(super) fn with_wrappers(
+        wrappers: &Wrappers,
         engine: Engine,
         program: OsString,
         globals: Vec<OsString>,
@@ -39,15 +39,14 @@ impl Client {
             engine,
             program,
             globals,
-            in_front: front.kept.clone(),
-            behind_others: front.behind_others,
-            may_run_elsewhere: front.may_run_elsewhere,
-            environment: front.environment.clone(),
+            wrapper_words: wrappers.kept.clone(),
+            wrapper_changes_user_or_env: wrappers.change_user_or_env,
+            may_run_elsewhere: wrappers.may_run_elsewhere,
+            environment: wrappers.environment.clone(),
         }
     }
 
-    /// Returns the letter or name of each global option, with its value. A switch has an empty
-    /// value.
+    /// Returns each global option, by letter or name, with its value. A switch has an empty value.
     pub fn global_flags(&self) -> Vec<(String, String)> {
         let lossy: Vec<_> = self.globals.iter().map(|word| word.to_string_lossy()).collect();
         let words: Vec<&str> = lossy.iter().map(AsRef::as_ref).collect();
@@ -70,12 +69,18 @@ impl Client {
     }
 
     /// Returns the folder in which the client looks for docker's configuration.
-    pub fn configuration(&self) -> Option<PathBuf> {
+    pub fn config_folder(&self) -> Option<PathBuf> {
         let flag = self.global_flags().into_iter().rev().find(|(name, _)| name == "config");
-        let folder = flag.map(|(_, folder)| PathBuf::from(folder));
-        folder.or_else(|| self.variable("DOCKER_CONFIG").map(PathBuf::from)).or_else(|| {
-            let home = self.variable("HOME").map(PathBuf::from);
-            Some(home.or_else(|| Some(user::ourselves()?.home))?.join(".docker"))
-        })
+        if let Some((_, folder)) = flag {
+            return Some(folder.into());
+        }
+        if let Some(folder) = self.variable("DOCKER_CONFIG") {
+            return Some(folder.into());
+        }
+        let home = match self.variable("HOME") {
+            Some(home) => home.into(),
+            None => user::ourselves()?.home,
+        };
+        Some(home.join(".docker"))
     }
 }

@@ -5,7 +5,7 @@ mod text;
 use std::ffi::OsString;
 
 use self::text::{hide_in_script, hide_in_text};
-use super::wrappers::{Front, is_assignment};
+use super::wrappers::{Wrappers, is_assignment};
 use crate::visible::is_visible;
 
 /// The longest command that is shown, in bytes. A person reads no more of it in a message.
@@ -19,7 +19,7 @@ const LONGEST: usize = 4096;
 pub fn describe(argv: &[OsString]) -> String {
     let lossy: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
     let words: Vec<&str> = lossy.iter().map(AsRef::as_ref).collect();
-    let program = Front::read(argv, &words).map_or(argv.len(), |front| front.program);
+    let program = Wrappers::read(argv, &words).map_or(argv.len(), |wrappers| wrappers.program);
     let of_env = operands_of_env(&words);
     let mut shown = Vec::with_capacity(words.len());
     let mut expected = None;

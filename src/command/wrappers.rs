@@ -118,29 +118,30 @@ impl Wrapper {
 
 /// The wrappers in front of the program that the build command is about.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Front {
+pub(super) struct Wrappers {
     /// The index of that program.
     pub program: usize,
     /// The words that a look-up must go through.
     pub kept: Vec<OsString>,
-    /// Whether those words change the user or the environment.
-    pub behind_others: bool,
+    /// Whether one of the wrappers changes the user or the environment.
+    pub change_user_or_env: bool,
     pub may_run_elsewhere: bool,
     pub may_read_stdin: bool,
     /// The variables that the wrappers set.
     pub environment: Vec<(OsString, OsString)>,
 }
 
-impl Front {
+impl Wrappers {
     /// Reads the wrappers at the start of a command. `words` is `argv` as text.
     ///
     /// Returns none for `env -S`, which splits a string by rules of its own.
     pub(super) fn read(argv: &[OsString], words: &[&str]) -> Option<Self> {
-        let mut front = Front::default();
-        while let Some(wrapper) = words.get(front.program).and_then(|word| Wrapper::called(word)) {
-            front.read_wrapper(wrapper, argv, words)?;
+        let mut wrappers = Wrappers::default();
+        while let Some(wrapper) = words.get(wrappers.program).and_then(|word| Wrapper::called(word))
+        {
+            wrappers.read_wrapper(wrapper, argv, words)?;
         }
-        Some(front)
+        Some(wrappers)
     }
 
     fn read_wrapper(&mut self, wrapper: &Wrapper, argv: &[OsString], words: &[&str]) -> Option<()> {
@@ -169,7 +170,7 @@ impl Front {
             }
             at += 1;
         }
-        self.behind_others |= match influence {
+        self.change_user_or_env |= match influence {
             Influence::None => false,
             Influence::Always => true,
             Influence::WithOptions => has_options,

@@ -63,7 +63,7 @@ fn open_docker(
     Ok(match Program::of(&client, program) {
         Program::Podman => Box::new(Podman::new(client)),
         Program::Script => through_client(client),
-        Program::Binary if client.behind_others => through_client(client),
+        Program::Binary if client.wrapper_changes_user_or_env => through_client(client),
         Program::Binary => match local_socket(&client) {
             Ok(socket) => Box::new(DockerSocket::new(builders(&client), client, socket)),
             Err(Unknown::NoSuchContext(why)) if *check == Check::Local => bail!(why),

@@ -126,9 +126,10 @@ fn write(file: &Path, id: &str) -> std::io::Result<()> {
 }
 
 fn cannot_write(file: &Path, client: &Client, error: &std::io::Error) -> anyhow::Error {
-    let hint = match client.behind_others && error.kind() == ErrorKind::PermissionDenied {
-        true => "; the build command may run as another user: put sudo in front of buildlock",
-        false => "",
-    };
+    let hint =
+        match client.wrapper_changes_user_or_env && error.kind() == ErrorKind::PermissionDenied {
+            true => "; the build command may run as another user: put sudo in front of buildlock",
+            false => "",
+        };
     anyhow!("cannot write the image's id to {}: {error}{hint}", file.display())
 }

@@ -24,7 +24,7 @@ const VALUED: Valued = Valued::Only(Names {
 
 pub(super) fn recognize(call: &Call<'_>) -> Option<Known> {
     let bake = call
-        .of_client
+        .client_call
         .as_ref()
         .filter(|it| it.builder.is_buildx && matches!(it.verb, Some("bake" | "f")))?;
     let builder = bake.builder.clone().with_words(bake.rest);

@@ -68,7 +68,7 @@ const VALUED: Valued = Valued::AllBut(Names {
 });
 
 pub(super) fn recognize(call: &Call<'_>) -> Option<Known> {
-    let client_call = call.of_client.as_ref().filter(|it| is_build(call.name, it))?;
+    let client_call = call.client_call.as_ref().filter(|it| is_build(call.name, it))?;
     let client = client_call.client.clone();
     let mut builder = client_call.builder.clone();
     let build = read(client_call.rest, client.engine, |opt| builder.note(opt));

@@ -45,7 +45,7 @@ pub(super) fn recognize(call: &Call<'_>) -> Option<Known> {
 
 /// Recognizes `docker compose`.
 fn plugin(call: &Call<'_>) -> Option<Known> {
-    let compose = call.of_client.as_ref().filter(|it| it.verb == Some("compose"))?;
+    let compose = call.client_call.as_ref().filter(|it| it.verb == Some("compose"))?;
     let several = read(&format!("{} compose", call.name), compose.rest)?;
     let builder = compose.builder.clone().with_words(compose.rest);
     Some(call.known(compose.client.clone(), Task::Several(several), builder))
@@ -54,13 +54,13 @@ fn plugin(call: &Call<'_>) -> Option<Known> {
 /// Reads a call of a program that is compose alone.
 fn standalone(call: &Call<'_>, engine: Engine) -> Known {
     let globals = match engine {
-        Engine::Docker => docker_options(call.words),
+        Engine::Docker => docker_options(call.arguments),
         _ => Vec::new(),
     };
-    let client = Client::behind(&call.front, engine, engine.client().into(), globals);
-    let task =
-        read(call.program, call.words).map_or(Task::Other { pushes_or_runs: None }, Task::Several);
-    call.known(client, task, BuilderUse::among(call.words))
+    let client = Client::with_wrappers(&call.wrappers, engine, engine.client().into(), globals);
+    let task = read(call.program, call.arguments)
+        .map_or(Task::Other { pushes_or_runs: None }, Task::Several);
+    call.known(client, task, BuilderUse::among(call.arguments))
 }
 
 /// Returns those global options of docker-compose that docker has, too: they choose the engine.

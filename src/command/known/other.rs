@@ -4,9 +4,9 @@ use crate::command::call::{Call, Known};
 use crate::command::task::Task;
 
 pub(super) fn recognize(call: &Call<'_>) -> Option<Known> {
-    let other = call.of_client.as_ref()?;
+    let other = call.client_call.as_ref()?;
     let builder = other.builder.clone().with_words(other.rest);
-    let task = Task::Other { pushes_or_runs: pushes_or_runs(other.words) };
+    let task = Task::Other { pushes_or_runs: pushes_or_runs(other.arguments) };
     Some(call.known(other.client.clone(), task, builder))
 }
 

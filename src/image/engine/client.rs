@@ -72,8 +72,8 @@ impl Client {
             engine,
             program: engine.client().into(),
             globals: Vec::new(),
-            in_front: Vec::new(),
-            behind_others: false,
+            wrapper_words: Vec::new(),
+            wrapper_changes_user_or_env: false,
             may_run_elsewhere: false,
             environment: Vec::new(),
         }
@@ -83,7 +83,7 @@ impl Client {
     fn words(&self, arguments: &[&str]) -> (OsString, Vec<OsString>) {
         let arguments = arguments.iter().map(OsString::from);
         let mut words = self
-            .in_front
+            .wrapper_words
             .iter()
             .chain([&self.program])
             .chain(&self.globals)

@@ -41,7 +41,7 @@ pub(crate) fn is_turned_off(client: &Client) -> bool {
 /// Returns the folder where buildx keeps its files.
 pub(crate) fn folder(client: &Client) -> Option<PathBuf> {
     let folder = client.variable("BUILDX_CONFIG").map(PathBuf::from);
-    folder.or_else(|| Some(client.configuration()?.join("buildx")))
+    folder.or_else(|| Some(client.config_folder()?.join("buildx")))
 }
 
 /// Returns the file that describes the builder `name`, whose case does not matter.
@@ -86,7 +86,7 @@ fn is_alias(client: &Client) -> bool {
         aliases: BTreeMap<String, String>,
     }
     go_json::fields!(Config { "aliases" => aliases });
-    let file = client.configuration().map(|folder| folder.join("config.json"));
+    let file = client.config_folder().map(|folder| folder.join("config.json"));
     let text = file.and_then(|file| std::fs::read(file).ok()).unwrap_or_default();
     let config: Config = go_json::read_config(&text).unwrap_or_default();
     !is_turned_off(client) && config.aliases.get("builder").is_some_and(|alias| alias == "buildx")

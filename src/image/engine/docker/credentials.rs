@@ -79,7 +79,7 @@ pub(crate) fn in_configuration(
     client: &Client,
     registry: Registry<'_>,
 ) -> Result<Option<Credential>, Unanswered> {
-    let Some(file) = client.configuration().map(|folder| folder.join("config.json")) else {
+    let Some(file) = client.config_folder().map(|folder| folder.join("config.json")) else {
         return Ok(None);
     };
     let unavailable = |why: String| {

@@ -76,7 +76,7 @@ fn target_with(client: &Client, variable: &Variables<'_>) -> Result<Target, Unkn
         let host = flags.host.as_ref().or(docker_host.as_ref());
         Target::Host(host.map_or("", |host| host.trim()).to_owned())
     };
-    let config = client.configuration();
+    let config = client.config_folder();
     let context = match flags.context {
         Some(name) => NamedContext { name, named_by: "--context".to_owned() },
         None if names_a_host => return Ok(host()),
