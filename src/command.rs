@@ -21,8 +21,8 @@ pub use self::client::Client;
 pub use self::engine::Engine;
 pub(crate) use self::output::goes_elsewhere;
 pub use self::redact::describe;
-pub use self::task::Build;
-pub(crate) use self::task::{Several, Tool};
+pub use self::task::BuildOptions;
+pub(crate) use self::task::{ComposeOrBake, Tool};
 
 use self::builder::BuilderUse;
 use self::call::Known;
@@ -62,25 +62,25 @@ impl Command {
     }
 
     /// Returns what the command builds, if it is known to build one image.
-    pub fn build(&self) -> Option<&Build> {
+    pub fn build(&self) -> Option<&BuildOptions> {
         match self.task()? {
             Task::Build(build) => Some(build),
             _ => None,
         }
     }
 
-    /// Returns what the command says, if it is compose or bake.
-    pub(crate) fn several(&self) -> Option<&Several> {
+    /// Returns the call of compose or bake, if the command is one.
+    pub(crate) fn compose_or_bake(&self) -> Option<&ComposeOrBake> {
         match self.task()? {
-            Task::Several(several) => Some(several),
+            Task::ComposeOrBake(call) => Some(call),
             _ => None,
         }
     }
 
     /// Returns the subcommand of the engine's client if it pushes or runs an image.
-    pub(crate) fn does_more_than_build(&self) -> Option<&str> {
+    pub(crate) fn push_or_run_verb(&self) -> Option<&str> {
         match self.task()? {
-            Task::Other { pushes_or_runs } => pushes_or_runs.as_deref(),
+            Task::Other { push_or_run_verb } => push_or_run_verb.as_deref(),
             _ => None,
         }
     }
@@ -104,7 +104,7 @@ impl Command {
             Some(Task::Build(build)) => {
                 build.push || build.outputs.iter().any(|output| goes_to_registry(output))
             }
-            Some(Task::Several(several)) => several.pushes,
+            Some(Task::ComposeOrBake(call)) => call.pushes,
             Some(Task::Other { .. }) | None => false,
         }
     }
@@ -253,7 +253,7 @@ mod tests {
         let command = command(line);
         assert_eq!(
             command.build(),
-            Some(&Build {
+            Some(&BuildOptions {
                 tags: vec!["a".into()],
                 manifest: None,
                 outputs: vec!["type=local,dest=out".into()],
@@ -263,7 +263,7 @@ mod tests {
                 side_outputs: vec!["-o type=local,dest=out".into(), "--metadata-file m".into()],
                 prints_id: true,
                 id_file: Some("id".into()),
-                builds_nothing: Some("--check".into()),
+                no_build_option: Some("--check".into()),
                 cache_namespace: None,
                 reads_stdin: false,
             })

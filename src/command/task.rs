@@ -2,23 +2,23 @@
 
 use std::path::PathBuf;
 
-/// What the program in a build command does.
+/// What the program in a build command is called for.
 #[derive(Debug)]
 pub(super) enum Task {
-    /// It builds one image.
-    Build(Build),
-    /// It runs compose or bake, which may build several images.
-    Several(Several),
-    /// It does something else.
+    /// To build one image.
+    Build(BuildOptions),
+    /// To run compose or bake, which may build several images.
+    ComposeOrBake(ComposeOrBake),
+    /// To do something else.
     Other {
         /// The subcommand, if that pushes or runs an image: `push`, `image push`, `run`.
-        pushes_or_runs: Option<String>,
+        push_or_run_verb: Option<String>,
     },
 }
 
-/// What a command that builds one image says about it.
+/// What the words of a command that builds one image say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Build {
+pub struct BuildOptions {
     /// The names that the image gets, as typed: the values of `-t`, or else of
     /// `-o type=image,name=…`, and the value of `--manifest`.
     pub tags: Vec<String>,
@@ -35,19 +35,19 @@ pub struct Build {
     pub cache_namespace: Option<String>,
     /// The platforms that `--platform` names, or podman's `--os`, `--arch` and `--variant`.
     pub platforms: Vec<String>,
-    /// Options that make it write more than the image and its ID, such as `--metadata-file m`.
+    /// Options that make the command write more than the image and its ID, such as `--metadata-file m`.
     pub side_outputs: Vec<String>,
-    /// Whether it prints the image's ID (`-q`).
+    /// Whether the command prints the image's ID (`-q`).
     pub prints_id: bool,
-    /// The file that it writes the image's ID to (`--iidfile`).
+    /// The file that the command writes the image's ID to (`--iidfile`).
     pub id_file: Option<PathBuf>,
-    /// An option that makes it build nothing (`--check`, `--call=outline`).
-    pub builds_nothing: Option<String>,
-    /// Whether it reads the context or the Dockerfile from stdin (`-`, `-f -`).
+    /// An option that makes the command build nothing (`--check`, `--call=outline`).
+    pub no_build_option: Option<String>,
+    /// Whether the command reads the context or the Dockerfile from stdin (`-`, `-f -`).
     pub reads_stdin: bool,
 }
 
-impl Build {
+impl BuildOptions {
     /// Returns the tags as options, for messages.
     pub(crate) fn tag_options(&self) -> String {
         match self.tags.as_slice() {
@@ -66,31 +66,32 @@ pub(crate) enum Tool {
     Bake,
 }
 
-/// What a call of compose or bake says.
+/// A call of compose or bake.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Several {
+pub(crate) struct ComposeOrBake {
     pub tool: Tool,
     /// The words that call the tool, such as `docker compose`.
     pub called: String,
     /// The subcommand of compose (`build`, `up`), or `bake`.
     pub subcommand: String,
-    /// The services or targets that it names.
+    /// The services or targets that the command names.
     pub named: Vec<String>,
     /// The value of `--parallel`, which limits how many builds run side by side. In docker-compose
-    /// 1 it is a switch.
+    /// 1 this option is a switch.
     pub parallel: Option<String>,
-    /// Whether it says that it pushes what it builds.
+    /// Whether an option makes the tool push what it builds: `--push`, or bake's `--set` with a
+    /// registry as output.
     pub pushes: bool,
 }
 
-impl Several {
-    /// Tells whether the tool does nothing but build.
+impl ComposeOrBake {
+    /// Returns whether the tool does nothing but build.
     pub(crate) fn only_builds(&self) -> bool {
         matches!(self.subcommand.as_str(), "build" | "bake")
     }
 
-    /// Tells whether it may build several images.
-    pub(crate) fn builds_several(&self) -> bool {
+    /// Returns whether the tool may build several images.
+    pub(crate) fn may_build_several(&self) -> bool {
         self.only_builds() && self.named.len() != 1
     }
 }

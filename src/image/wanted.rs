@@ -2,7 +2,7 @@
 
 use super::missing::{Instead, Why};
 use super::platform::{Platform, list};
-use crate::command::{Build, Command};
+use crate::command::{BuildOptions, Command};
 use crate::reference::Tag;
 
 /// What an image must be, to be the one that the build command makes.
@@ -18,7 +18,7 @@ impl Wanted {
     /// Reads the build command. `default_platform` tells what it builds for if it does not say.
     pub(crate) fn by(
         command: &Command,
-        default_platform: impl FnOnce(&Build) -> Option<String>,
+        default_platform: impl FnOnce(&BuildOptions) -> Option<String>,
     ) -> Self {
         let Some(build) = command.build() else {
             return Wanted { platforms: Vec::new(), manifest: None };
@@ -63,8 +63,8 @@ fn is_met(wanted: &Platform, there: &[Platform]) -> bool {
 
 /// Returns the platforms that the build command builds for, if it names any.
 fn platforms_of(
-    build: &Build,
-    default_platform: impl FnOnce(&Build) -> Option<String>,
+    build: &BuildOptions,
+    default_platform: impl FnOnce(&BuildOptions) -> Option<String>,
 ) -> Vec<Platform> {
     let by_default = build.platforms.is_empty().then(|| default_platform(build)).flatten();
     let named = build.platforms.iter().chain(&by_default);

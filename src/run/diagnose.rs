@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use super::builder::chosen_builder;
 use super::preflight::{does_not_run, how_to_push, program};
 use crate::child::NotRun;
-use crate::command::{Build, Client, Command, Engine, goes_elsewhere};
+use crate::command::{BuildOptions, Client, Command, Engine, goes_elsewhere};
 use crate::exit;
 use crate::image::{Check, Instead, Missing, Why};
 use crate::interpreter;
@@ -94,14 +94,14 @@ fn why_not_on_the_engine(command: &Command, tag: &Tag) -> String {
 }
 
 /// Returns the tag as the build command names it, if it does.
-fn as_typed<'b>(build: &'b Build, tag: &Tag) -> Option<&'b str> {
+fn as_typed<'b>(build: &'b BuildOptions, tag: &Tag) -> Option<&'b str> {
     let is_this = |text: &&String| {
         text.parse::<Tag>().is_ok_and(|named| named == *tag || named.is_same_name(tag))
     };
     build.tags.iter().find(is_this).map(String::as_str)
 }
 
-fn names_other_tags(build: &Build) -> String {
+fn names_other_tags(build: &BuildOptions) -> String {
     format!("the build command says {}", build.tag_options())
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Result, anyhow, bail};
 
 use super::builder;
-use crate::command::{Build, Client, Command, Engine, Several, Tool, goes_elsewhere};
+use crate::command::{BuildOptions, Client, Command, ComposeOrBake, Engine, Tool, goes_elsewhere};
 use crate::image::Check;
 use crate::interpreter;
 use crate::reference::Tag;
@@ -41,7 +41,7 @@ fn named_tags(command: &Command) -> Result<Vec<Tag>> {
     named.iter().map(parse).collect()
 }
 
-fn warn_of_other_tags(given: &[Tag], command: &Command, build: &Build) {
+fn warn_of_other_tags(given: &[Tag], command: &Command, build: &BuildOptions) {
     let named: Vec<Tag> = build.tags.iter().filter_map(|text| text.parse().ok()).collect();
     // To podman, x is localhost/x.
     let is_podman = command.client().is_some_and(|client| client.engine == Engine::Podman);
@@ -58,7 +58,7 @@ fn warn_of_other_tags(given: &[Tag], command: &Command, build: &Build) {
 
 /// Says what to do if nothing tells which image is built.
 fn no_tag(command: &Command) -> String {
-    if let Some(several) = command.several().filter(|several| several.only_builds()) {
+    if let Some(several) = command.compose_or_bake().filter(|several| several.only_builds()) {
         return no_tag_of_several(several);
     }
     if command.build().is_some() {
@@ -79,7 +79,7 @@ fn no_tag(command: &Command) -> String {
     }
 }
 
-fn no_tag_of_several(several: &Several) -> String {
+fn no_tag_of_several(several: &ComposeOrBake) -> String {
     let (called, verb) = (&several.called, &several.subcommand);
     let what = match several.tool {
         Tool::Bake => "TARGET",
@@ -103,12 +103,12 @@ fn no_tag_of_several(several: &Several) -> String {
 /// Fails if it does more. With the image present, buildlock would not do the rest, but would still
 /// exit with 0.
 pub(super) fn check_that_it_only_builds(command: &Command, check: &Check) -> Result<()> {
-    if let Some(several) = command.several().filter(|several| !several.only_builds())
+    if let Some(several) = command.compose_or_bake().filter(|several| !several.only_builds())
         && !(several.subcommand == "push" && *check == Check::Registry)
     {
         bail!(build_first(several));
     }
-    match command.does_more_than_build() {
+    match command.push_or_run_verb() {
         None => Ok(()),
         Some(verb) if verb.ends_with("push") && *check != Check::Local => Ok(()),
         Some(verb) if verb.ends_with("push") => bail!(
@@ -122,7 +122,7 @@ pub(super) fn check_that_it_only_builds(command: &Command, check: &Check) -> Res
     }
 }
 
-fn build_first(several: &Several) -> String {
+fn build_first(several: &ComposeOrBake) -> String {
     let (called, verb) = (&several.called, &several.subcommand);
     let then = match verb.as_str() {
         "up" => "up --no-build",
@@ -137,7 +137,7 @@ fn build_first(several: &Several) -> String {
 
 /// Warns if builds that are started side by side share a cache.
 pub(super) fn warn_if_a_cache_has_several_writers(command: &Command, program: &Path, caches: bool) {
-    let several = command.several().filter(|several| caches && several.builds_several());
+    let several = command.compose_or_bake().filter(|several| caches && several.may_build_several());
     let Some(several) = several else { return };
     if let Some(advice) = how_to_build_in_turn(several, command, program) {
         tracing::warn!(
@@ -151,7 +151,7 @@ pub(super) fn warn_if_a_cache_has_several_writers(command: &Command, program: &P
 
 /// Returns how to have the images built one after the other, unless they are.
 fn how_to_build_in_turn(
-    several: &Several,
+    several: &ComposeOrBake,
     command: &Command,
     program: &Path,
 ) -> Option<&'static str> {
@@ -182,7 +182,7 @@ fn how_to_build_in_turn(
     }
 }
 
-fn is_docker_compose(several: &Several) -> bool {
+fn is_docker_compose(several: &ComposeOrBake) -> bool {
     Path::new(&several.called).file_name().is_some_and(|name| name == "docker-compose")
 }
 
@@ -196,7 +196,7 @@ pub(super) fn check_that_it_ends_with_an_image(command: &Command, check: &Check)
     if let Check::Command(_) = check {
         return Ok(());
     }
-    if let Some(flag) = &build.builds_nothing {
+    if let Some(flag) = &build.no_build_option {
         bail!("the build command builds no image: {flag}");
     }
     match check {
@@ -205,7 +205,7 @@ pub(super) fn check_that_it_ends_with_an_image(command: &Command, check: &Check)
     }
 }
 
-fn ends_on_the_engine(command: &Command, build: &Build, client: &Client) -> Result<()> {
+fn ends_on_the_engine(command: &Command, build: &BuildOptions, client: &Client) -> Result<()> {
     // podman always makes its image. With -o it also writes it elsewhere.
     if build.load || client.engine == Engine::Podman {
         return Ok(());
@@ -233,7 +233,7 @@ fn ends_on_the_engine(command: &Command, build: &Build, client: &Client) -> Resu
     Ok(())
 }
 
-fn ends_in_the_registry(command: &Command, build: &Build, client: &Client) -> Result<()> {
+fn ends_in_the_registry(command: &Command, build: &BuildOptions, client: &Client) -> Result<()> {
     if command.pushes() {
         return Ok(());
     }

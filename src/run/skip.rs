@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::command::{Build, Client, Command};
+use crate::command::{BuildOptions, Client, Command};
 use crate::image::{Identity, Images, is_buildah};
 use crate::reference::Tag;
 
@@ -45,7 +45,7 @@ pub(super) fn give_id(command: &Command, images: &Images, tags: &[Tag]) -> Resul
 
 /// Returns the file of `--iidfile`. Warns instead if the build command may look for it in another
 /// folder than ours.
-fn file_within_reach<'b>(build: &'b Build, client: &Client) -> Option<&'b Path> {
+fn file_within_reach<'b>(build: &'b BuildOptions, client: &Client) -> Option<&'b Path> {
     let file = build.id_file.as_deref()?;
     if client.may_run_elsewhere && file.is_relative() {
         tracing::warn!(
@@ -58,7 +58,7 @@ fn file_within_reach<'b>(build: &'b Build, client: &Client) -> Option<&'b Path> 
     Some(file)
 }
 
-fn warn_without_id(build: &Build, file: Option<&Path>) {
+fn warn_without_id(build: &BuildOptions, file: Option<&Path>) {
     let file = file.map(|file| format!("--iidfile {}", file.display()));
     let printed = build.prints_id.then(|| "the image id that -q prints".to_owned());
     for output in file.into_iter().chain(printed) {
@@ -89,7 +89,7 @@ fn id_of(images: &Images, tag: &Tag) -> Result<Option<String>> {
 
 /// Returns the tag that the build command names first. The other tags may belong to another image
 /// by now.
-fn named_first<'t>(build: &Build, tags: &'t [Tag]) -> Option<&'t Tag> {
+fn named_first<'t>(build: &BuildOptions, tags: &'t [Tag]) -> Option<&'t Tag> {
     let first = build.tags.iter().find_map(|text| text.parse::<Tag>().ok());
     let is_first = |tag: &&Tag| first.as_ref().is_some_and(|first| first.is_same_name(tag));
     tags.iter().find(is_first).or_else(|| tags.first())

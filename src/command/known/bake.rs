@@ -3,7 +3,7 @@
 use crate::command::call::{Call, Known};
 use crate::command::options::{Names, Opt, Valued, operands};
 use crate::command::output::goes_to_registry;
-use crate::command::task::{Several, Task, Tool};
+use crate::command::task::{ComposeOrBake, Task, Tool};
 
 const VALUED: Valued = Valued::Only(Names {
     short: "f",
@@ -28,18 +28,18 @@ pub(super) fn recognize(call: &Call<'_>) -> Option<Known> {
         .as_ref()
         .filter(|it| it.builder.is_buildx && matches!(it.verb, Some("bake" | "f")))?;
     let builder = bake.builder.clone().with_words(bake.rest);
-    Some(call.known(bake.client.clone(), Task::Several(read(bake.rest)), builder))
+    Some(call.known(bake.client.clone(), Task::ComposeOrBake(read(bake.rest)), builder))
 }
 
 /// Reads the words behind `bake`.
-fn read(words: &[&str]) -> Several {
+fn read(words: &[&str]) -> ComposeOrBake {
     let mut pushes = false;
     let named = operands(words, VALUED, |opt| match opt.name {
         "push" => pushes = opt.is_on(),
         "set" => pushes |= sets_registry_output(opt),
         _ => {}
     });
-    Several {
+    ComposeOrBake {
         tool: Tool::Bake,
         called: "docker buildx".to_owned(),
         subcommand: "bake".to_owned(),

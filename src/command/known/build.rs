@@ -7,7 +7,7 @@ use crate::command::call::{Call, ClientCall, Known};
 use crate::command::engine::Engine;
 use crate::command::options::{Names, Opt, Valued, is_option, read_option};
 use crate::command::output::{goes_elsewhere, goes_to_engine, image_names};
-use crate::command::task::{Build, Task};
+use crate::command::task::{BuildOptions, Task};
 
 /// The options of all these commands take a value, except for these.
 ///
@@ -85,8 +85,9 @@ fn is_build(program: &str, call: &ClientCall<'_>) -> bool {
 }
 
 /// Reads the options of a build command. Its only operand is the context, which may stand anywhere.
-fn read(words: &[&str], engine: Engine, mut each: impl FnMut(Opt<'_>)) -> Build {
-    let mut build = Build { reads_stdin: words.iter().any(names_stdin), ..Build::default() };
+fn read(words: &[&str], engine: Engine, mut each: impl FnMut(Opt<'_>)) -> BuildOptions {
+    let mut build =
+        BuildOptions { reads_stdin: words.iter().any(names_stdin), ..BuildOptions::default() };
     let mut platform = PlatformParts::default();
     let mut at = 0;
     while let Some(&word) = words.get(at) {
@@ -122,7 +123,7 @@ fn names_stdin(word: &&str) -> bool {
     ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"].iter().any(|stdin| word.contains(stdin))
 }
 
-fn note(build: &mut Build, opt: Opt<'_>) {
+fn note(build: &mut BuildOptions, opt: Opt<'_>) {
     let value = || opt.value.unwrap_or_default().to_owned();
     match opt.name {
         "t" | "tag" => build.tags.push(value()),
@@ -140,15 +141,15 @@ fn note(build: &mut Build, opt: Opt<'_>) {
         // docker writes no file if the name is empty.
         "iidfile" => build.id_file = opt.value.filter(|name| !name.is_empty()).map(PathBuf::from),
         "q" | "quiet" => build.prints_id = opt.is_on(),
-        "check" if opt.is_on() => build.builds_nothing = Some("--check".to_owned()),
+        "check" if opt.is_on() => build.no_build_option = Some("--check".to_owned()),
         "call" if opt.value.is_some_and(|call| call != "build") => {
-            build.builds_nothing = Some(format!("--call={}", value()));
+            build.no_build_option = Some(format!("--call={}", value()));
         }
         _ => {}
     }
 }
 
-fn note_output(build: &mut Build, output: String) {
+fn note_output(build: &mut BuildOptions, output: String) {
     if goes_elsewhere(&output) {
         build.side_outputs.push(format!("-o {output}"));
     }

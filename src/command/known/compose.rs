@@ -7,7 +7,7 @@ use crate::command::call::{Call, Known};
 use crate::command::client::Client;
 use crate::command::engine::Engine;
 use crate::command::options::{Names, Opt, Valued, operands, skip_options};
-use crate::command::task::{Several, Task, Tool};
+use crate::command::task::{ComposeOrBake, Task, Tool};
 
 /// Global options that take a value: those of `docker compose`, and those of docker-compose 1.
 const VALUED: Valued = Valued::Only(Names {
@@ -48,7 +48,7 @@ fn plugin(call: &Call<'_>) -> Option<Known> {
     let compose = call.client_call.as_ref().filter(|it| it.verb == Some("compose"))?;
     let several = read(&format!("{} compose", call.name), compose.rest)?;
     let builder = compose.builder.clone().with_words(compose.rest);
-    Some(call.known(compose.client.clone(), Task::Several(several), builder))
+    Some(call.known(compose.client.clone(), Task::ComposeOrBake(several), builder))
 }
 
 /// Reads a call of a program that is compose alone.
@@ -59,7 +59,7 @@ fn standalone(call: &Call<'_>, engine: Engine) -> Known {
     };
     let client = Client::with_wrappers(&call.wrappers, engine, engine.client().into(), globals);
     let task = read(call.program, call.arguments)
-        .map_or(Task::Other { pushes_or_runs: None }, Task::Several);
+        .map_or(Task::Other { push_or_run_verb: None }, Task::ComposeOrBake);
     call.known(client, task, BuilderUse::among(call.arguments))
 }
 
@@ -79,7 +79,7 @@ fn docker_options(words: &[&str]) -> Vec<OsString> {
 }
 
 /// Reads the words behind `docker compose` or `docker-compose`. Returns none without a subcommand.
-fn read(called: &str, words: &[&str]) -> Option<Several> {
+fn read(called: &str, words: &[&str]) -> Option<ComposeOrBake> {
     let (mut parallel, mut pushes) = (None, false);
     let mut note = |opt: Opt<'_>| match opt.name {
         "parallel" => parallel = Some(opt.value.unwrap_or("true").to_owned()),
@@ -89,7 +89,7 @@ fn read(called: &str, words: &[&str]) -> Option<Several> {
     let at = skip_options(words, VALUED, &mut note);
     let subcommand = (*words.get(at)?).to_owned();
     let named = operands(&words[at + 1..], BUILD_VALUED, note);
-    Some(Several {
+    Some(ComposeOrBake {
         tool: Tool::Compose,
         called: called.to_owned(),
         subcommand,

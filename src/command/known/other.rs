@@ -6,12 +6,12 @@ use crate::command::task::Task;
 pub(super) fn recognize(call: &Call<'_>) -> Option<Known> {
     let other = call.client_call.as_ref()?;
     let builder = other.builder.clone().with_words(other.rest);
-    let task = Task::Other { pushes_or_runs: pushes_or_runs(other.arguments) };
+    let task = Task::Other { push_or_run_verb: push_or_run_verb(other.arguments) };
     Some(call.known(other.client.clone(), task, builder))
 }
 
 /// Returns the subcommand if it pushes an image, or runs one.
-fn pushes_or_runs(words: &[&str]) -> Option<String> {
+fn push_or_run_verb(words: &[&str]) -> Option<String> {
     let length = match words {
         ["push" | "run", ..] => 1,
         ["image" | "manifest", "push", ..] | ["container", "run", ..] => 2,

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 
-use crate::command::{Build, Client};
+use crate::command::{BuildOptions, Client};
 use crate::image::answer::{Answer, CacheMount, EngineProcess, Identity, Unanswered};
 use crate::image::wanted::Wanted;
 use crate::reference::Tag;
@@ -78,7 +78,7 @@ pub(crate) struct ClientRules {
     /// The environment variables that name the engine to talk to.
     pub(crate) endpoint_variables: &'static [&'static str],
     /// The platform that a build is for if it names none, where that matters.
-    pub(crate) default_platform: fn(&Client, &Build) -> Option<String>,
+    pub(crate) default_platform: fn(&Client, &BuildOptions) -> Option<String>,
 }
 
 /// The engines among which one must be distinguished.
