@@ -24,6 +24,7 @@ mod proc;
 pub mod record;
 pub mod reference;
 pub mod run;
+mod scope;
 pub mod signals;
 mod spawn;
 pub mod status;

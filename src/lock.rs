@@ -19,4 +19,4 @@ mod wait;
 pub use self::acquire::{Patience, Turn, take, take_in_turn};
 pub use self::held_locks::HeldLocks;
 pub use self::key::{CACHE_LOCKS, IMAGE_LOCKS, Key, LockMode, NAMED_LOCKS};
-pub use self::store::{Held, HeldLock, Inspect, Locks, Notes, Passing, Pruned, Scope, Store, Try};
+pub use self::store::{Held, HeldLock, Inspect, Locks, Notes, Passing, Pruned, Store, Try};

@@ -30,9 +30,10 @@ use crate::cli::{BuildArgs, CommonArgs};
 use crate::duration::Deadline;
 use crate::exit::{self, Exit};
 use crate::image::{Missing, Why};
-use crate::lock::{HeldLocks, Scope};
+use crate::lock::HeldLocks;
 use crate::log;
 use crate::record::FailedBuild;
+use crate::scope::Scope;
 use crate::subject::Subject;
 
 /// Builds what is not there yet.

@@ -10,8 +10,9 @@ use super::warmth::{Account, Cache};
 use crate::command::Command;
 use crate::duration::Deadline;
 use crate::image::Images;
-use crate::lock::{self, HeldLocks, LockMode, Scope, Store, Turn};
+use crate::lock::{self, HeldLocks, LockMode, Store, Turn};
 use crate::log;
+use crate::scope::Scope;
 use crate::subject::Subject;
 
 /// How old the engine's answer about a cache may be when its lock is acquired. A caller that waited

@@ -11,8 +11,9 @@ use super::memory::{Memory, Warmth, update};
 use super::spec::Use;
 use crate::command::Command;
 use crate::image::{CacheMount, Images};
-use crate::lock::{Key, LockMode, Notes, Scope};
+use crate::lock::{Key, LockMode, Notes};
 use crate::reference::sha256_hex;
+use crate::scope::Scope;
 use crate::subject::Subject;
 
 /// How many mounts are remembered for each build: all of them together must not exceed what is read
@@ -94,7 +95,7 @@ impl Cache {
         if self.files.is_empty() || self.wanted.get().is_some() {
             return Ok(());
         }
-        let mut hashes = sha256_hex(images.engine(scope == Scope::AllHosts));
+        let mut hashes = sha256_hex(images.engine(scope));
         for file in &self.files {
             let content = std::fs::read(file)
                 .with_context(|| format!("--cache {}: cannot read {}", self.id, file.display()))?;

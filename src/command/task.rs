@@ -35,7 +35,8 @@ pub struct BuildOptions {
     pub cache_namespace: Option<String>,
     /// The platforms that `--platform` names, or podman's `--os`, `--arch` and `--variant`.
     pub platforms: Vec<String>,
-    /// Options that make the command write more than the image and its ID, such as `--metadata-file m`.
+    /// Options that make the command write more than the image and its ID, such as
+    /// `--metadata-file m`.
     pub side_outputs: Vec<String>,
     /// Whether the command prints the image's ID (`-q`).
     pub prints_id: bool,

@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::answer::{Answer, CacheMount, EngineProcess, Identity};
 use super::check::Check;
 use super::engine;
-use super::engine::backend::{Backend, Scope};
+use super::engine::backend::Backend;
 use super::missing::{Missing, Why};
 use super::present;
 use super::present::meaning::Meaning;
@@ -16,6 +16,7 @@ use super::retry::insist;
 use super::wanted::Wanted;
 use crate::command::{Client, Command, Engine};
 use crate::reference::Tag;
+use crate::scope::Scope;
 
 /// Where the images of a build command are looked up.
 #[derive(Debug)]
@@ -104,22 +105,20 @@ impl Images {
     /// caches differ.
     ///
     /// Two names for one engine cost a build that runs alone. One name for two engines would be
-    /// wrong. With `on_all_hosts` the name holds beyond this machine; then a local engine is asked
-    /// for its ID.
-    pub(crate) fn engine(&self, on_all_hosts: bool) -> String {
+    /// wrong. If the name has to hold on all hosts, a local engine is asked for its ID.
+    pub(crate) fn engine(&self, scope: Scope) -> String {
         let client = self.engine.client();
-        let scope = if on_all_hosts { Scope::AllHosts } else { Scope::ThisHost };
         let variables = engine::rules(client.engine).endpoint_variables.iter().filter_map(|name| {
             Some(format!("{name}={}", client.variable(name)?.to_string_lossy()))
         });
         let globals = client.globals.iter().map(|it| it.to_string_lossy().into_owned());
         let namespace = self.cache_namespace.iter().cloned();
-        let place = self.engine.place(scope);
+        let location = self.engine.location_key(scope);
         let named: Vec<_> = globals
             .chain(variables)
             .chain(self.engine.builder())
             .chain(namespace)
-            .chain([place])
+            .chain([location])
             .collect();
         format!("{client} {}", named.join("\0"))
     }
@@ -130,8 +129,8 @@ impl Images {
         self.engine.cache_mounts(within)
     }
 
-    /// Tells whether the engine has pruned its build cache since then, or nothing if it does not say
-    /// so in time.
+    /// Returns whether the engine has pruned its build cache since `since`, or none if it does not
+    /// answer in time.
     pub(crate) fn was_cache_pruned(&self, since: SystemTime, within: Duration) -> Option<bool> {
         self.engine.was_pruned(since, within)
     }

@@ -46,9 +46,10 @@ use self::reach::{Reach, SHORTLY, WITHIN, within};
 use self::record::{Record, ancestors_everywhere};
 use self::session::Session;
 use super::key::{Key, LockMode};
-use super::store::{Held, HeldLock, Inspect, Locks, Notes, Passing, Pruned, Scope, Try, in_order};
+use super::store::{Held, HeldLock, Inspect, Locks, Notes, Passing, Pruned, Try, in_order};
 use crate::duration::Deadline;
 use crate::record::{FailedBuild, Holder};
+use crate::scope::Scope;
 use crate::subject::Subject;
 
 /// The most that is read of what is remembered of caches, in bytes, as in a store of files.

@@ -11,6 +11,7 @@ use super::key::{Key, LockMode};
 use crate::duration::Deadline;
 use crate::expiry::Expiry;
 use crate::record::{FailedBuild, Holder};
+use crate::scope::Scope;
 use crate::subject::Subject;
 
 /// A place for locks, with all that it offers.
@@ -73,7 +74,10 @@ pub trait Locks: Send + Sync {
     /// Returns where a person finds the lock.
     fn location(&self, key: &Key) -> PathBuf;
 
-    /// Returns whose callers these locks exclude.
+    /// Returns the hosts whose callers these locks exclude.
+    ///
+    /// On one host, the kernel releases a caller's locks when it ends. On several, a caller that
+    /// ends has to give back what it holds, or others wait until that runs out.
     fn scope(&self) -> Scope;
 
     /// Distinguishes a lock that was held until a caller's time was up from a store that is silent.
@@ -87,16 +91,6 @@ pub trait Locks: Send + Sync {
     /// Gives back what the store keeps elsewhere for this process, with all its locks. No more are
     /// taken.
     fn close(&self) {}
-}
-
-/// Whose callers a store's locks exclude.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Those on this host. The kernel releases their locks when they end.
-    ThisHost,
-    /// Those on all hosts that use the store. A caller that ends has to give back what it holds, or
-    /// others wait until that runs out.
-    AllHosts,
 }
 
 /// How a try to take a lock ended.

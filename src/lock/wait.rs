@@ -8,10 +8,11 @@ use anyhow::{Context, Result};
 use nix::sys::signal::SigSet;
 
 use super::key::Key;
-use super::store::{Scope, Store};
+use super::store::Store;
 use crate::duration::Deadline;
 use crate::log;
 use crate::record::{FailedBuild, Holder};
+use crate::scope::Scope;
 use crate::terminal::LiveLine;
 
 /// Stack of a thread that does nothing but block, in bytes. The default of 2 MiB of address space

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::child::signals::{Signals, Work};
-use crate::lock::{Scope, Store};
+use crate::lock::Store;
+use crate::scope::Scope;
 
 /// Closes the store at the end, and lets no signal end this process before that.
 pub(super) struct OpenStore {

@@ -14,6 +14,7 @@ const GROUND_FLOOR: &[&str] = &[
     "proc",
     "record",
     "reference",
+    "scope",
     "signals",
     "subject",
     "terminal",

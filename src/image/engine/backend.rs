@@ -9,10 +9,11 @@ use crate::command::{BuildOptions, Client};
 use crate::image::answer::{Answer, CacheMount, EngineProcess, Identity, Unanswered};
 use crate::image::wanted::Wanted;
 use crate::reference::Tag;
+use crate::scope::Scope;
 
-/// An engine that can be asked for images. As text, it says how.
+/// An engine that can be asked for images. Its `Display` says how it is reached.
 ///
-/// Whatever is asked is asked once.
+/// No method retries: the module `retry` does.
 pub(crate) trait Backend: Debug + Display + Send + Sync {
     /// Returns the client of this engine.
     fn client(&self) -> &Client;
@@ -32,8 +33,8 @@ pub(crate) trait Backend: Debug + Display + Send + Sync {
     /// Checks that [`Backend::look_in_registry`] can get an answer.
     ///
     /// # Errors
-    /// It cannot; the message says what to do instead.
-    fn can_ask_a_registry(&self) -> Result<()> {
+    /// No answer is possible; the message says what to do instead.
+    fn check_registry_access(&self) -> Result<()> {
         Ok(())
     }
 
@@ -43,8 +44,8 @@ pub(crate) trait Backend: Debug + Display + Send + Sync {
     /// The answer was neither that the image is there nor that it is not.
     fn look_in_registry(&self, tag: &Tag, wanted: &Wanted) -> Result<Answer, Unanswered>;
 
-    /// Returns where the engine is, to distinguish it from other engines within `scope`.
-    fn place(&self, scope: Scope) -> String;
+    /// Returns a key for where the engine is, which no other engine within `scope` has.
+    fn location_key(&self, scope: Scope) -> String;
 
     /// Returns the builder that the build command may use, if it is not the engine's own.
     fn builder(&self) -> Option<String> {
@@ -56,8 +57,8 @@ pub(crate) trait Backend: Debug + Display + Send + Sync {
         None
     }
 
-    /// Tells whether the engine has pruned its build cache since then, or nothing if it does not say
-    /// so in time.
+    /// Returns whether the engine has pruned its build cache since `since`, or none if it does not
+    /// answer in time.
     fn was_pruned(&self, _since: SystemTime, _within: Duration) -> Option<bool> {
         None
     }
@@ -79,26 +80,4 @@ pub(crate) struct ClientRules {
     pub(crate) endpoint_variables: &'static [&'static str],
     /// The platform that a build is for if it names none, where that matters.
     pub(crate) default_platform: fn(&Client, &BuildOptions) -> Option<String>,
-}
-
-/// The engines among which one must be distinguished.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scope {
-    ThisHost,
-    AllHosts,
-}
-
-impl Scope {
-    /// Returns this machine's name where other machines matter.
-    pub(crate) fn host(self) -> String {
-        match self {
-            Scope::ThisHost => String::new(),
-            Scope::AllHosts => rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        }
-    }
-
-    /// Returns what distinguishes the engine that a user has on this machine.
-    pub(crate) fn user_and_host(self) -> String {
-        format!("{} {}", rustix::process::getuid().as_raw(), self.host())
-    }
 }

@@ -18,12 +18,13 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use self::builders::Builders;
-use super::backend::{Backend, ClientRules, Scope};
+use super::backend::{Backend, ClientRules};
 use super::inspect;
 use crate::command::Client;
 use crate::image::answer::{Answer, CacheMount, EngineProcess, Identity, Unanswered};
 use crate::image::wanted::Wanted;
 use crate::reference::Tag;
+use crate::scope::Scope;
 
 pub(crate) const RULES: ClientRules = ClientRules {
     endpoint_variables: &["DOCKER_HOST", "DOCKER_CONTEXT"],
@@ -88,7 +89,7 @@ impl Backend for DockerSocket {
         Ok(answer)
     }
 
-    fn place(&self, scope: Scope) -> String {
+    fn location_key(&self, scope: Scope) -> String {
         match scope {
             Scope::ThisHost => self.socket.display().to_string(),
             Scope::AllHosts => api::id(&self.socket).unwrap_or_else(|| scope.host()),
@@ -154,7 +155,7 @@ impl Backend for DockerClient {
         imagetools::look(&self.client, &self.builders, tag, !wanted.platforms.is_empty())
     }
 
-    fn place(&self, scope: Scope) -> String {
+    fn location_key(&self, scope: Scope) -> String {
         match endpoint::endpoint(&self.client).unwrap_or_default() {
             local if local.is_empty() || local.starts_with("unix:") => local + &scope.host(),
             remote => remote,

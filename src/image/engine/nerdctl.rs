@@ -4,12 +4,13 @@ use std::fmt;
 
 use anyhow::{Result, bail};
 
-use super::backend::{Backend, ClientRules, Scope};
+use super::backend::{Backend, ClientRules};
 use super::inspect;
 use crate::command::Client;
 use crate::image::answer::{Answer, Identity, Unanswered};
 use crate::image::wanted::Wanted;
 use crate::reference::Tag;
+use crate::scope::Scope;
 
 pub(crate) const RULES: ClientRules = ClientRules {
     endpoint_variables: &["CONTAINERD_ADDRESS", "CONTAINERD_NAMESPACE", "BUILDKIT_HOST"],
@@ -44,7 +45,7 @@ impl Backend for Nerdctl {
         inspect::identity(&self.client, tag.as_str())
     }
 
-    fn can_ask_a_registry(&self) -> Result<()> {
+    fn check_registry_access(&self) -> Result<()> {
         bail!(CANNOT_ASK_A_REGISTRY)
     }
 
@@ -53,7 +54,7 @@ impl Backend for Nerdctl {
     }
 
     /// Without root, each user has an engine of their own.
-    fn place(&self, scope: Scope) -> String {
+    fn location_key(&self, scope: Scope) -> String {
         scope.user_and_host()
     }
 }

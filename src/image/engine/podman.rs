@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::backend::{Backend, ClientRules, Scope};
+use super::backend::{Backend, ClientRules};
 use super::client::{Said, run};
 use super::inspect;
 use super::no_such_image::complains_of_no_such_image;
@@ -16,6 +16,7 @@ use crate::image::answer::{Answer, Identity, Unanswered};
 use crate::image::platform::{Platform, platforms_in};
 use crate::image::wanted::Wanted;
 use crate::reference::Tag;
+use crate::scope::Scope;
 
 pub(crate) const RULES: ClientRules = ClientRules {
     endpoint_variables: &["CONTAINER_HOST", "CONTAINER_CONNECTION"],
@@ -77,7 +78,7 @@ impl Backend for Podman {
     }
 
     /// Without a service, each user builds in a storage of their own.
-    fn place(&self, scope: Scope) -> String {
+    fn location_key(&self, scope: Scope) -> String {
         format!("{} {}", scope.user_and_host(), connections(&self.client))
     }
 

@@ -16,7 +16,7 @@ pub(crate) struct InRegistry(());
 impl InRegistry {
     /// Takes an engine that can ask a registry.
     pub(crate) fn of(engine: &dyn Backend) -> Result<Self> {
-        engine.can_ask_a_registry()?;
+        engine.check_registry_access()?;
         Ok(InRegistry(()))
     }
 }

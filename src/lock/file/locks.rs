@@ -12,12 +12,13 @@ use rustix::fs::AtFlags;
 use super::super::holder;
 use super::super::kernel::AncestorsLocks;
 use super::super::key::{Key, LockMode};
-use super::super::store::{Held, Locks, Passing, Scope, Try};
+use super::super::store::{Held, Locks, Passing, Try};
 use super::folder::FileStore;
 use super::held::{LockFile, passes, would_block};
 use super::open::{VANISHED_MAX, is_foreign, is_named, is_out_of_reach, may_be_foreign};
 use crate::duration::Deadline;
 use crate::record::{FailedBuild, Holder};
+use crate::scope::Scope;
 use crate::subject::Subject;
 
 /// How a try to lock a file ended.
