@@ -1,4 +1,6 @@
-//! What an engine, a registry or a command answers, and what it means to get no answer.
+//! What an engine, a registry or a command answers, and why there may be no answer.
+//!
+//! The fuzz targets use what is `pub` here.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,12 +14,12 @@ pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 pub enum Answer {
     /// It has no such image.
     Missing,
-    /// It has one, for these platforms. The list is empty if it did not name any.
+    /// It has one, for these platforms. The list is empty if they are unknown.
     Present(Vec<Platform>),
 }
 
 impl Answer {
-    /// Returns whether the image is there for platforms that were not named.
+    /// Returns whether the image is present but its platforms are unknown.
     pub(crate) fn names_no_platform(&self) -> bool {
         matches!(self, Answer::Present(there) if there.is_empty())
     }
@@ -46,7 +48,7 @@ pub(crate) enum EngineProcess {
 /// A cache that builds on an engine share (`RUN --mount=type=cache`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CacheMount {
-    /// The engine's ID for it. It is never used again once the cache is gone.
+    /// The engine's ID for it. The engine never reuses an ID.
     pub(crate) id: String,
     /// When a build last used it.
     pub(crate) last_used: Option<SystemTime>,
@@ -76,7 +78,8 @@ impl Unanswered {
     }
 }
 
-/// Returns the start of some output on one line, for a message.
+/// Returns the first 300 characters of some output on one line, for a message. Returns "nothing" if
+/// the output is empty.
 pub(crate) fn excerpt(text: &[u8]) -> String {
     const LONGEST: usize = 300;
     let text = String::from_utf8_lossy(text);

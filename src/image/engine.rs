@@ -16,7 +16,7 @@ use anyhow::{Result, bail};
 
 use self::backend::{Backend, ClientRules};
 use self::docker::builders::Builders;
-use self::docker::context::Unknown;
+use self::docker::context::ContextError;
 use self::docker::endpoint::local_socket;
 use self::docker::program::Program;
 use self::docker::{DockerClient, DockerSocket};
@@ -66,9 +66,9 @@ fn open_docker(
         Program::Binary if client.wrapper_changes_user_or_env => through_client(client),
         Program::Binary => match local_socket(&client) {
             Ok(socket) => Box::new(DockerSocket::new(builders(&client), client, socket)),
-            Err(Unknown::NoSuchContext(why)) if *check == Check::Local => bail!(why),
+            Err(ContextError::NoSuchContext(why)) if *check == Check::Local => bail!(why),
             // Where the engine is not asked, the registry or the command may still answer.
-            Err(Unknown::NoSuchContext(_) | Unknown::AskClient) => through_client(client),
+            Err(ContextError::NoSuchContext(_) | ContextError::AskClient) => through_client(client),
         },
     })
 }

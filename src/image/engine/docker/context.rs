@@ -10,37 +10,40 @@ use crate::reference::sha256_hex;
 
 /// Why buildlock does not know which engine docker's client would talk to.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Unknown {
+pub(crate) enum ContextError {
     /// Only the client itself can tell.
     AskClient,
-    /// The client would name a context that does not exist; a sentence for the user.
+    /// The client would use a context that does not exist; a sentence for the user.
     NoSuchContext(String),
 }
 
-/// A context, and what names it, in words for the user.
+/// A context.
 #[derive(Debug)]
 pub(crate) struct NamedContext {
     pub(crate) name: String,
-    pub(crate) named_by: String,
+    /// What names it, in words for the user.
+    pub(crate) source: String,
 }
 
 /// Returns the context that the configuration in this folder names, if any.
 ///
 /// # Errors
-/// The file cannot be read or is not JSON. The client warns of that and goes on without it, so it
-/// must be asked.
-pub(crate) fn current_context(config: &Path) -> Result<Option<NamedContext>, Unknown> {
+/// The file cannot be read or is not JSON. The client warns and ignores the file, so ask the
+/// client.
+pub(crate) fn current_context(config: &Path) -> Result<Option<NamedContext>, ContextError> {
     let file = config.join("config.json");
     let text = match std::fs::read(&file) {
         Ok(text) => text,
+        // If `config` is a file, the client only warns, and goes on without a context. For a
+        // `meta.json` it would fail.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(None);
         }
-        Err(_) => return Err(Unknown::AskClient),
+        Err(_) => return Err(ContextError::AskClient),
     };
-    let context = context_in(&text).map_err(|_| Unknown::AskClient)?;
-    let named_by = format!("currentContext in {}", file.display());
-    Ok(context.map(|name| NamedContext { name, named_by }))
+    let context = context_in(&text).map_err(|_| ContextError::AskClient)?;
+    let source = format!("currentContext in {}", file.display());
+    Ok(context.map(|name| NamedContext { name, source }))
 }
 
 /// Reads the context that the text of docker's `config.json` names, if any.
@@ -60,28 +63,30 @@ pub fn context_in(config: &[u8]) -> serde_json::Result<Option<String>> {
 /// Returns the address of the engine in a context's `meta.json`.
 ///
 /// # Errors
-/// There is no such context, or the file cannot be understood. For the latter the client has its
-/// own words.
-pub(crate) fn context_host(config: &Path, context: &NamedContext) -> Result<String, Unknown> {
-    let NamedContext { name, named_by } = context;
+/// There is no such context, or the file is malformed or cannot be read. If it is not missing, the
+/// client reports the problem itself.
+pub(crate) fn context_host(config: &Path, context: &NamedContext) -> Result<String, ContextError> {
+    let NamedContext { name, source } = context;
     let file = config.join("contexts/meta").join(sha256_hex(name)).join("meta.json");
     let text = std::fs::read(&file).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => Unknown::NoSuchContext(format!(
-            "docker's context '{name}', which {named_by} names, does not exist: there is no {}; \
+        ErrorKind::NotFound => ContextError::NoSuchContext(format!(
+            "docker's context '{name}', which {source} names, does not exist: there is no {}; \
              'docker context ls' lists the existing ones",
             file.display()
         )),
-        _ => Unknown::AskClient,
+        _ => ContextError::AskClient,
     })?;
-    let host = host_in(&text).map_err(|_| Unknown::AskClient)?;
-    // Here, unlike in DOCKER_HOST, the client does not complete it.
-    if host == "unix://" { Err(Unknown::AskClient) } else { Ok(host) }
+    let host = host_in(&text).map_err(|_| ContextError::AskClient)?;
+    // Docker's client expands a bare unix:// to the default socket in DOCKER_HOST, but not in a
+    // context.
+    if host == "unix://" { Err(ContextError::AskClient) } else { Ok(host) }
 }
 
-/// Reads the engine's address in the text of a context's `meta.json`. It is empty if there is none.
+/// Returns the engine's address from the text of a context's `meta.json`; empty if its docker
+/// endpoint has no `Host`.
 ///
 /// # Errors
-/// Docker's client refuses the text.
+/// The text is not valid for docker's client, or has no docker endpoint.
 pub fn host_in(meta: &[u8]) -> serde_json::Result<String> {
     // These are all fields whose type the client checks.
     #[derive(Default)]

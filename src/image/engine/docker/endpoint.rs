@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use super::context::{NamedContext, Unknown, context_host, current_context};
+use super::context::{ContextError, NamedContext, context_host, current_context};
 use crate::command::Client;
 
 /// Where the engine listens unless something says otherwise.
@@ -13,18 +13,18 @@ const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 ///
 /// # Errors
 /// The engine is not on a socket of this machine, or something about it is unclear.
-pub(crate) fn local_socket(client: &Client) -> Result<PathBuf, Unknown> {
+pub(crate) fn local_socket(client: &Client) -> Result<PathBuf, ContextError> {
     socket_at(client, &endpoint(client)?)
 }
 
-fn socket_at(client: &Client, endpoint: &str) -> Result<PathBuf, Unknown> {
+fn socket_at(client: &Client, endpoint: &str) -> Result<PathBuf, ContextError> {
     // --tls and similar flags are about TCP.
     if client.global_flags().iter().any(|(name, _)| name.starts_with("tls")) {
-        return Err(Unknown::AskClient);
+        return Err(ContextError::AskClient);
     }
     match endpoint {
         "" | "unix://" => Ok(DEFAULT_SOCKET.into()),
-        host => host.strip_prefix("unix://").map(PathBuf::from).ok_or(Unknown::AskClient),
+        host => host.strip_prefix("unix://").map(PathBuf::from).ok_or(ContextError::AskClient),
     }
 }
 
@@ -32,11 +32,11 @@ fn socket_at(client: &Client, endpoint: &str) -> Result<PathBuf, Unknown> {
 ///
 /// # Errors
 /// The address is not known.
-pub(crate) fn endpoint(client: &Client) -> Result<String, Unknown> {
+pub(crate) fn endpoint(client: &Client) -> Result<String, ContextError> {
     endpoint_with(client, &|name| client.variable_as_set(name))
 }
 
-fn endpoint_with(client: &Client, variable: &Variables<'_>) -> Result<String, Unknown> {
+fn endpoint_with(client: &Client, variable: &Variables<'_>) -> Result<String, ContextError> {
     match target_with(client, variable)? {
         Target::Host(host) => Ok(host),
         Target::Context { config, context } => context_host(&config, &context),
@@ -67,7 +67,7 @@ enum Target {
 const DEFAULT_CONTEXT: &str = "default";
 
 /// Finds out what names the engine, in the order of docker's client (`resolveContextName`).
-fn target_with(client: &Client, variable: &Variables<'_>) -> Result<Target, Unknown> {
+fn target_with(client: &Client, variable: &Variables<'_>) -> Result<Target, ContextError> {
     let flags = Flags::of(client)?;
     let docker_host = text_of(variable, "DOCKER_HOST");
     let names_a_host =
@@ -78,7 +78,7 @@ fn target_with(client: &Client, variable: &Variables<'_>) -> Result<Target, Unkn
     };
     let config = client.config_folder();
     let context = match flags.context {
-        Some(name) => NamedContext { name, named_by: "--context".to_owned() },
+        Some(name) => NamedContext { name, source: "--context".to_owned() },
         None if names_a_host => return Ok(host()),
         None => match context_without_flags(config.as_ref(), variable)? {
             Some(context) => context,
@@ -88,17 +88,17 @@ fn target_with(client: &Client, variable: &Variables<'_>) -> Result<Target, Unkn
     if context.name == DEFAULT_CONTEXT {
         return Ok(host());
     }
-    Ok(Target::Context { config: config.ok_or(Unknown::AskClient)?, context })
+    Ok(Target::Context { config: config.ok_or(ContextError::AskClient)?, context })
 }
 
 /// Returns the context that a variable or the configuration names.
 fn context_without_flags(
     config: Option<&PathBuf>,
     variable: &Variables<'_>,
-) -> Result<Option<NamedContext>, Unknown> {
+) -> Result<Option<NamedContext>, ContextError> {
     let by_variable = text_of(variable, "DOCKER_CONTEXT").filter(|context| !context.is_empty());
     let context = match (by_variable, config) {
-        (Some(name), _) => Some(NamedContext { name, named_by: "DOCKER_CONTEXT".to_owned() }),
+        (Some(name), _) => Some(NamedContext { name, source: "DOCKER_CONTEXT".to_owned() }),
         (None, Some(config)) => current_context(config)?,
         (None, None) => None,
     };
@@ -107,7 +107,7 @@ fn context_without_flags(
     if context.as_ref().is_some_and(|context| context.name != DEFAULT_CONTEXT)
         && (is_set_to_nothing("DOCKER_HOST") || is_set_to_nothing("DOCKER_CONTEXT"))
     {
-        return Err(Unknown::AskClient);
+        return Err(ContextError::AskClient);
     }
     Ok(context)
 }
@@ -126,11 +126,11 @@ struct Flags {
 impl Flags {
     /// Reads the client's flags. It refuses several hosts, and a host together with a context; let
     /// it say so.
-    fn of(client: &Client) -> Result<Self, Unknown> {
+    fn of(client: &Client) -> Result<Self, ContextError> {
         let mut flags = Flags::default();
         for (name, value) in client.global_flags() {
             match name.as_str() {
-                "H" | "host" if flags.host.is_some() => return Err(Unknown::AskClient),
+                "H" | "host" if flags.host.is_some() => return Err(ContextError::AskClient),
                 "H" | "host" => flags.host = Some(value),
                 "c" | "context" => flags.context = Some(value),
                 _ => {}
@@ -138,7 +138,7 @@ impl Flags {
         }
         flags.context = flags.context.filter(|context| !context.is_empty());
         match flags {
-            Flags { host: Some(_), context: Some(_) } => Err(Unknown::AskClient),
+            Flags { host: Some(_), context: Some(_) } => Err(ContextError::AskClient),
             flags => Ok(flags),
         }
     }
@@ -178,7 +178,7 @@ mod tests {
         folder
     }
 
-    fn socket(globals: &[&str], environment: &[(&str, &str)]) -> Result<String, Unknown> {
+    fn socket(globals: &[&str], environment: &[(&str, &str)]) -> Result<String, ContextError> {
         let client = client(globals, environment);
         let set = |name: &str| environment.iter().rev().find(|(set, _)| *set == name);
         let endpoint = endpoint_with(&client, &|name| Some(set(name)?.1.into()))?;
@@ -215,7 +215,7 @@ mod tests {
         ] {
             assert_eq!(
                 socket(globals, environment),
-                expected.map(str::to_owned).ok_or(Unknown::AskClient),
+                expected.map(str::to_owned).ok_or(ContextError::AskClient),
                 "{globals:?} {environment:?}"
             );
         }
@@ -227,7 +227,7 @@ mod tests {
     fn a_context_elsewhere_goes_through_the_client() {
         let folder = configuration("far", "far", "ssh://h");
         let config = ("DOCKER_CONFIG", folder.path().to_str().unwrap());
-        assert_eq!(socket(&[], &[config]), Err(Unknown::AskClient));
+        assert_eq!(socket(&[], &[config]), Err(ContextError::AskClient));
     }
 
     #[test]
@@ -240,7 +240,7 @@ mod tests {
             (&["-c", "gone"], &[config, ("DOCKER_HOST", "unix:///s")], "--context"),
         ] {
             match socket(globals, environment) {
-                Err(Unknown::NoSuchContext(why)) => {
+                Err(ContextError::NoSuchContext(why)) => {
                     assert!(why.contains("'gone'") && why.contains(named_by), "{why}");
                 }
                 other => panic!("{globals:?} {environment:?}: {other:?}"),
