@@ -3,6 +3,7 @@
 //! This file only reads the command line, starts the log, calls a module, and turns the result into
 //! an exit status.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
@@ -20,11 +21,12 @@ use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
     signals::prepare();
-    let cli = match parse::command_line() {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let cli = match parse::command_line(&words) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            log::usage(&error, parse::how_to_report());
-            return ExitCode::from(parse::usage_status());
+            log::usage(&error, parse::log_options(&words));
+            return ExitCode::from(parse::usage_status(&words));
         }
         Err(help) => {
             // A reader who has gone, as in `buildlock --help | head -1`, is not an error.
@@ -34,7 +36,7 @@ fn main() -> ExitCode {
     };
     if let Err(error) = log::start(&cli.common.log) {
         _ = writeln!(std::io::stderr(), "buildlock: error: {error}");
-        return ExitCode::from(parse::usage_status());
+        return ExitCode::from(parse::usage_status(&words));
     }
     let exit = call(cli).unwrap_or_else(|error| {
         if is_broken_pipe(&error) {
@@ -104,8 +106,8 @@ fn print_pruned(pruned: &Pruned, out: &mut impl Write) -> Result<()> {
     Ok(writeln!(out)?)
 }
 
-/// Whether the reader of stdout has gone, as in `buildlock status | head -1`. Only subcommands
-/// that print a result write to stdout.
+/// Returns whether the reader of stdout has gone, as in `buildlock status | head -1`. Only
+/// subcommands that print a result write to stdout.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
     kind == Some(std::io::ErrorKind::BrokenPipe)

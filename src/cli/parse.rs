@@ -1,4 +1,4 @@
-//! Reads the command line of this process, and the environment variables that stand for options.
+//! Reads a command line, and the environment variables that stand for options.
 //!
 //! Also explains wrong command lines, where clap knows too little to say what the user meant.
 
@@ -24,37 +24,35 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("log_format", "BUILDLOCK_LOG_FORMAT"),
 ];
 
-/// The options in [`ENVIRONMENT`] that subcommands have, too.
-const COMMON: &[&str] = &["lock_dir", "store", "log_format"];
-
-/// Reads the command line of this process.
+/// Reads a command line, with the program's name as its first word.
 ///
 /// # Errors
 /// Returns clap's error for a wrong command line. `--help` and `--version` are errors to clap, too.
-pub fn command_line() -> Result<Cli, clap::Error> {
-    let words: Vec<OsString> = std::env::args_os().collect();
-    if let Some(job) = parse_job(&words) {
-        return Ok(job);
+pub fn command_line(words: &[OsString]) -> Result<Cli, clap::Error> {
+    if let Some(build) = parse_build(words) {
+        return Ok(build);
     }
-    let mut matches = parse_any(&words).map_err(|error| explain(error, &words))?;
-    refuse_job_beside_subcommand(&matches)?;
+    let mut matches = parse_any(words).map_err(|error| explain(error, words))?;
+    refuse_build_options_with_subcommand(&matches)?;
     Cli::from_arg_matches_mut(&mut matches)
 }
 
 /// Returns the exit status for a wrong command line. The main job ends with 125, as `timeout`,
 /// `env` and `docker run` do; the subcommands end with 2.
-pub fn usage_status() -> u8 {
-    if names_subcommand() { exit::SUBCOMMAND_USAGE } else { exit::FAILURE }
+pub fn usage_status(words: &[OsString]) -> u8 {
+    if names_subcommand(words) { exit::SUBCOMMAND_USAGE } else { exit::FAILURE }
 }
 
-/// Returns how to report a wrong command line, if that part of it can be understood.
-pub fn how_to_report() -> Option<log::Options> {
-    log::Options::from_arg_matches(&parse_tolerantly()?).ok()
+/// Returns the log options of a wrong command line, if they can be read.
+pub fn log_options(words: &[OsString]) -> Option<log::Options> {
+    log::Options::from_arg_matches(&parse_tolerantly(words)?).ok()
 }
 
 /// Reads a valid command line of the main job. Almost every call is one, and without the
 /// subcommands the grammar costs a third less.
-fn parse_job(words: &[OsString]) -> Option<Cli> {
+///
+/// Returns `None` for anything else; [`parse_any`] then reports the error.
+fn parse_build(words: &[OsString]) -> Option<Cli> {
     let grammar = clap::Command::new("buildlock").args_override_self(true);
     let grammar = CommonArgs::augment_args(BuildArgs::augment_args(grammar));
     let mut matches = with_environment(grammar, |_| true).try_get_matches_from(words).ok()?;
@@ -68,35 +66,37 @@ fn parse_job(words: &[OsString]) -> Option<Cli> {
 /// Reads a command line of the main job or of a subcommand. A subcommand ignores variables that
 /// stand for options of the main job, even if their values are wrong.
 fn parse_any(words: &[OsString]) -> Result<ArgMatches, clap::Error> {
-    grammar(|_| true).try_get_matches_from(words).or_else(|error| match names_subcommand() {
-        true => grammar(is_common).try_get_matches_from(words),
-        false => Err(error),
+    let grammar = with_environment(Cli::command(), |_| true);
+    grammar.try_get_matches_from(words).or_else(|error| {
+        if names_subcommand(words) {
+            grammar_for_subcommands().try_get_matches_from(words)
+        } else {
+            Err(error)
+        }
     })
 }
 
 /// Returns as much of a wrong command line as can be understood.
-fn parse_tolerantly() -> Option<ArgMatches> {
-    grammar(is_common).ignore_errors(true).try_get_matches().ok()
+fn parse_tolerantly(words: &[OsString]) -> Option<ArgMatches> {
+    grammar_for_subcommands().ignore_errors(true).try_get_matches_from(words).ok()
 }
 
-fn names_subcommand() -> bool {
-    parse_tolerantly().is_some_and(|matches| matches.subcommand_name().is_some())
+fn names_subcommand(words: &[OsString]) -> bool {
+    parse_tolerantly(words).is_some_and(|matches| matches.subcommand_name().is_some())
 }
 
-fn is_common(option: &str) -> bool {
-    COMMON.contains(&option)
+/// Returns the whole grammar, with the variables of only those options that subcommands have, too.
+fn grammar_for_subcommands() -> clap::Command {
+    let common = CommonArgs::augment_args(clap::Command::new(""));
+    let is_common = |option: &str| common.get_arguments().any(|arg| arg.get_id() == option);
+    with_environment(Cli::command(), is_common)
 }
 
-/// Returns the whole grammar, with the variables of the options that `counts` accepts.
-fn grammar(counts: impl Fn(&str) -> bool) -> clap::Command {
-    with_environment(Cli::command(), counts)
-}
-
-/// Adds variables to a grammar. An empty variable counts as unset, because CI systems leave such
-/// variables behind.
-fn with_environment(grammar: clap::Command, counts: impl Fn(&str) -> bool) -> clap::Command {
+/// Adds the variables of the options that `accepts` accepts to a grammar. An empty variable counts
+/// as unset, because CI systems often define variables as empty.
+fn with_environment(grammar: clap::Command, accepts: impl Fn(&str) -> bool) -> clap::Command {
     let is_set = |variable: &str| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
-    let is_used = |(option, variable): &&(&str, &str)| counts(option) && is_set(variable);
+    let is_used = |(option, variable): &&(&str, &str)| accepts(option) && is_set(variable);
     ENVIRONMENT.iter().filter(is_used).fold(grammar, |grammar, (option, variable)| {
         grammar.mut_arg(option, |arg| arg.env(variable).hide_env(true))
     })
@@ -104,16 +104,17 @@ fn with_environment(grammar: clap::Command, counts: impl Fn(&str) -> bool) -> cl
 
 /// Refuses options of the main job in front of a subcommand, where they would have no effect:
 /// `buildlock -t a status`.
-fn refuse_job_beside_subcommand(matches: &ArgMatches) -> Result<(), clap::Error> {
+fn refuse_build_options_with_subcommand(matches: &ArgMatches) -> Result<(), clap::Error> {
     let Some(subcommand) = matches.subcommand_name() else { return Ok(()) };
-    let mut job = BuildArgs::augment_args(clap::Command::new(""));
-    job.build();
+    let mut main_job = BuildArgs::augment_args(clap::Command::new(""));
+    // clap completes its arguments in this step. It builds no image.
+    main_job.build();
     let is_given =
         |id: &clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
-    match job.get_arguments().find(|arg| is_given(arg.get_id())) {
+    match main_job.get_arguments().find(|arg| is_given(arg.get_id())) {
         Some(arg) => Err(Cli::command().error(
             ErrorKind::ArgumentConflict,
-            format!("'{arg}' is for building, and cannot be used with '{subcommand}'"),
+            format!("'{arg}' is for building, and cannot be used with '{subcommand}'; remove it"),
         )),
         None => Ok(()),
     }
@@ -155,7 +156,7 @@ fn name_variable(error: clap::Error) -> clap::Error {
 fn unexpected_word(error: &clap::Error, words: &[OsString]) -> Option<String> {
     let is_unexpected =
         matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand);
-    if !is_unexpected || names_subcommand() || words.iter().any(|word| word == "--") {
+    if !is_unexpected || names_subcommand(words) || words.iter().any(|word| word == "--") {
         return None;
     }
     let kinds = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand];
