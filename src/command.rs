@@ -89,7 +89,7 @@ impl Command {
         self.known.as_ref().map(|known| &known.task)
     }
 
-    /// Tells whether the command may read its stdin.
+    /// Returns whether the command may read its stdin.
     ///
     /// A known build command reads it only if its words say so. Any other command may, and so may
     /// sudo in front of either.
@@ -98,7 +98,7 @@ impl Command {
             || self.build().is_none_or(|build| build.reads_stdin)
     }
 
-    /// Tells whether the command says that it pushes what it builds.
+    /// Returns whether the command says that it pushes what it builds.
     pub(crate) fn pushes(&self) -> bool {
         match self.task() {
             Some(Task::Build(build)) => {
@@ -121,14 +121,14 @@ impl Command {
         self.known.as_ref()?.builder.name.as_deref()
     }
 
-    /// Tells whether the command calls buildx by name. `docker build` does not build where
+    /// Returns whether the command calls buildx by name. `docker build` does not build where
     /// `docker buildx use` says.
     pub(crate) fn is_buildx(&self) -> bool {
         self.known.as_ref().is_some_and(|known| known.builder.is_buildx)
     }
 
-    /// Tells whether the command says that it uses no cache. BuildKit then empties its cache mounts
-    /// first (moby/buildkit#2447).
+    /// Returns whether the command says that it uses no cache. BuildKit then empties its cache
+    /// mounts first (moby/buildkit#2447).
     pub(crate) fn empties_caches(&self) -> bool {
         if let Some(known) = &self.known {
             return known.builder.without_cache;

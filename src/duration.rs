@@ -26,7 +26,7 @@ impl std::fmt::Display for Limit {
 /// of seconds (`5`, `0.5`), which `timeout(1)` and `flock -w` take, too.
 ///
 /// # Errors
-/// Returns a message for the user.
+/// The text is not a time limit; a message for the user.
 pub fn parse_limit(text: &str) -> Result<Limit, String> {
     let text = text.trim();
     if text == "none" {
@@ -73,7 +73,7 @@ impl Deadline {
         Self::after(Limit(left))
     }
 
-    /// Whether the limit was zero from the start: the caller does not want to wait at all.
+    /// Returns whether the limit was zero from the start: the caller does not want to wait at all.
     pub fn is_at_once(&self) -> bool {
         self.at_once
     }
@@ -96,7 +96,7 @@ impl Deadline {
         Some(at.saturating_duration_since(Instant::now()))
     }
 
-    /// Whether no time is left.
+    /// Returns whether no time is left.
     pub fn has_passed(&self) -> bool {
         self.left() == Some(Duration::ZERO)
     }

@@ -13,7 +13,7 @@ use crate::exit;
 /// Prints a completion script for `shell`.
 ///
 /// # Errors
-/// Fails if the output cannot be written.
+/// The output cannot be written.
 pub fn completions(shell: clap_complete::Shell, out: &mut impl Write) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "buildlock", &mut script);
@@ -23,7 +23,7 @@ pub fn completions(shell: clap_complete::Shell, out: &mut impl Write) -> Result<
 /// Prints the man page of `subcommand`, or buildlock(1) without one.
 ///
 /// # Errors
-/// Fails if there is no such subcommand, or if the output cannot be written.
+/// There is no such subcommand, or the output cannot be written.
 pub fn man(subcommand: Option<&str>, out: &mut impl Write) -> Result<()> {
     let mut grammar = Cli::command().disable_help_subcommand(true);
     grammar.build();

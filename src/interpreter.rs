@@ -92,7 +92,7 @@ fn of(program: &Path) -> Option<PathBuf> {
     })
 }
 
-/// Tells whether a program is a script with an interpreter of its own.
+/// Returns whether a program is a script with an interpreter of its own.
 pub(crate) fn is_script(program: &Path) -> bool {
     let start = File::open(program).ok().and_then(|file| start_of(&file));
     start.is_some_and(|start| of_script(&start).is_some())

@@ -17,7 +17,7 @@ const THREADS: usize = 17;
 /// When the process started, in clock ticks after the machine did.
 pub(crate) const STARTED: usize = 19;
 
-/// Whether the process IDs in `/proc` are those that system calls take.
+/// Returns whether the process IDs in `/proc` are those that system calls take.
 pub(crate) fn is_ours() -> bool {
     static IS_OURS: OnceLock<bool> = OnceLock::new();
     *IS_OURS.get_or_init(|| {
@@ -26,9 +26,9 @@ pub(crate) fn is_ours() -> bool {
     })
 }
 
-/// Whether `/proc` is of our own PID namespace. The line `NSpid` has our number in each namespace
-/// from that of `/proc` down to our own (proc_pid_status(5)), so one number means that they are the
-/// same. Linux before 4.1 and some imitations have only `Pid`.
+/// Returns whether `/proc` is of our own PID namespace. The line `NSpid` has our number in each
+/// namespace from that of `/proc` down to our own (proc_pid_status(5)), so one number means that
+/// they are the same. Linux before 4.1 and some imitations have only `Pid`.
 fn numbers_agree(status: &str, ours: u32) -> bool {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
     let numbers = field("NSpid:").or_else(|| field("Pid:")).unwrap_or_default();
@@ -65,19 +65,19 @@ impl Look {
         })
     }
 
-    /// Whether the process has ended, and only its status is left for its parent.
+    /// Returns whether the process has ended, and only its status is left for its parent.
     pub(crate) fn is_zombie(self) -> bool {
         self.has_lost_its_first_thread && self.threads <= 1
     }
 
-    /// Whether the process runs although its first thread has ended.
+    /// Returns whether the process runs although its first thread has ended.
     pub(crate) fn runs_without_its_first_thread(self) -> bool {
         self.has_lost_its_first_thread && self.threads > 1
     }
 }
 
-/// Whether a process has ended, and only its status is left for its parent. False if the process
-/// cannot be seen.
+/// Returns whether a process has ended, and only its status is left for its parent. False if the
+/// process cannot be seen.
 pub(crate) fn is_zombie(pid: u32) -> bool {
     Look::at(pid).is_some_and(Look::is_zombie)
 }
@@ -128,8 +128,8 @@ pub(crate) fn user_in(status: &Path) -> Option<u32> {
         .ok()
 }
 
-/// Whether looking at the memory and the descriptors of this user's processes cannot block. Another
-/// user could make it wait in the kernel, with a file system in user space for example.
+/// Returns whether looking at the memory and the descriptors of this user's processes cannot block.
+/// Another user could make it wait in the kernel, with a file system in user space for example.
 pub(crate) fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == rustix::process::geteuid().as_raw()
 }

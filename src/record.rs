@@ -109,7 +109,7 @@ impl Holder {
         }
     }
 
-    /// Tells whether it builds what `other` would build: the same command in the same folder, as
+    /// Returns whether it builds what `other` would build: the same command in the same folder, as
     /// far as both are known. Secrets are not known.
     pub fn builds_the_same_as(&self, other: &Holder) -> bool {
         let is_same = |theirs: &Option<String>, ours: &Option<String>| {

@@ -12,7 +12,7 @@ use crate::visible::is_visible;
 /// Prints held locks as a table or as a JSON array.
 ///
 /// # Errors
-/// Fails if the output cannot be written.
+/// The output cannot be written.
 pub fn print(held: &[HeldLock], json: bool, out: &mut impl Write) -> Result<()> {
     if json {
         writeln!(out, "{}", serde_json::to_string_pretty(held)?)?;

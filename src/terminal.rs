@@ -34,7 +34,7 @@ pub(crate) fn write(text: &[u8]) {
     }
 }
 
-/// Tells whether stderr can be written to, by `within` from now, without waiting for its reader.
+/// Returns whether stderr can be written to, by `within` from now, without waiting for its reader.
 fn takes_more(within: Duration) -> bool {
     let stderr = std::io::stderr();
     let until = Instant::now() + within;
@@ -50,7 +50,7 @@ fn takes_more(within: Duration) -> bool {
     }
 }
 
-/// Tells whether stderr is a terminal that can move its cursor.
+/// Returns whether stderr is a terminal that can move its cursor.
 pub(crate) fn is_capable() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }

@@ -41,8 +41,8 @@ pub(crate) fn find_name(number: u32) -> Option<String> {
     with_number(number).map(|user| user.name)
 }
 
-/// Whether a user who is missing from the file may have this name, because a directory service may
-/// know that user. It must look like a name, and must not belong to a user in the file.
+/// Returns whether a user who is missing from the file may have this name, because a directory
+/// service may know that user. It must look like a name, and must not belong to a user in the file.
 pub(crate) fn may_be_called(name: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let passwd = std::fs::read("/etc/passwd").unwrap_or_default();

@@ -1,8 +1,9 @@
 //! Tells which characters are safe to show. Records, arguments and answers may contain any.
 
-/// Whether a reader sees `c` as it is, and its neighbours too. Control characters move the cursor.
-/// Bidirectional ones change the order of the text (<https://www.unicode.org/reports/tr9/>). Those
-/// without width make different texts look the same.
+/// Returns whether a reader sees `c` as it is, and its neighbours too. Control characters move the
+/// cursor. Bidirectional ones change the order of the text
+/// (<https://www.unicode.org/reports/tr9/>). Those without width make different texts look the
+/// same.
 pub(crate) fn is_visible(c: char) -> bool {
     !c.is_control()
         && !matches!(

@@ -50,7 +50,7 @@ impl Memory {
         self.warm.into_iter().find(|warmth| warmth.files == files)
     }
 
-    /// Tells whether a build with these files is known to have used mounts of the engine.
+    /// Returns whether a build with these files is known to have used mounts of the engine.
     pub(super) fn had_mounts_for(&self, files: &str) -> bool {
         self.warm.iter().any(|warmth| warmth.files == files && !warmth.mounts.is_empty())
     }

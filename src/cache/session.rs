@@ -63,7 +63,7 @@ impl Caches {
         Some(take(store, images, cache, deadline, Want::SharedIfWarm))
     }
 
-    /// Tells whether one of these locks is a cache's, and shared.
+    /// Returns whether one of these locks is a cache's, and shared.
     pub(crate) fn are_shared(&self, locks: &HeldLocks) -> bool {
         locks
             .iter()
@@ -88,7 +88,7 @@ impl Caches {
         }
     }
 
-    /// Tells whether a build with these locks may have warmed a cache.
+    /// Returns whether a build with these locks may have warmed a cache.
     pub(crate) fn may_be_warm_now(&self, locks: &HeldLocks) -> bool {
         self.had_alone(locks).next().is_some()
     }

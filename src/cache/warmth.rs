@@ -117,17 +117,17 @@ impl Cache {
         Key::new(self.subject())
     }
 
-    /// Tells whether it can be remembered as warm, for its files.
+    /// Returns whether it can be remembered as warm, for its files.
     pub(super) fn has_files(&self) -> bool {
         !self.files.is_empty()
     }
 
-    /// Tells whether it can be shared once it is warm.
+    /// Returns whether it can be shared once it is warm.
     pub(super) fn can_be_shared(&self) -> bool {
         !self.files.is_empty() && !self.is_emptied
     }
 
-    /// Tells whether the build command empties it first, and so must have it alone.
+    /// Returns whether the build command empties it first, and so must have it alone.
     pub(super) fn is_emptied(&self) -> bool {
         self.is_emptied
     }
@@ -165,7 +165,7 @@ impl Cache {
         if is_warm && !self.is_emptied { LockMode::Shared } else { LockMode::Exclusive }
     }
 
-    /// Tells whether the engine has lost what made it warm.
+    /// Returns whether the engine has lost what made it warm.
     pub(super) fn has_lost_mounts(&self) -> bool {
         self.asked().as_ref().is_some_and(|(_, is_there)| !is_there)
     }

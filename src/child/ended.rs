@@ -24,7 +24,7 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
-    /// Did the build command end by itself, without a signal or a limit?
+    /// Returns whether the build command ended by itself, without a signal or a limit.
     pub(crate) fn by_itself(&self) -> bool {
         matches!(self.exit, Exit::Code(_))
             && self.interrupted.is_none()
@@ -63,8 +63,8 @@ impl fmt::Display for Left {
 
 /// Why the build command did not run.
 ///
-/// The caller releases the locks on this, so it must be certain. That is why no other error
-/// converts into it.
+/// The locks are released on this, so it must be certain. That is why no other error converts into
+/// it.
 #[derive(Debug)]
 pub enum NotRun {
     /// It could not be executed.

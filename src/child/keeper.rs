@@ -115,7 +115,8 @@ impl Kept {
         (!self.is_gone).then_some(self.keeper)
     }
 
-    /// Is the build command still being executed, so that no signal means anything to it yet?
+    /// Returns whether the build command is still being executed, so that no signal means anything
+    /// to it yet.
     pub(super) fn is_being_executed(&mut self) -> bool {
         self.execution.goes_on()
     }
@@ -209,7 +210,7 @@ impl Kept {
         _ = self.order(order::KILL);
     }
 
-    /// After [`end_all`](Self::end_all): may the keeper still be ending something?
+    /// Returns whether the keeper may still be ending something, after [`end_all`](Self::end_all).
     pub(super) fn is_ending(&mut self) -> bool {
         // Reads the reports.
         self.exit();

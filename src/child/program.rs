@@ -134,7 +134,7 @@ impl Execution {
         self.pipe.as_ref().map(AsFd::as_fd)
     }
 
-    /// Is the execution still under way?
+    /// Returns whether the execution is still under way.
     pub(super) fn goes_on(&mut self) -> bool {
         self.look();
         self.pipe.is_some()

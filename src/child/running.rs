@@ -219,7 +219,7 @@ impl<'a> Running<'a> {
         self.lost |= self.request.expiry.is_some_and(Expiry::must_end);
     }
 
-    /// Has no signal, limit or lost lock interfered so far?
+    /// Returns whether no signal, limit or lost lock has interfered so far.
     pub(super) fn is_undisturbed(&self) -> bool {
         self.interrupted.is_none() && !self.timed_out && !self.lost
     }

@@ -8,8 +8,8 @@
 //!   command has them already, so they are not passed on. But when the terminal ends, the kernel
 //!   tells only the leader of its session: if that is this process, HUP is passed on.
 //! - USR1, USR2, the real-time signals and others to which programs give their own meaning are for
-//!   the build command. So are ALRM, XCPU and the like, which a caller may have arranged for before
-//!   execve(2). They are passed on.
+//!   the build command. So are ALRM, XCPU and the like, which this process may have arranged for
+//!   before execve(2). They are passed on.
 //! - TSTP, TTIN, TTOU stop buildlock as if it did not handle them. From the terminal they stop the
 //!   whole group. When `kill` sends them to buildlock alone, they are passed on first. CONT is
 //!   passed on.
@@ -55,7 +55,7 @@ fn taken_in() -> impl Iterator<Item = libc::c_int> {
     (1..=libc::SIGRTMAX()).filter(|signal| !LEFT_ALONE.contains(signal))
 }
 
-/// Tells whether the signal means that the build must end.
+/// Returns whether the signal means that the build must end.
 pub(super) fn is_terminating(signal: libc::c_int) -> bool {
     matches!(
         signal,
@@ -72,13 +72,13 @@ pub(super) fn is_terminating(signal: libc::c_int) -> bool {
     )
 }
 
-/// Tells whether a terminal sends the signal to the whole foreground group.
+/// Returns whether a terminal sends the signal to the whole foreground group.
 fn is_a_terminals(signal: libc::c_int) -> bool {
     let others = [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGWINCH];
     stops(signal) || others.contains(&signal)
 }
 
-/// Tells whether the signal stops a process by default.
+/// Returns whether the signal stops a process by default.
 fn stops(signal: libc::c_int) -> bool {
     matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU)
 }
@@ -106,7 +106,7 @@ pub enum Work<T> {
 pub struct Signals {
     descriptor: SignalFd,
     inherited: Inherited,
-    /// A signal that stops this process once the caller has handled it.
+    /// A signal that stops this process once it has been handled.
     stopping: Cell<Option<libc::c_int>>,
 }
 

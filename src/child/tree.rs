@@ -63,7 +63,7 @@ impl Process {
         }
     }
 
-    /// Whether it exists, if only as a zombie.
+    /// Returns whether it exists, if only as a zombie.
     pub(super) fn is_there(self) -> bool {
         match self.started {
             Some(started) => Look::at(self.pid).is_some_and(|look| look.started == started),
@@ -82,12 +82,13 @@ impl Process {
     }
 }
 
-/// Is the process in our group, so that signals from a terminal reach it, too?
+/// Returns whether the process is in our group, so that signals from a terminal reach it, too.
 pub(super) fn is_in_our_group(pid: u32) -> bool {
     getpgid(Some(pid_of(pid))) == Ok(getpgrp())
 }
 
-/// Does buildlock lead its session, so that no shell stands between it and the terminal?
+/// Returns whether buildlock leads its session, so that no shell stands between it and the
+/// terminal.
 pub(super) fn are_we_session_leader() -> bool {
     getsid(None) == Ok(getpid())
 }

@@ -27,7 +27,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
 /// Reads a command line, with the program's name as its first word.
 ///
 /// # Errors
-/// Returns clap's error for a wrong command line. `--help` and `--version` are errors to clap, too.
+/// The command line is wrong. To clap, `--help` and `--version` are errors, too.
 pub fn command_line(words: &[OsString]) -> Result<Cli, clap::Error> {
     if let Some(build) = parse_build(words) {
         return Ok(build);

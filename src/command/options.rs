@@ -43,13 +43,13 @@ pub(super) struct Opt<'a> {
 }
 
 impl Opt<'_> {
-    /// Tells whether this switch is on: `--load`, `--load=true`.
+    /// Returns whether this switch is on: `--load`, `--load=true`.
     pub(super) fn is_on(&self) -> bool {
         !matches!(self.value, Some("false" | "0" | "f" | "F" | "FALSE" | "False"))
     }
 }
 
-/// Tells whether a word is an option. A lone dash is an operand.
+/// Returns whether a word is an option. A lone dash is an operand.
 pub(super) fn is_option(word: &str) -> bool {
     word.len() > 1 && word.starts_with('-')
 }

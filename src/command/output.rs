@@ -2,7 +2,7 @@
 //!
 //! See <https://docs.docker.com/build/exporters/>.
 
-/// Tells whether `-o VALUE` writes to a file or folder instead of the engine or a registry.
+/// Returns whether `-o VALUE` writes to a file or folder instead of the engine or a registry.
 ///
 /// Examples are `-o DIR`, `-o -`, `type=local`, `type=tar`, `type=oci` and `type=docker,dest=FILE`.
 pub(crate) fn goes_elsewhere(output: &str) -> bool {
@@ -15,12 +15,12 @@ pub(crate) fn goes_elsewhere(output: &str) -> bool {
     }
 }
 
-/// Tells whether `-o VALUE` stands for `--load`: `type=docker`, without a file to write to.
+/// Returns whether `-o VALUE` stands for `--load`: `type=docker`, without a file to write to.
 pub(super) fn goes_to_engine(output: &str) -> bool {
     field(output, "type").is_some_and(|kind| kind == "docker") && !goes_elsewhere(output)
 }
 
-/// Tells whether `-o VALUE` pushes the image: `type=registry`, `type=image,push=true`.
+/// Returns whether `-o VALUE` pushes the image: `type=registry`, `type=image,push=true`.
 pub(super) fn goes_to_registry(output: &str) -> bool {
     match field(output, "type").as_deref() {
         Some("registry") => true,

@@ -28,7 +28,7 @@ enum Influence {
 }
 
 impl Influence {
-    /// Tells whether the program may run in another folder because of this option.
+    /// Returns whether the program may run in another folder because of this option.
     fn changes_folder(self, opt: &Opt<'_>) -> bool {
         match self {
             Influence::None => false,
@@ -191,7 +191,7 @@ fn splits_a_string(word: &str) -> bool {
         || (!word.starts_with("--") && word.contains('S') && !word.contains(['u', 'C']))
 }
 
-/// Tells whether a word sets a variable: `NAME=value`.
+/// Returns whether a word sets a variable: `NAME=value`.
 pub(super) fn is_assignment(word: &str) -> bool {
     word.split_once('=').is_some_and(|(name, _)| {
         !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')

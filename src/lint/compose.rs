@@ -77,7 +77,7 @@ fn parse(source: &Source) -> Result<Yaml, WrongKind> {
         .map_err(|why| WrongKind(format!("{}: not YAML: {why}", source.path.display())))
 }
 
-/// Says whether only compose itself can tell which images are built.
+/// Returns whether only compose itself can tell which images are built.
 fn is_open(layers: &[Layer<'_>], written: &[Image]) -> bool {
     let reads_more = |layer: &Layer<'_>| {
         let mut services = layer.services.values();

@@ -63,7 +63,7 @@ pub(super) fn write(path: &Path, before: &[u8], text: &[u8]) -> Result<()> {
     }
 }
 
-/// Says whether the file has attributes that a new one would lack, such as an access list.
+/// Returns whether the file has attributes that a new one would lack, such as an access list.
 fn has_attributes(file: &File) -> bool {
     let mut names = [0; 4096];
     match rustix::fs::flistxattr(file, &mut names) {

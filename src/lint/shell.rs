@@ -14,7 +14,7 @@ impl Call {
         self.words.first().map_or("", String::as_str)
     }
 
-    /// Says whether this is one of its arguments.
+    /// Returns whether this is one of its arguments.
     pub(super) fn says(&self, word: &str) -> bool {
         self.words.iter().skip(1).any(|it| it == word)
     }
@@ -156,7 +156,7 @@ fn without_prefixes(words: Vec<String>, exported: &Variables) -> (Variables, Vec
     (env, words.collect())
 }
 
-/// Says whether this is the number that timeout and nice have in front of a program.
+/// Returns whether this is the number that timeout and nice have in front of a program.
 fn is_limit(prefix: &str, word: &str) -> bool {
     ["timeout", "nice"].contains(&prefix) && word.starts_with(|c: char| c.is_ascii_digit())
 }

@@ -57,7 +57,7 @@ pub(super) fn judge(target: &str, places: &[Place], calls: &[Call], ran: &Ran) -
     }
 }
 
-/// Says whether one of the calls removes a folder, all that is in it, or a folder around it.
+/// Returns whether one of the calls removes a folder, all that is in it, or a folder around it.
 fn removes(calls: &[Call], folder: &str) -> bool {
     let folder = folder.trim_end_matches('/');
     let is_around = |word: &String| {
@@ -81,12 +81,12 @@ struct Folder<'a> {
 }
 
 impl Folder<'_> {
-    /// Says whether it is the tool's folder, or in it.
+    /// Returns whether it is the tool's folder, or in it.
     fn is_of(&self, tool: &Tool) -> bool {
         tool.paths.iter().any(|pattern| pattern::matches(pattern, &self.path))
     }
 
-    /// Says whether the tool's folder is in it.
+    /// Returns whether the tool's folder is in it.
     fn is_above(&self, tool: &Tool) -> bool {
         tool.paths.iter().any(|pattern| pattern::is_above(pattern, &self.path))
     }
@@ -98,7 +98,7 @@ impl<'a> Mount<'a> {
         Mount { folders: places.iter().map(folder).collect(), calls, ran }
     }
 
-    /// Says whether the `RUN` starts the tool, and lets it write to its cache.
+    /// Returns whether the `RUN` starts the tool, and lets it write to its cache.
     fn starts(&self, tool: &Tool) -> bool {
         let mut calls = self.calls.iter().filter(|it| tool.programs.contains(&it.program()));
         calls.any(|call| !self.ran.spares_cache(call))
@@ -132,8 +132,8 @@ impl<'a> Mount<'a> {
             || !self.starts(tool) && self.leaves_alone(tool)
     }
 
-    /// Says whether the `RUN` names the tool, but starts nothing that would use its cache: the tool
-    /// is told not to, or uv does its work.
+    /// Returns whether the `RUN` names the tool, but starts nothing that would use its cache: the
+    /// tool is told not to, or uv does its work.
     fn leaves_alone(&self, tool: &Tool) -> bool {
         let spares =
             |call: &Call| tool.programs.contains(&call.program()) && self.ran.spares_cache(call);
@@ -143,7 +143,7 @@ impl<'a> Mount<'a> {
             && self.calls.iter().all(|call| HARMLESS.contains(&call.program()) || spares(call))
     }
 
-    /// Says whether the `RUN` calls a tool to empty its cache in this mount.
+    /// Returns whether the `RUN` calls a tool to empty its cache in this mount.
     fn is_emptied(&self) -> bool {
         EMPTIES.iter().any(|(program, words, usual)| {
             let empties = |call: &Call| {

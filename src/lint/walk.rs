@@ -71,7 +71,7 @@ fn walk(folder: &Path, files: &mut Vec<Candidate>) -> bool {
     all_read
 }
 
-/// Says whether a file is a Dockerfile by its name, which can have more before or after it.
+/// Returns whether a file is a Dockerfile by its name, which can have more before or after it.
 pub(super) fn is_dockerfile(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     // Without a Dockerfile, docker build takes a dockerfile.
@@ -117,7 +117,7 @@ const OVERRIDES: [&str; 4] = [
     "docker-compose.override.yaml",
 ];
 
-/// Says whether a file is a compose file by its name, which can have more words in it
+/// Returns whether a file is a compose file by its name, which can have more words in it
 /// (compose.prod.yaml).
 pub(super) fn is_compose_file(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
@@ -134,7 +134,7 @@ pub(super) fn override_of(path: &Path) -> Option<PathBuf> {
     OVERRIDES.iter().map(|name| path.with_file_name(name)).find(|path| is_usual && path.is_file())
 }
 
-/// Says whether it overrides a file beside it. Then lint reads it together with that one.
+/// Returns whether it overrides a file beside it. Then lint reads it together with that one.
 fn is_override(path: &Path) -> bool {
     let has_name = path.file_name().is_some_and(|name| OVERRIDES.iter().any(|it| name == *it));
     has_name && COMPOSE_FILES.iter().any(|usual| path.with_file_name(usual).is_file())

@@ -31,7 +31,7 @@ pub struct Patience<'a> {
     pub deadline: Deadline,
     /// Whether the failure of a build that was waited for counts for this caller.
     pub share_failure: bool,
-    /// Tells whether what the lock is wanted for has come to be; `None` if that changes nothing.
+    /// Returns whether what the lock is wanted for has come to be. `None` if that changes nothing.
     pub settled: Option<&'a mut dyn FnMut() -> Result<bool>>,
 }
 

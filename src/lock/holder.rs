@@ -112,23 +112,23 @@ pub(super) fn read_subject(file: &File, path: &Path) -> Option<Subject> {
     })
 }
 
-/// Tells whether this process holds the lock alone. It is not looked at for long: a record may name
-/// any process.
+/// Returns whether this process holds the lock alone. It is not looked at for long: a record may
+/// name any process.
 fn holds_alone(pid: u32, stat: &Stat) -> bool {
     let locks = OpenLock::all_of_trusted(pid, &mut Bounds::narrow()).unwrap_or_default();
     let mut modes = locks.iter().filter_map(|lock| lock.was_taken_by(pid, stat));
     modes.next() == Some(LockMode::Exclusive)
 }
 
-/// Tells whether the process runs in the folder that its record names, if it names one. The folder
-/// itself is not looked at: it may lie on a file system that never answers.
+/// Returns whether the process runs in the folder that its record names, if it names one. The
+/// folder itself is not looked at: it may lie on a file system that never answers.
 fn runs_in(pid: u32, directory: Option<&str>) -> bool {
     let Some(directory) = directory else { return true };
     let folder = proc::path(pid, "cwd").and_then(|link| std::fs::read_link(link).ok());
     folder.is_some_and(|folder| escaped(&folder.to_string_lossy()) == directory)
 }
 
-/// Tells whether the process was started that long ago.
+/// Returns whether the process was started that long ago.
 fn has_run_for(pid: u32, time: Duration) -> bool {
     /// The record and the kernel's clock round in different ways, in seconds.
     const ROUNDING: f64 = 2.0;

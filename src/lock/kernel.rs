@@ -52,7 +52,7 @@ impl KernelLocks {
     /// /proc has no such list.
     ///
     /// # Errors
-    /// Fails if the list takes too long to read: any user can take any number of locks.
+    /// The list takes too long to read: any user can take any number of locks.
     pub(crate) fn read() -> Result<Self> {
         const WITHIN: Duration = Duration::from_secs(10);
         let until = Instant::now() + WITHIN;
@@ -131,7 +131,7 @@ impl KernelLocks {
         self.on(stat, file).filter(|lock| !lock.waiting).map(|lock| lock.pid).collect()
     }
 
-    /// Whether the lock on the file is shared.
+    /// Returns whether the lock on the file is shared.
     pub(crate) fn is_shared(&self, stat: &Stat, file: &File) -> bool {
         self.on(stat, file).any(|lock| !lock.waiting && lock.shared)
     }
@@ -173,7 +173,7 @@ impl Entry {
     }
 }
 
-/// Whether the file system of this file shows another device number than the kernel uses.
+/// Returns whether the file system of this file shows another device number than the kernel uses.
 fn shows_another_device(file: &File) -> bool {
     // From linux/magic.h.
     const OVERLAYFS: u32 = 0x794c_7630;
@@ -281,10 +281,10 @@ impl OpenLock {
         self.entry.kind == Kind::Flock && self.is_on(stat)
     }
 
-    /// Whether the lock is on the file of `stat`. The number of the inode is not enough: two file
-    /// systems, two layers of an overlay and two subvolumes of btrfs use the same numbers, and the
-    /// kernel's list does not distinguish the latter. Through its descriptor, the file shows the
-    /// same device and inode as ours on all of them.
+    /// Returns whether the lock is on the file of `stat`. The number of the inode is not enough:
+    /// two file systems, two layers of an overlay and two subvolumes of btrfs use the same numbers,
+    /// and the kernel's list does not distinguish the latter. Through its descriptor, the file
+    /// shows the same device and inode as ours on all of them.
     fn is_on(&self, stat: &Stat) -> bool {
         if self.entry.inode != stat.st_ino {
             return false;

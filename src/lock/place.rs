@@ -29,7 +29,7 @@ impl Place {
     /// Reads the value of `--store`. Without one, and for `file:`, locks live in `folder`.
     ///
     /// # Errors
-    /// Fails if the value names no known store, or if a variable contains a relative path.
+    /// The value names no known store, or a variable contains a relative path.
     pub fn of(store: Option<&str>, folder: &Path) -> Result<Self> {
         let Some(url) = store else {
             refuse_relative("BUILDLOCK_DIR", folder.as_os_str(), folder)?;
@@ -70,7 +70,7 @@ impl Place {
     /// exist.
     ///
     /// # Errors
-    /// Fails if the store cannot be opened or created.
+    /// The store cannot be opened or created.
     pub fn open(self, ourselves: Ourselves, subjects: &[Subject]) -> Result<Arc<dyn Store>> {
         match self {
             Place::Folder(folder) => Ok(Arc::new(FileStore::open(&folder, ourselves, subjects)?)),
@@ -82,7 +82,7 @@ impl Place {
     /// Opens the store for looking at it. Creates nothing.
     ///
     /// # Errors
-    /// Fails if the store cannot be opened.
+    /// The store cannot be opened.
     pub fn look(self) -> Result<Box<dyn Store>> {
         match self {
             Place::Folder(folder) => Ok(Box::new(FileStore::at(&folder)?)),

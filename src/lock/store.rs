@@ -38,15 +38,15 @@ pub trait Locks: Send + Sync {
     /// The store cannot be used; [`Passing`] if that may be different in a moment.
     fn try_acquire(&self, key: &Key, mode: LockMode, deadline: Deadline) -> Result<Try>;
 
-    /// Waits until nobody holds the lock exclusively, together with all other callers of this
-    /// method, and returns the result of the last build if that failed. Never call it twice in a
+    /// Waits until nobody holds the lock exclusively, and returns the result of the last build if
+    /// that failed. All processes that wait in this way continue together. Never call it twice in a
     /// row: waiters that do nothing else can keep each other from ever getting the lock.
     ///
     /// # Errors
     /// The store cannot be used.
     fn wait_released(&self, key: &Key, deadline: Deadline) -> Result<Option<FailedBuild>>;
 
-    /// Takes the lock, in line with all other callers of this method.
+    /// Takes the lock, in line with all other processes that wait in this way.
     ///
     /// # Errors
     /// The store cannot be used.

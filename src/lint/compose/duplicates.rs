@@ -34,7 +34,7 @@ pub(super) fn find(images: &[Image]) -> Vec<Duplicate> {
     found
 }
 
-/// Says whether one call can build both. A service without profiles is part of every call.
+/// Returns whether one call can build both. A service without profiles is part of every call.
 fn one_call_builds(a: &Image, b: &Image) -> bool {
     let is_always_built = a.profiles.is_empty() || b.profiles.is_empty();
     let shares_profile = || a.profiles.iter().any(|profile| b.profiles.contains(profile));

@@ -150,7 +150,7 @@ impl<'a> Node<'a> {
         (start.line as usize + 1, start.column as usize + 1)
     }
 
-    /// Says whether the other node's text is within this one's.
+    /// Returns whether the other node's text is within this one's.
     pub(super) fn holds(self, other: Node<'_>) -> bool {
         let (outer, inner) = (self.stored(), other.stored().start.index);
         outer.start.index <= inner && inner < outer.end.index
@@ -164,12 +164,12 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Says whether it is a scalar whose lines are those of the file (`|`).
+    /// Returns whether it is a scalar whose lines are those of the file (`|`).
     pub(super) fn is_literal(self) -> bool {
         matches!(self.stored().data, Data::Scalar { style: ScalarStyle::Literal, .. })
     }
 
-    /// Says whether it is null, or removed by compose's `!reset`.
+    /// Returns whether it is null, or removed by compose's `!reset`.
     pub(super) fn is_null(self) -> bool {
         let resolved = self.resolved();
         let is_reset =

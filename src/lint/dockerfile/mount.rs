@@ -86,7 +86,7 @@ impl Mount {
         }
     }
 
-    /// Says whether it is a cache that the `RUN` can write to.
+    /// Returns whether it is a cache that the `RUN` can write to.
     pub(super) fn is_writable_cache(&self) -> bool {
         self.kind.as_deref() == Some("cache") && !self.read_only
     }

@@ -16,7 +16,7 @@ pub(super) fn components(path: &str) -> Vec<&str> {
     components
 }
 
-/// Says whether the path ends as the pattern has it.
+/// Returns whether the path ends as the pattern has it.
 pub(super) fn matches(pattern: &str, path: &[&str]) -> bool {
     let wanted = components(pattern);
     let (wanted, below) = match wanted.split_last() {
@@ -32,7 +32,7 @@ pub(super) fn matches(pattern: &str, path: &[&str]) -> bool {
     })
 }
 
-/// Says whether the path is that of a folder above those that the pattern describes.
+/// Returns whether the path is that of a folder above those that the pattern describes.
 pub(super) fn is_above(pattern: &str, path: &[&str]) -> bool {
     let mut wanted = components(pattern);
     if wanted.last() == Some(&"**") {

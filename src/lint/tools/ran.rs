@@ -26,12 +26,12 @@ impl Ran {
         }
     }
 
-    /// Says whether a version is visible that no longer races.
+    /// Returns whether a version is visible that no longer races.
     pub(super) fn has_version(&self, package: &str, fixed: &[u32]) -> bool {
         self.versions.get(package).is_some_and(|version| version.as_slice() >= fixed)
     }
 
-    /// Says whether a call does not write to its tool's cache.
+    /// Returns whether a call does not write to its tool's cache.
     pub(super) fn spares_cache(&self, call: &Call) -> bool {
         match call.program() {
             "pip" => call.says("--no-cache-dir") || is_set(call, "PIP_NO_CACHE_DIR"),

@@ -18,7 +18,7 @@ pub(super) struct Tool {
 }
 
 impl Tool {
-    /// Says whether the other cache lies in this one's folder.
+    /// Returns whether the other cache lies in this one's folder.
     pub(super) fn is_around(&self, other: &Tool) -> bool {
         let is_in = |outer: &str, inner: &str| {
             inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'))

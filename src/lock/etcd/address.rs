@@ -47,7 +47,7 @@ impl std::fmt::Display for Address {
 }
 
 impl Address {
-    /// Is this the address of a cluster, rather than a folder?
+    /// Returns whether this is the address of a cluster, rather than a folder.
     pub fn is_one(url: &str) -> bool {
         url.starts_with("etcd://") || url.starts_with("etcds://")
     }
@@ -69,7 +69,7 @@ impl Address {
         Ok(address)
     }
 
-    /// Can an eavesdropper on the way to a member read the password?
+    /// Returns whether an eavesdropper on the way to a member can read the password.
     fn shows_the_password(&self) -> bool {
         let is_far = |member: &String| {
             let host = member.strip_prefix("http://").unwrap_or_default();

@@ -48,7 +48,7 @@ impl Answer {
         })
     }
 
-    /// Was another answer given in the same election term?
+    /// Returns whether another answer was given in the same election term.
     pub(super) fn is_of_same_term(&self, other: &Value) -> bool {
         self.term == *term(other)
     }

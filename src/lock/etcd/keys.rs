@@ -84,12 +84,13 @@ pub(super) fn mode_of(entry: &Entry) -> LockMode {
     if is_shared { LockMode::Shared } else { LockMode::Exclusive }
 }
 
-/// Does the key belong to the process with this lease?
+/// Returns whether the key belongs to the process with this lease.
 pub(super) fn is_of(entry: &Entry, lease: i64) -> bool {
     entry.key.rsplit('/').next() == Some(&format!("{lease:016x}"))
 }
 
-/// Does the key belong to a holder or a waiter? Anything else in a lock's folder is ignored.
+/// Returns whether the key belongs to a holder or a waiter. Anything else in a lock's folder is
+/// ignored.
 pub(super) fn is_in_queue(entry: &Entry) -> bool {
     matches!(entry.key.rsplit('/').nth(1), Some("w" | "r"))
 }

@@ -203,7 +203,7 @@ impl Members {
         within: Duration,
     ) -> Option<Stream> {
         let member = self.current.load(Ordering::Relaxed);
-        // The caller has asked other questions before, so there is a token if one is needed.
+        // Other requests came before this one, so there is a token if one is needed.
         let token = self.token().clone();
         let first = within.min(self.answer_within);
         let request = self.request(member, path, token.as_deref(), first, within);

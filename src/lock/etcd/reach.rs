@@ -110,7 +110,7 @@ impl Reach {
         is_silent.then(|| state.why.clone().unwrap_or_else(no_answer))
     }
 
-    /// Does the caller not wait at all (`--timeout 0s`)?
+    /// Returns whether the caller does not wait at all (`--timeout 0s`).
     pub(super) fn is_at_once(&self) -> bool {
         self.state().wait.is_some_and(|deadline| deadline.is_at_once())
     }

@@ -129,7 +129,7 @@ impl Session {
         self.state().held.clone()
     }
 
-    /// Does a build still depend on the key?
+    /// Returns whether a build still depends on the key.
     pub(super) fn depends_on(&self, key: &OwnKey) -> bool {
         let state = self.state();
         !state.is_over && state.lost.is_none() && state.held.contains(key)

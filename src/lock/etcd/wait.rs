@@ -37,7 +37,7 @@ impl Time {
     pub(super) fn wait_deleted(&self, client: &Client, key: &str, from: i64) -> Result<Watched> {
         let within = self.to_watch();
         if within.is_zero() {
-            // The caller of this thread gives up by itself.
+            // The thread that waits for this one gives up by itself.
             std::thread::sleep(SHORTLY);
             bail!("the time for waiting is over");
         }
@@ -57,8 +57,8 @@ pub(super) fn insist<T>(
     loop {
         match ask(&time) {
             Err(error) if error.is::<Passing>() && deadline.has_passed() => {
-                // The caller of this thread gives up by itself, and knows whether the cluster
-                // answers (see Store::is_answering).
+                // The thread that waits for this one gives up by itself, and knows whether the cluster
+                // answers (see Locks::is_answering).
                 std::thread::sleep(SHORTLY);
                 return Err(error);
             }

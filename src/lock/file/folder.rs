@@ -211,7 +211,7 @@ pub(super) fn entries(folder: &OwnedFd, path: &Path, kind: &str) -> Result<Vec<E
     Ok(found)
 }
 
-/// Tells whether the name begins as a lock's does, with a sha256 in hex.
+/// Returns whether the name begins as a lock's does, with a sha256 in hex.
 fn begins_with_hash(name: &OsStr) -> bool {
     const LENGTH: usize = 64;
     let hash = name.as_bytes().split(|&c| c == b'.').next().unwrap_or_default();

@@ -40,7 +40,7 @@ impl Guard {
     /// files in it.
     ///
     /// # Errors
-    /// Fails if the file cannot serve as a guard.
+    /// The file cannot serve as a guard.
     pub(super) fn open(folder: &Path, lock: &Path) -> Result<Option<Self>> {
         if size_of::<libc::off_t>() < size_of::<u64>() {
             // This C library cannot name such a byte, and all callers must use the same one.
@@ -58,7 +58,7 @@ impl Guard {
         bail!("{} vanishes as fast as it is created; something is removing it", path.display())
     }
 
-    /// Whether the guard's name still leads to this file.
+    /// Returns whether the guard's name still leads to this file.
     pub(super) fn is_in_place(&self, folder: &OwnedFd) -> bool {
         is_named(&self.file, folder, OsStr::new(NAME))
     }
@@ -66,7 +66,7 @@ impl Guard {
     /// Locks the byte. Returns false at once if it is taken.
     ///
     /// # Errors
-    /// Returns other errors of fcntl(2).
+    /// fcntl(2) failed for another reason.
     pub(super) fn try_lock(&self, mode: LockMode) -> nix::Result<bool> {
         match self.set(kind(mode), |range| FcntlArg::F_OFD_SETLK(range)) {
             Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
@@ -77,7 +77,7 @@ impl Guard {
     /// Waits for the byte, and locks it.
     ///
     /// # Errors
-    /// Returns errors of fcntl(2).
+    /// fcntl(2) failed.
     pub(super) fn lock(&self, mode: LockMode) -> nix::Result<()> {
         self.set(kind(mode), |range| FcntlArg::F_OFD_SETLKW(range))
     }
@@ -85,7 +85,7 @@ impl Guard {
     /// Unlocks the byte, for all copies of the descriptor.
     ///
     /// # Errors
-    /// Returns errors of fcntl(2).
+    /// fcntl(2) failed.
     pub(super) fn unlock(&self) -> nix::Result<()> {
         self.set(libc::F_UNLCK, |range| FcntlArg::F_OFD_SETLK(range))
     }
@@ -186,8 +186,8 @@ fn is_writable(file: &File) -> bool {
     rustix::fs::fcntl_getfl(file).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR)
 }
 
-/// Whether a guard would be useless in this folder: nobody but its owner can unlink files, or nobody
-/// at all.
+/// Returns whether a guard would be useless in this folder: nobody but its owner can unlink files,
+/// or nobody at all.
 fn needs_no_guard(folder: &OwnedFd) -> bool {
     const OTHERS_MAY_WRITE: u32 = 0o022;
     let is_read_only = rustix::fs::fstatvfs(folder)

@@ -29,8 +29,8 @@ pub(super) struct LockFile {
 }
 
 impl LockFile {
-    /// Whether the file's path still leads to it. If the file was unlinked, or its folder was moved
-    /// away, our lock does not exclude later callers.
+    /// Returns whether the file's path still leads to it. If the file was unlinked, or its folder
+    /// was moved away, our lock does not exclude later callers.
     pub(super) fn is_in_place(&self) -> bool {
         self.place().is_ok_and(|place| {
             is_named(&self.file, &place.folder, place.name)
@@ -211,7 +211,7 @@ pub(super) fn would_block(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::WouldBlock
 }
 
-/// Whether a failure of flock(2) is temporary.
+/// Returns whether a failure of flock(2) is temporary.
 pub(super) fn passes(error: &std::io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOLCK | Errno::STALE | Errno::INTR))
 }

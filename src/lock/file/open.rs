@@ -134,7 +134,7 @@ pub(super) fn links(file: &File) -> String {
     file.metadata().map_or_else(|_| "several".to_owned(), |file| file.nlink().to_string())
 }
 
-/// Whether it is safe to write to a file. If other users may put files into the folder, they could
+/// Returns whether it is safe to write to a file. If other users may put files into the folder, they could
 /// move one of our precious files there. So there, the file must be one that everybody may write,
 /// as every new lock file is. On a file system without modes, no such folder exists.
 fn may_be_written(file: &File, stat: &Stat, folder: &Stat) -> bool {
@@ -153,9 +153,9 @@ fn has_access_control_list(file: &File) -> bool {
     rustix::fs::fgetxattr(file, "system.posix_acl_access", none).is_ok()
 }
 
-/// Whether root must replace this file with one of its own. In root's sticky folder, the user who
-/// created the file could unlink it while another process holds it (chmod(2)). The next caller
-/// would then create and lock another file.
+/// Returns whether root must replace this file with one of its own. In root's sticky folder, the
+/// user who created the file could unlink it while another process holds it (chmod(2)). The next
+/// caller would then create and lock another file.
 ///
 /// Changing the owner would not help: the old owner may have the file open, or may have given it
 /// other names and another mode.
@@ -163,13 +163,13 @@ pub(super) fn is_foreign(file: &Stat, folder: &OwnedFd) -> bool {
     may_be_foreign(file) && rustix::fs::fstat(folder).is_ok_and(|folder| folder.st_uid == ROOT)
 }
 
-/// Whether the answer of [`is_foreign`] may be yes, without a look at the folder.
+/// Returns whether the answer of [`is_foreign`] may be yes, without a look at the folder.
 pub(super) fn may_be_foreign(file: &Stat) -> bool {
     rustix::process::geteuid().is_root() && file.st_uid != ROOT
 }
 
-/// Whether only root, we and the owner of the folder can rename or unlink this file, in a sticky
-/// folder.
+/// Returns whether only root, we and the owner of the folder can rename or unlink this file, in a
+/// sticky folder.
 pub(super) fn is_out_of_reach(file: &Stat, folder: &OwnedFd) -> bool {
     file.st_uid == ROOT
         || file.st_uid == rustix::process::geteuid().as_raw()
@@ -183,7 +183,7 @@ pub(super) fn remove_foreign(folder: &OwnedFd, name: &OsStr) -> bool {
         && rustix::fs::unlinkat(folder, name, AtFlags::empty()).is_ok()
 }
 
-/// Whether this file is the one that `name` in `folder` names.
+/// Returns whether this file is the one that `name` in `folder` names.
 pub(super) fn is_named(file: &File, folder: &OwnedFd, name: &OsStr) -> bool {
     let there = look(folder, name);
     there.is_ok_and(|there| is_same(file, &there))

@@ -18,8 +18,8 @@ const STICKY_FOR_ALL: u32 = 0o1002;
 /// need not exist, and is not followed if it is a link.
 ///
 /// # Errors
-/// Fails if the path is `/`, which would get a mode for everybody, and if another user may have
-/// planted a link on the way.
+/// The path is `/`, which would get a mode for everybody, or another user may have planted a link
+/// on the way.
 pub(super) fn real_path(path: &Path) -> Result<PathBuf> {
     let cannot = || format!("'{}' cannot be the lock folder (see --lock-dir)", path.display());
     let absolute = std::path::absolute(path).with_context(cannot)?;

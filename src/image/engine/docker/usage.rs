@@ -33,8 +33,8 @@ pub(crate) fn cache_mounts(socket: &Path, within: Duration) -> Option<Vec<CacheM
     }
 }
 
-/// Tells whether the engine that listens on `socket` has pruned its build cache since then, on a
-/// request to its API. Returns nothing if it does not say so in time.
+/// Returns whether the engine that listens on `socket` has pruned its build cache since `since`, or
+/// none if it does not answer in time.
 ///
 /// Neither `docker buildx prune` nor BuildKit's own garbage collection leaves an event.
 pub(crate) fn was_pruned(socket: &Path, since: SystemTime, within: Duration) -> Option<bool> {
@@ -51,7 +51,7 @@ pub(crate) fn was_pruned(socket: &Path, since: SystemTime, within: Duration) -> 
     (response.status == 200).then(|| has_prune(&response.body))
 }
 
-/// Tells whether one of these events, a JSON object each, is a prune of the build cache.
+/// Returns whether one of these events, a JSON object each, is a prune of the build cache.
 fn has_prune(events: &[u8]) -> bool {
     let events = serde_json::Deserializer::from_slice(events).into_iter::<serde_json::Value>();
     let mut events = events.map_while(Result::ok);
