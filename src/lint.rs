@@ -61,9 +61,10 @@ pub fn run(options: &Options, out: &mut impl Write) -> Result<Exit> {
     let errors = count(&outcome.findings, Level::Error);
     log::linted(outcome.files, errors, count(&outcome.findings, Level::Note));
     report(options, &outcome, out)?;
-    Ok(match outcome.is_complete {
-        true => Exit::Code(u8::from(errors > 0)),
-        false => Exit::Code(exit::FAILURE),
+    Ok(if outcome.is_complete {
+        Exit::Code(u8::from(errors > 0))
+    } else {
+        Exit::Code(exit::FAILURE)
     })
 }
 

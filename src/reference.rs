@@ -51,10 +51,7 @@ impl Tag {
     /// Docker Hub's image is `docker.io/library/env`.
     #[must_use]
     pub fn in_podman(self) -> Self {
-        let canonical = match self.is_short() {
-            true => self.podman.clone(),
-            false => self.canonical,
-        };
+        let canonical = if self.is_short() { self.podman.clone() } else { self.canonical };
         Tag { canonical, podman: self.podman }
     }
 

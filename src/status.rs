@@ -65,9 +65,12 @@ fn row(lock: &HeldLock) -> [String; 5] {
     };
     let gone = if holder.gone { " (ended; something it left behind holds the lock)" } else { "" };
     let shared = if lock.shared { " (shared)" } else { "" };
-    let ago = |held_for: Duration| match holder.claimed {
-        true => format!("{} ago (by its own account)", for_people(held_for)),
-        false => format!("{} ago", for_people(held_for)),
+    let ago = |held_for: Duration| {
+        if holder.claimed {
+            format!("{} ago (by its own account)", for_people(held_for))
+        } else {
+            format!("{} ago", for_people(held_for))
+        }
     };
     let unknown = || "?".to_owned();
     [
@@ -75,9 +78,8 @@ fn row(lock: &HeldLock) -> [String; 5] {
         format!("{at}pid {}{shared}{gone}", holder.pid),
         holder.held_for().map_or_else(unknown, ago),
         lock.waiters.to_string(),
-        holder.command.as_ref().map_or_else(unknown, |command| match holder.claimed {
-            true => format!("{command} (by its own account)"),
-            false => command.clone(),
+        holder.command.as_ref().map_or_else(unknown, |command| {
+            if holder.claimed { format!("{command} (by its own account)") } else { command.clone() }
         }),
     ]
     .map(|cell| cell.chars().map(|c| if is_visible(c) { c } else { '?' }).collect())

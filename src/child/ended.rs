@@ -52,11 +52,10 @@ impl Left {
 impl fmt::Display for Left {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pids: Vec<_> = self.processes.iter().map(u32::to_string).collect();
-        match pids.is_empty() {
-            true => f.write_str("perhaps processes that cannot be found and ended from here"),
-            false => {
-                write!(f, "processes that cannot be ended from here (pid {})", pids.join(", "))
-            }
+        if pids.is_empty() {
+            f.write_str("perhaps processes that cannot be found and ended from here")
+        } else {
+            write!(f, "processes that cannot be ended from here (pid {})", pids.join(", "))
         }
     }
 }

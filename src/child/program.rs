@@ -55,23 +55,22 @@ impl Program {
         let mut words: Vec<_> =
             all.map(|word| keep(word.as_bytes().to_vec())).collect::<io::Result<_>>()?;
         words.push(std::ptr::null());
-        let variables = match request.environment.is_empty() {
-            true => None,
-            false => {
-                let is_replaced =
-                    |name: &OsString| request.environment.iter().any(|(it, _)| name == it);
-                let ours = std::env::vars_os().filter(|(name, _)| !is_replaced(name));
-                let added = request.environment.iter().cloned();
-                let added = added.map(|(name, value)| (OsString::from(name), value));
-                let mut variables: Vec<_> = ours
-                    .chain(added)
-                    .map(|(name, value)| {
-                        keep([&name.into_vec(), &b"="[..], &value.into_vec()].concat())
-                    })
-                    .collect::<io::Result<_>>()?;
-                variables.push(std::ptr::null());
-                Some(variables)
-            }
+        let variables = if request.environment.is_empty() {
+            None
+        } else {
+            let is_replaced =
+                |name: &OsString| request.environment.iter().any(|(it, _)| name == it);
+            let ours = std::env::vars_os().filter(|(name, _)| !is_replaced(name));
+            let added = request.environment.iter().cloned();
+            let added = added.map(|(name, value)| (OsString::from(name), value));
+            let mut variables: Vec<_> = ours
+                .chain(added)
+                .map(|(name, value)| {
+                    keep([&name.into_vec(), &b"="[..], &value.into_vec()].concat())
+                })
+                .collect::<io::Result<_>>()?;
+            variables.push(std::ptr::null());
+            Some(variables)
         };
         Ok(Program { words, variables, _texts: texts })
     }

@@ -151,14 +151,13 @@ impl<'a> Running<'a> {
 
     fn warn_of_limit(&self, is_being_executed: bool) {
         let limit = humantime::format_duration(self.request.limit.unwrap_or_default());
-        match is_being_executed {
-            false => {
-                tracing::warn!("the build command has run for {limit} (--build-timeout): ending it")
-            }
-            true => tracing::warn!(
+        if is_being_executed {
+            tracing::warn!(
                 "the build command has not begun within {limit} (--build-timeout): ending it; \
                  does the file system that its program lies on answer?"
-            ),
+            );
+        } else {
+            tracing::warn!("the build command has run for {limit} (--build-timeout): ending it");
         }
     }
 
@@ -265,10 +264,8 @@ impl<'a> Running<'a> {
             if self.request.expiry.is_some_and(|expiry| went_off(expiry.kill_timer())) {
                 signal = libc::SIGKILL;
             }
-            let Found { members: mut left, may_have_more } = match unseen {
-                true => Found::default(),
-                false => self.family().look(),
-            };
+            let Found { members: mut left, may_have_more } =
+                if unseen { Found::default() } else { self.family().look() };
             left.retain(|process| !unreachable.contains(process));
             let are_unknown = may_have_more || unseen && self.kept.is_ending();
             if left.is_empty() && !are_unknown {

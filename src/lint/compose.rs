@@ -64,9 +64,10 @@ pub(super) fn read(path: &Path, text: Vec<u8>) -> Result<Read> {
         read.inline.extend(service.inline());
         written.extend(service.images(&|| project.clone()));
     }
-    let images = match is_open(&layers, &written) {
-        true => config::images(&sources, &layers, written),
-        false => written,
+    let images = if is_open(&layers, &written) {
+        config::images(&sources, &layers, written)
+    } else {
+        written
     };
     read.duplicates = duplicates::find(&images);
     Ok(read)

@@ -24,9 +24,10 @@ pub(super) fn read_stdin() -> Result<Vec<u8>> {
 fn bounded(from: impl Read) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     from.take(LONGEST + 1).read_to_end(&mut text)?;
-    match text.len() as u64 > LONGEST {
-        true => Err(io::Error::other("it is longer than 16 MiB")),
-        false => Ok(text),
+    if text.len() as u64 > LONGEST {
+        Err(io::Error::other("it is longer than 16 MiB"))
+    } else {
+        Ok(text)
     }
 }
 

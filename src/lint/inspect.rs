@@ -38,9 +38,10 @@ impl Inspector {
         let text = file::read(path)?;
         let extension = path.extension().unwrap_or_default();
         let name = path.file_name().unwrap_or_default();
-        match (extension == "yaml" || extension == "yml") && !walk::is_dockerfile(name) {
-            true => self.inspect_compose_file(path, text),
-            false => self.inspect_dockerfile(path, &text),
+        if (extension == "yaml" || extension == "yml") && !walk::is_dockerfile(name) {
+            self.inspect_compose_file(path, text)
+        } else {
+            self.inspect_dockerfile(path, &text)
         }
     }
 
@@ -57,10 +58,11 @@ impl Inspector {
         let shown = path.to_string_lossy();
         let found = self.check(&shown, text)?;
         let fixes = self.fixes(&found);
-        let written = match fixes.is_empty() {
-            true => Ok(()),
-            false => file::write(path, text, &fix::apply(text, &fixes))
-                .with_context(|| format!("cannot write {shown}")),
+        let written = if fixes.is_empty() {
+            Ok(())
+        } else {
+            file::write(path, text, &fix::apply(text, &fixes))
+                .with_context(|| format!("cannot write {shown}"))
         };
         self.add(&shown, text, found, written.is_ok());
         written.map(|()| Inspected::default())

@@ -30,12 +30,11 @@ fn unfixed<'a>(findings: &[&'a Finding]) -> impl Iterator<Item = &'a Finding> {
 fn text(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
     let Finding { path, line, column, message, advice, .. } = finding;
     let (path, message) = (escaped(path), escaped(message));
-    match finding.fixed {
-        true => writeln!(out, "{path}:{line}:{column}: fixed: {message}"),
-        false => {
-            let level = finding.level.name();
-            writeln!(out, "{path}:{line}:{column}: {level}: {message}; {advice}")
-        }
+    if finding.fixed {
+        writeln!(out, "{path}:{line}:{column}: fixed: {message}")
+    } else {
+        let level = finding.level.name();
+        writeln!(out, "{path}:{line}:{column}: {level}: {message}; {advice}")
     }
 }
 

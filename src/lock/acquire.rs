@@ -227,9 +227,10 @@ fn try_for_a_moment(
     loop {
         std::thread::sleep(Duration::from_millis(fastrand::u64(2..8)));
         let is_last = start.elapsed() >= NO_WAIT_GRACE;
-        let tried = match is_last {
-            true => store.try_acquire(key, mode, deadline)?,
-            false => try_unless_passing(store, key, mode, deadline)?,
+        let tried = if is_last {
+            store.try_acquire(key, mode, deadline)?
+        } else {
+            try_unless_passing(store, key, mode, deadline)?
         };
         if let Try::Held(held) = tried {
             return Ok(Turn::Held(held));

@@ -60,9 +60,12 @@ fn hide_secret_fields(text: &str) -> String {
         }
         _ => part.to_owned(),
     };
-    let fields = |word: &str| match word.contains(',') {
-        true => word.split(',').map(field).collect::<Vec<_>>().join(","),
-        false => word.to_owned(),
+    let fields = |word: &str| {
+        if word.contains(',') {
+            word.split(',').map(field).collect::<Vec<_>>().join(",")
+        } else {
+            word.to_owned()
+        }
     };
     text.split_inclusive(char::is_whitespace).map(fields).collect()
 }

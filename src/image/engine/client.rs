@@ -22,9 +22,10 @@ pub struct Said {
 impl Said {
     /// Makes an error of words that are not a certain answer.
     pub(crate) fn unanswered(&self, client: &dyn Display) -> Unanswered {
-        let said = match self.stderr.trim_ascii().is_empty() {
-            true => excerpt(&self.stdout),
-            false => excerpt(&self.stderr),
+        let said = if self.stderr.trim_ascii().is_empty() {
+            excerpt(&self.stdout)
+        } else {
+            excerpt(&self.stderr)
         };
         let how = match self.status {
             Some(status) => format!("exited with status {status}"),

@@ -57,13 +57,10 @@ impl Backend for DockerSocket {
     }
 
     fn look(&self, tag: &Tag, wanted: &Wanted) -> Result<Answer, Unanswered> {
-        match wanted.platforms.is_empty() {
-            true => api::look(&self.socket, tag.as_str()),
-            false => api::look_for_platforms(
-                &self.socket,
-                tag.as_str(),
-                wanted.is_for_several_platforms(),
-            ),
+        if wanted.platforms.is_empty() {
+            api::look(&self.socket, tag.as_str())
+        } else {
+            api::look_for_platforms(&self.socket, tag.as_str(), wanted.is_for_several_platforms())
         }
     }
 

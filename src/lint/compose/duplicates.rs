@@ -48,9 +48,10 @@ fn has_old_name(a: &Image, b: &Image) -> bool {
 fn duplicate(first: &Image, second: &Image) -> Duplicate {
     let services =
         format!("the services {} and {} both build {}", first.service, second.service, second.name);
-    let mut message = match has_old_name(first, second) {
-        true => format!("with docker-compose 1 or --compatibility, {services}"),
-        false => services,
+    let mut message = if has_old_name(first, second) {
+        format!("with docker-compose 1 or --compatibility, {services}")
+    } else {
+        services
     };
     if let Some(unnamed) = [first, second].iter().find(|it| it.named_by != NamedBy::File) {
         message += &format!(": {} has no image:, so compose gives it that name", unnamed.service);

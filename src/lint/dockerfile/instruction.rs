@@ -85,9 +85,10 @@ pub(super) fn read(text: &str) -> Result<Dockerfile<'_>, Unreadable> {
         }
         instructions.push(instruction);
     }
-    match in_stage {
-        true => Ok(Dockerfile { escape, instructions }),
-        false => Err(Unreadable::new(0, "it has no FROM")),
+    if in_stage {
+        Ok(Dockerfile { escape, instructions })
+    } else {
+        Err(Unreadable::new(0, "it has no FROM"))
     }
 }
 

@@ -26,10 +26,7 @@ impl Joined {
             joined.end = next;
             let without_blanks = text[this.clone()].trim_start();
             if without_blanks.is_empty() || without_blanks.starts_with('#') {
-                match goes_on {
-                    true => continue,
-                    false => break,
-                }
+                if goes_on { continue } else { break }
             }
             if !goes_on {
                 this.start = this.end - without_blanks.len();

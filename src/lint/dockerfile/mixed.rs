@@ -69,12 +69,13 @@ pub(super) fn add(findings: &mut Vec<TextFinding>, mounts: &[Shared], text: &str
 fn finding(mount: &Shared, lock: &Lock) -> TextFinding {
     let Shared { at, target, id, fix, .. } = mount;
     let line = lock.line;
-    let message = match lock.exists {
-        true => format!(
+    let message = if lock.exists {
+        format!(
             "cache mount {target} is shared, and the same cache ({id}) is locked in line {line}: \
              while that step runs, this one gets an empty folder"
-        ),
-        false => format!("cache mount {target} has the cache ({id}) that races in line {line}"),
+        )
+    } else {
+        format!("cache mount {target} has the cache ({id}) that races in line {line}")
     };
     let advice = match fix {
         Some(_) => "add sharing=locked here as well",

@@ -57,18 +57,19 @@ pub(super) fn insist<T>(
     loop {
         match ask(&time) {
             Err(error) if error.is::<Passing>() && deadline.has_passed() => {
-                // The thread that waits for this one gives up by itself, and knows whether the cluster
-                // answers (see Locks::is_answering).
+                // The thread that waits for this one gives up by itself, and knows whether the
+                // cluster answers (see Locks::is_answering).
                 std::thread::sleep(SHORTLY);
                 return Err(error);
             }
-            Err(error) if error.is::<Passing>() => match std::mem::replace(&mut is_said, true) {
-                false => tracing::warn!("{error}; asking again"),
-                true => {
+            Err(error) if error.is::<Passing>() => {
+                if std::mem::replace(&mut is_said, true) {
                     tracing::debug!("{error}; asking again");
                     std::thread::sleep(pause());
+                } else {
+                    tracing::warn!("{error}; asking again");
                 }
-            },
+            }
             done => return done,
         }
     }

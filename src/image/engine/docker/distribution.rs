@@ -99,9 +99,10 @@ pub fn read_distribution(response: &Response, tag: &Tag) -> Result<Answer, Unans
         status => {
             let said = said.unwrap_or_else(|| excerpt(&response.body));
             let refused = is_refusal(response);
-            let login = match refused {
-                true => format!("; is this user logged in (docker login {registry})?"),
-                false => String::new(),
+            let login = if refused {
+                format!("; is this user logged in (docker login {registry})?")
+            } else {
+                String::new()
             };
             let why = format!(
                 "the registry {registry}, by way of the engine: HTTP status {status}: {said}{login}"

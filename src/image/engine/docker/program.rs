@@ -35,9 +35,10 @@ impl Program {
         // A file that cannot be read is not a script: its interpreter could not read it either.
         let Some(script) = start_of_script(file) else { return Program::Binary };
         // The package podman-docker: exec /usr/bin/podman "$@"
-        match String::from_utf8_lossy(&script).contains("podman \"$@\"") {
-            true => Program::Podman,
-            false => Program::Script,
+        if String::from_utf8_lossy(&script).contains("podman \"$@\"") {
+            Program::Podman
+        } else {
+            Program::Script
         }
     }
 }
