@@ -52,8 +52,8 @@ pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
     let mut store = OpenStore::new(&job.store)?;
     let deadline = Deadline::after(job.timeout);
     let locks = match job.lock_and_look_again(deadline, &store)? {
-        Locked::Ours(locks) => locks,         // 3. Lock.
-        Locked::Present => return job.skip(), // 4. Look again.
+        Locked::Ours(locks) => locks,               // 3. Lock.
+        Locked::Present => return store.skip(&job), // 4. Look again.
         Locked::Failed(status) => return Ok(Exit::Code(status)),
         Locked::TimedOut => return Ok(Exit::Code(job.conflict_exit_code)),
         Locked::Interrupted(signal) => return Ok(Exit::Signal(signal)),

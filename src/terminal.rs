@@ -1,4 +1,4 @@
-//! Standard error: the only file that writes to it, and the live line on a terminal.
+//! The log's way to standard error, and the live line on a terminal.
 
 use std::fmt::Display;
 use std::io::{IsTerminal, Write as _};

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 
@@ -26,6 +26,9 @@ const ANSWER_AT_LEAST: Duration = Duration::from_millis(300);
 /// The same after a build, while others may wait for the cache. What the engine does not say in time
 /// is not remembered, and a failure will tell.
 const NOTE_WITHIN: Duration = Duration::from_secs(2);
+
+/// The same for the prunes since then, which takes the engine no time.
+const EVENTS_WITHIN: Duration = Duration::from_secs(1);
 
 /// A cache that the build command writes, and what it has to be warm for to be shared.
 #[derive(Debug)]
@@ -246,13 +249,12 @@ pub(crate) struct Account {
 impl Account {
     /// Asks the engine about the build that began at `start` and has ended now.
     pub(crate) fn since(start: SystemTime, images: &Images) -> Self {
-        let deadline = Instant::now() + NOTE_WITHIN;
         let mounts = images.cache_mounts(NOTE_WITHIN).map(|mounts| {
             let used = |mount: &CacheMount| mount.last_used.is_some_and(|used| used >= start);
             mounts.into_iter().filter(used).map(|mount| mount.id).collect()
         });
-        let left = deadline.saturating_duration_since(Instant::now());
-        let was_pruned = || images.was_cache_pruned(start, left).unwrap_or(false);
+        // An engine that lists its mounts and then falls silent may have pruned them.
+        let was_pruned = || images.was_cache_pruned(start, EVENTS_WITHIN).unwrap_or(true);
         Account { was_pruned: mounts.is_some() && was_pruned(), mounts }
     }
 }

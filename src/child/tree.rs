@@ -27,7 +27,7 @@ pub(super) fn send(pid: u32, signal: libc::c_int) -> Result<(), Errno> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Process {
     pub(super) pid: u32,
-    /// Nothing where `/proc` cannot say so. Then the process is the build command itself.
+    /// Nothing where `/proc` does not say so: there is none, or it hides other users' processes.
     started: Option<u64>,
 }
 
@@ -55,7 +55,13 @@ impl Process {
                 // SAFETY: a system call with a pointer that may be null.
                 let sent =
                     unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, none, 0) };
-                Errno::result(sent).map(drop)
+                match Errno::result(sent).map(drop) {
+                    // Some containers know the one call, and refuse the other.
+                    Err(Errno::ENOSYS | Errno::EPERM) if send(self.pid, 0).is_ok() => {
+                        send(self.pid, signal)
+                    }
+                    sent => sent,
+                }
             }
             Err(Errno::ESRCH) => Err(Errno::ESRCH),
             // Linux before 5.3, or no descriptors.
@@ -65,9 +71,12 @@ impl Process {
 
     /// Returns whether it exists, if only as a zombie.
     pub(super) fn is_there(self) -> bool {
-        match self.started {
-            Some(started) => Look::at(self.pid).is_some_and(|look| look.started == started),
-            None => send(self.pid, 0) != Err(Errno::ESRCH),
+        match (self.started, Look::at(self.pid)) {
+            (Some(started), Some(look)) => look.started == started,
+            // Where /proc hides other users' processes (hidepid), it hides one that has executed a
+            // setuid program.
+            (_, None) => send(self.pid, 0) != Err(Errno::ESRCH),
+            (None, Some(_)) => true,
         }
     }
 
@@ -170,9 +179,15 @@ struct Child {
 impl Child {
     /// Returns the process with this number if it runs and has this parent.
     fn live(self) -> Option<Process> {
-        let look = Look::at(self.pid)?;
+        let pid = self.pid;
+        let Some(look) = Look::at(pid) else {
+            // It has ended, or /proc hides it (hidepid): it is another user's by now.
+            let hidden = Process { pid, started: None };
+            return (hidden.is_there() && children_of(self.parent).contains(&pid))
+                .then_some(hidden);
+        };
         (look.parent == self.parent && !look.is_zombie())
-            .then_some(Process { pid: self.pid, started: Some(look.started) })
+            .then_some(Process { pid, started: Some(look.started) })
     }
 }
 

@@ -20,7 +20,7 @@ pub fn describe(argv: &[OsString]) -> String {
     let lossy: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
     let words: Vec<&str> = lossy.iter().map(AsRef::as_ref).collect();
     let program = Wrappers::read(argv, &words).map_or(argv.len(), |wrappers| wrappers.program);
-    let of_env = operands_of_env(&words);
+    let of_env = words_of_env(&words, program);
     let mut shown = Vec::with_capacity(words.len());
     let mut expected = None;
     for (at, word) in words.iter().enumerate() {
@@ -28,14 +28,16 @@ pub fn describe(argv: &[OsString]) -> String {
         let hidden = match (expected, &flag) {
             (Some(secret), _) => hide(secret, word),
             (None, Some(flag)) => flag.without_value(),
-            (None, None) if of_env.contains(&at) => hide_in_operand_of_env(word),
             (None, None) if at < program && is_assignment(word) => hide_value(word),
             // docker run -e NAME=value
             (None, None) if at > 0 && words[at - 1] == "-e" && is_assignment(word) => {
                 hide_value(word)
             }
             (None, None) if word.strip_prefix("-e").is_some_and(is_assignment) => hide_value(word),
-            (None, None) => hide_in_text(word),
+            (None, None) => match of_env.iter().find(|(n, _)| *n == at) {
+                Some((_, word)) => word.hidden(),
+                None => hide_in_text(word),
+            },
         };
         shown.push(quoted(&hidden));
         // This flag may really be the value of the one before it. Then too much is hidden.
@@ -44,43 +46,67 @@ pub fn describe(argv: &[OsString]) -> String {
     shortened(shown.join(" "))
 }
 
-/// Returns the positions of words that env(1) takes as assignments or splits into some. Whatever
-/// stands in front of it may be a program that is not known here.
-fn operands_of_env(words: &[&str]) -> Vec<usize> {
+/// A word that env(1) takes.
+enum OfEnv<'a> {
+    /// `NAME=value`, with any name.
+    Assignment(&'a str),
+    /// A string that it splits, behind the option in the same word, if it is there.
+    Script(&'a str, &'a str),
+}
+
+impl OfEnv<'_> {
+    fn hidden(&self) -> String {
+        match self {
+            OfEnv::Assignment(word) => hide_value(word),
+            OfEnv::Script(option, script) => format!("{option}{}", hide_in_script(script)),
+        }
+    }
+}
+
+/// Returns the words that env(1) takes as assignments or splits into some, with their positions.
+/// What stands in front of it may be a program that is not known here, but not an option, whose
+/// value `env` would be.
+fn words_of_env<'a>(words: &[&'a str], program: usize) -> Vec<(usize, OfEnv<'a>)> {
     let mut found = Vec::new();
-    let is_env = |word: &str| word == "env" || word.ends_with("/env");
-    for at in (0..words.len()).filter(|&at| is_env(words[at])) {
-        let mut takes_next = false;
-        for (n, word) in words.iter().enumerate().skip(at + 1) {
-            let is_option = word.starts_with('-');
-            if takes_next || word.contains('=') {
-                found.push(n);
-            } else if !is_option {
-                break;
+    let is_env = |&at: &usize| {
+        let is_value = at > program && words[at - 1].starts_with('-');
+        (words[at] == "env" || words[at].ends_with("/env")) && !is_value
+    };
+    for at in (0..words.len()).filter(is_env) {
+        let mut rest = (at + 1..words.len()).peekable();
+        while let Some(n) = rest.next() {
+            let word = words[n];
+            match option_of_env(word) {
+                Some((option, "")) if option.ends_with(['S', 'g']) => {
+                    if let Some(n) = rest.next() {
+                        found.push((n, OfEnv::Script("", words[n])));
+                    }
+                }
+                Some((option, script)) if !script.is_empty() => {
+                    found.push((n, OfEnv::Script(option, script)));
+                }
+                _ if matches!(word, "-u" | "--unset" | "-C" | "--chdir") => _ = rest.next(),
+                _ if word.starts_with('-') => {}
+                _ if word.contains('=') => found.push((n, OfEnv::Assignment(word))),
+                _ => break,
             }
-            let is_short = is_option && !word.starts_with("--");
-            let names_a_value = is_short && word.ends_with(['S', 'u', 'C'])
-                || matches!(*word, "--split-string" | "--unset" | "--chdir");
-            takes_next = !takes_next && names_a_value;
         }
     }
     found
 }
 
-/// Hides values in a word that env(1) takes: `NAME=value` with any name, or a string that it splits
-/// (`-S`, `--split-string=`).
-fn hide_in_operand_of_env(word: &str) -> String {
-    let long = word.strip_prefix("--split-string=").map(|script| ("--split-string=", script));
-    let short = || {
-        let is_short = word.starts_with('-') && !word.starts_with("--");
-        let at = word.find('S').filter(|_| is_short)?;
-        Some(word.split_at(at + 1))
-    };
-    match long.or_else(short) {
-        Some((option, script)) => format!("{option}{}", hide_in_script(script)),
-        None if word.contains(char::is_whitespace) => hide_in_script(word),
-        None => hide_value(word),
+/// Splits an option of env(1) that takes a string to split from what follows in the same word.
+fn option_of_env(word: &str) -> Option<(&str, &str)> {
+    if word == "--split-string" {
+        return Some((word, ""));
     }
+    let long = "--split-string=";
+    if word.starts_with(long) {
+        return Some(word.split_at(long.len()));
+    }
+    let at = word.find('S')?;
+    let letters = word.strip_prefix('-')?.get(..at - 1)?;
+    letters.chars().all(|c| "iv0".contains(c)).then(|| word.split_at(at + 1))
 }
 
 /// Quotes a word for a shell, with spaces in place of characters that a reader would not see.
@@ -242,7 +268,7 @@ mod tests {
             ("sh -c 'TOKEN=`echo s3cret s3cret` b'", "sh -c TOKEN=… b"),
             ("sh -c 'docker run -eTOKEN=s3cret x'", "sh -c docker run -eTOKEN=… x"),
             ("sh -c 'docker run --env=TOKEN=s3cret x'", "sh -c docker run --env=TOKEN=… x"),
-            ("env -S 'TOKEN=s3cret make'", "env -S TOKEN=… make"),
+            ("env -S 'TOKEN=s3cret make'", "env -S TOKEN=…"),
             ("env '-STOKEN=s3cret make'", "env -STOKEN=… make"),
             ("env '-iSTOKEN=s3cret make'", "env -iSTOKEN=… make"),
             ("env '--split-string=TOKEN=s3cret make'", "env --split-string=TOKEN=… make"),
@@ -250,6 +276,13 @@ mod tests {
                 "env -u A -C /x A.B=s3cret T-X=s3cret make x=1",
                 "env -u A -C /x A.B=… T-X=… make x=1",
             ),
+            ("env 'TOKEN=s3cret s3cret' make", "env TOKEN=… make"),
+            ("env 'TOKEN=-----BEGIN\ns3cret\n' make", "env TOKEN=… make"),
+            ("env 'A.B=s3cret s3cret' make", "env A.B=… make"),
+            ("./b run --name env -eAWS=s3cret x", "./b run --name env -eAWS=… x"),
+            ("./b -C env '-ea1=a s3cret'", "./b -C env -ea1=…"),
+            ("docker build -t env --target=a .", "docker build -t env --target=a ."),
+            ("./b env --secret -S https://u:s3cret@h/", "./b env --secret  https://…@h/"),
             ("setpriv --reuid 0 env T=s3cret make", "setpriv --reuid 0 env T=… make"),
             ("xargs /usr/bin/env T=s3cret make", "xargs /usr/bin/env T=… make"),
             ("docker build 'https://u:p\"s3cret@h/r.git'", "docker build https://…@h/r.git"),

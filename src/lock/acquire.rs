@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::key::{Key, LockMode};
-use super::store::{Held, Passing, Store, Try};
+use super::store::{Before, Held, Passing, Store, Try};
 use super::wait::{LAST_NAME_WITHIN, Said, Wait, Waited, ask_for_holder};
 use crate::duration::Deadline;
 use crate::log;
@@ -149,9 +149,9 @@ fn take_or_descend(
     said: &mut Said,
 ) -> Result<Option<Turn>> {
     let deadline = patience.deadline;
-    let failed_before = match try_unless_passing(store, key, mode, deadline)? {
+    let before = match try_unless_passing(store, key, mode, deadline)? {
         Try::Held(held) => return Ok(Some(Turn::Held(held))),
-        Try::Busy(failed_before) => failed_before,
+        Try::Busy(before) => before,
     };
     if is_held_by_ancestors(store, key) {
         return Ok(None);
@@ -160,7 +160,7 @@ fn take_or_descend(
         return try_for_a_moment(store, key, mode, deadline).map(Some);
     }
 
-    let mut wait = Wait::begin(store, key, deadline, said, failed_before);
+    let mut wait = Wait::begin(store, key, deadline, said, before);
     wait.warn_of_deadlock();
 
     // All waiters for an image wake together and look in parallel. That is usually the end.
@@ -206,7 +206,7 @@ fn try_unless_passing(
     deadline: Deadline,
 ) -> Result<Try> {
     match store.try_acquire(key, mode, deadline) {
-        Err(error) if error.is::<Passing>() => Ok(Try::Busy(None)),
+        Err(error) if error.is::<Passing>() => Ok(Try::Busy(Before::Unknown)),
         tried => tried,
     }
 }

@@ -46,7 +46,7 @@ use self::reach::{Reach, SHORTLY, WITHIN, within};
 use self::record::{Record, ancestors_everywhere};
 use self::session::Session;
 use super::key::{Key, LockMode};
-use super::store::{Held, HeldLock, Inspect, Locks, Notes, Passing, Pruned, Try, in_order};
+use super::store::{Before, Held, HeldLock, Inspect, Locks, Notes, Passing, Pruned, Try, in_order};
 use crate::duration::Deadline;
 use crate::record::{FailedBuild, Holder};
 use crate::scope::Scope;
@@ -232,7 +232,7 @@ impl Locks for EtcdStore {
             Some(created) if queue.blocker(created, mode, session.lease).is_none() => {
                 Ok(Try::Held(self.held_lock(key, mode, session, created)))
             }
-            _ => Ok(Try::Busy(failure)),
+            _ => Ok(Try::Busy(Before::Known(failure))),
         }
     }
 

@@ -50,6 +50,10 @@ impl HeldLocks {
 
 impl Drop for HeldLocks {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The build command may still run. The keeper has the locks, too.
+            return self.0.clear();
+        }
         self.release_all(None);
     }
 }

@@ -97,9 +97,17 @@ pub trait Locks: Send + Sync {
 pub enum Try {
     /// This process holds the lock.
     Held(Box<dyn Held>),
-    /// Another process holds it. The result of the last build under it, if that failed, is a
-    /// result of a build that this caller did not wait for.
-    Busy(Option<FailedBuild>),
+    /// Another process holds it.
+    Busy(Before),
+}
+
+/// What is known of the last build under a lock that is busy. This caller did not wait for that
+/// build, and does not share its failure.
+pub enum Before {
+    /// It failed, or there is no failure.
+    Known(Option<FailedBuild>),
+    /// The lock file could not be read.
+    Unknown,
 }
 
 impl Try {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::SigSet;
 
 use super::key::Key;
-use super::store::Store;
+use super::store::{Before, Store};
 use crate::duration::Deadline;
 use crate::log;
 use crate::record::{FailedBuild, Holder};
@@ -83,7 +83,7 @@ pub(super) struct Wait<'a> {
     /// The holder when we last asked.
     holder: Option<Holder>,
     /// The result that was there when the wait began: of a build that we did not wait for.
-    failed_before: Option<FailedBuild>,
+    before: Before,
 }
 
 impl<'a> Wait<'a> {
@@ -92,9 +92,9 @@ impl<'a> Wait<'a> {
         key: &'a Key,
         deadline: Deadline,
         said: &'a mut Said,
-        failed_before: Option<FailedBuild>,
+        before: Before,
     ) -> Self {
-        Wait { store, key, deadline, said, holder: None, failed_before }
+        Wait { store, key, deadline, said, holder: None, before }
     }
 
     /// Runs `operation`, which blocks, on a thread of its own, and meanwhile says who is waited for.
@@ -187,8 +187,10 @@ impl<'a> Wait<'a> {
     /// Returns the status to end with, if a build failed while we waited for it: its result was not
     /// there when the wait began. Statuses from 124 on have meanings of their own and are not
     /// shared.
-    pub(super) fn shared(&self, failure: Option<&FailedBuild>, share: bool) -> Option<u8> {
-        let failure = failure.filter(|_| share && failure != self.failed_before.as_ref())?;
+    pub(super) fn shared(&mut self, failure: Option<&FailedBuild>, share: bool) -> Option<u8> {
+        let before = std::mem::replace(&mut self.before, Before::Known(failure.cloned()));
+        let Before::Known(before) = before else { return None };
+        let failure = failure.filter(|_| share && failure != before.as_ref())?;
         (1..=123).contains(&failure.status).then_some(failure.status)
     }
 

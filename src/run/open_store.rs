@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use super::job::Job;
 use crate::child::signals::{Signals, Work};
+use crate::exit::Exit;
 use crate::lock::Store;
 use crate::scope::Scope;
 
@@ -39,6 +41,18 @@ impl OpenStore {
             Some(signals) => signals.unless_interrupted(work),
             None => work().map(Work::Done),
         }
+    }
+
+    /// Skips the build.
+    ///
+    /// # Errors
+    /// As for [`Job::skip`].
+    pub(super) fn skip(&self, job: &Arc<Job>) -> Result<Exit> {
+        let job = Arc::clone(job);
+        Ok(match self.unless_interrupted(move || job.skip())? {
+            Work::Done(exit) => exit,
+            Work::Interrupted(signal) => Exit::Signal(signal),
+        })
     }
 
     /// Returns the signals. From here on buildlock handles them itself, because it passes them on to

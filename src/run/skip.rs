@@ -110,13 +110,18 @@ fn remove_old(file: &Path) -> std::io::Result<()> {
 /// Writes a file that was removed before.
 fn write_new(file: &Path, text: &str) -> std::io::Result<()> {
     let mut options = OpenOptions::new();
-    options.write(true).create_new(!is_of_the_system(file));
+    match is_of_the_system(file) {
+        true => options.write(true).truncate(true),
+        false => options.write(true).create_new(true),
+    };
     options.open(file)?.write_all(text.as_bytes())
 }
 
-/// Returns whether it is a file such as `/dev/stdout` or `/dev/null`, which must stay.
+/// Returns whether it is a stream or a device such as `/dev/stdout`, `/dev/fd/3` or `/dev/null`,
+/// which must stay. Users may put files of their own into `/dev/shm`.
 fn is_of_the_system(file: &Path) -> bool {
-    file.starts_with("/dev") || file.starts_with("/proc")
+    let folder = file.parent().unwrap_or(file);
+    folder == Path::new("/dev") || folder == Path::new("/dev/fd") || file.starts_with("/proc")
 }
 
 fn write(file: &Path, id: &str) -> std::io::Result<()> {

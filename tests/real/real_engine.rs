@@ -718,7 +718,10 @@ impl<'s> InContainer<'s> {
         };
         mount(&self.socket.display().to_string(), "/var/run/docker.sock", "rw");
         mount(&buildlock, "/bin/buildlock", "ro");
-        mount(&self.site.client.file().display().to_string(), "/bin/docker", "ro");
+        // Debian 13's engine sees only some folders of the machine, and this is in one of them.
+        let client = self.site.f.path("docker-client");
+        std::fs::copy(self.site.client.file(), &client).unwrap();
+        mount(&client.display().to_string(), "/bin/docker", "ro");
         mount(&context, &context, "ro");
         // The programs' libraries and their loader.
         let libraries = ["/lib", "/lib64"].into_iter().filter(|folder| Path::new(folder).exists());

@@ -12,7 +12,7 @@ use rustix::fs::AtFlags;
 use super::super::holder;
 use super::super::kernel::AncestorsLocks;
 use super::super::key::{Key, LockMode};
-use super::super::store::{Held, Locks, Passing, Try};
+use super::super::store::{Before, Held, Locks, Passing, Try};
 use super::folder::FileStore;
 use super::held::{LockFile, passes, would_block};
 use super::open::{VANISHED_MAX, is_foreign, is_named, is_out_of_reach, may_be_foreign};
@@ -24,7 +24,7 @@ use crate::subject::Subject;
 /// How a try to lock a file ended.
 pub(super) enum Locked {
     Ours(LockFile),
-    Busy(Option<FailedBuild>),
+    Busy(Before),
 }
 
 impl Locked {
@@ -34,6 +34,10 @@ impl Locked {
             Locked::Busy(_) => None,
         }
     }
+}
+
+fn busy(lock: &LockFile) -> Locked {
+    Locked::Busy(Before::Known(lock.last_failure()))
 }
 
 impl Locks for FileStore {
@@ -56,7 +60,7 @@ impl Locks for FileStore {
     fn try_acquire(&self, key: &Key, mode: LockMode, _deadline: Deadline) -> Result<Try> {
         Ok(match self.try_lock(key, mode)? {
             Locked::Ours(lock) => Try::Held(self.held(lock, key, mode)),
-            Locked::Busy(failure) => Try::Busy(failure),
+            Locked::Busy(before) => Try::Busy(before),
         })
     }
 
@@ -154,11 +158,11 @@ impl FileStore {
         };
         for _ in 0..VANISHED_MAX {
             let Some(mut lock) = self.open_unless_leased(key)? else {
-                return Ok(Locked::Busy(None));
+                return Ok(Locked::Busy(Before::Unknown));
             };
             match attempt(&lock.file) {
                 Ok(()) => {}
-                Err(error) if would_block(&error) => return Ok(Locked::Busy(lock.last_failure())),
+                Err(error) if would_block(&error) => return Ok(busy(&lock)),
                 Err(error) if passes(&error) => {
                     return Err(Passing(lock.cannot(&error).to_string()).into());
                 }
@@ -172,7 +176,7 @@ impl FileStore {
                 // It was unlinked before we had it, so it excludes nobody.
                 Ok(true) if !lock.is_in_place() => {}
                 Ok(true) => return Ok(Locked::Ours(lock)),
-                Ok(false) => return Ok(Locked::Busy(lock.last_failure())),
+                Ok(false) => return Ok(busy(&lock)),
                 Err(error) => return Err(lock.cannot(&error.into())),
             }
         }

@@ -140,17 +140,38 @@ pub(super) fn links(file: &File) -> String {
 fn may_be_written(file: &File, stat: &Stat, folder: &Stat) -> bool {
     const OTHERS_MAY_WRITE: u32 = 0o022;
     let is_private = folder.st_mode & OTHERS_MAY_WRITE == 0 && folder.st_uid == stat.st_uid;
-    // The class that a user is in counts, not the one with more rights. With an access control list,
-    // the mode does not tell (acl(5)).
-    let all_may_write =
-        || stat.st_mode & ALL_MAY_WRITE == ALL_MAY_WRITE && !has_access_control_list(file);
+    // The class that a user is in counts, not the one with more rights.
+    let all_may_write = || {
+        stat.st_mode & ALL_MAY_WRITE == ALL_MAY_WRITE
+            && access_control_list(file).is_none_or(|list| lets_all_write(&list))
+    };
     is_private || all_may_write()
 }
 
-fn has_access_control_list(file: &File) -> bool {
-    // Without a buffer, the kernel only tells how long it is.
-    let none: &mut [u8] = &mut [];
-    rustix::fs::fgetxattr(file, "system.posix_acl_access", none).is_ok()
+/// Returns the access control list of a file, if it has one. With one, the mode does not tell who
+/// may write (acl(5)).
+fn access_control_list(file: &File) -> Option<Vec<u8>> {
+    /// More than a list that lets everybody write needs, in bytes. A longer one is an error, and
+    /// counts as none of them.
+    const LONGEST: usize = 4096;
+    let mut list = vec![0; LONGEST];
+    match rustix::fs::fgetxattr(file, "system.posix_acl_access", &mut list[..]) {
+        Ok(length) => list.truncate(length),
+        Err(Errno::RANGE) => list.clear(),
+        Err(_) => return None,
+    }
+    Some(list)
+}
+
+/// Reads a list as the kernel gives it (linux/posix_acl_xattr.h): a version, and then for each entry
+/// its kind, permissions and ID.
+fn lets_all_write(list: &[u8]) -> bool {
+    const HEADER: usize = 4;
+    const ENTRY: usize = 8;
+    const WRITE: u8 = 2;
+    let entries = list.get(HEADER..).unwrap_or_default();
+    !entries.is_empty()
+        && entries.chunks(ENTRY).all(|it| it.get(2).is_some_and(|it| it & WRITE != 0))
 }
 
 /// Returns whether root must replace this file with one of its own. In root's sticky folder, the

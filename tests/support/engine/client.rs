@@ -111,10 +111,10 @@ impl Client {
         !self.buildkit && self.has_containerds_store()
     }
 
-    /// Can one image be for several platforms? Only BuildKit makes it, and only in containerd's
-    /// store.
+    /// Can one image be for several platforms? Only BuildKit makes it, only in containerd's store, and
+    /// only for a client with buildx, as Debian 13's.
     pub fn builds_for_several_platforms(&self) -> bool {
-        self.buildkit && self.has_containerds_store()
+        self.buildkit && self.is_inside && self.has_containerds_store()
     }
 
     /// Are images in containerd's store?
