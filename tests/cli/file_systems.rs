@@ -364,3 +364,20 @@ fn holder_that_cannot_be_recorded_still_excludes() {
     second.wait().assert_code(0);
     assert_eq!(f.build_count(TAG), 1);
 }
+
+/// Its first try failed, so it cannot tell whether a result was there before it waited.
+#[test]
+fn failure_is_not_shared_with_a_caller_that_waited_for_nobody() {
+    let f = Fixture::new();
+    f.docker_build(TAG).run().assert_code(0);
+    let lock = f.lock_file(TAG);
+    std::fs::write(&lock, "{\"build\":\"00\",\"status\":3}\n").unwrap();
+    let Some(buildlock) = with_faults(&f, &["flock:ENOLCK:1"]) else { return };
+    let built = buildlock.args(["--on-failure", "share", "--force"]).args(BUILD).arg(".").run();
+    built.assert_code(0);
+    let Some(buildlock) = with_faults(&f, &["flock:ENOLCK:1"]) else { return };
+    std::fs::write(&lock, "{\"build\":\"00\",\"status\":3}\n").unwrap();
+    std::fs::remove_file(f.path("images").join(TAG)).unwrap();
+    let built = buildlock.args(["--on-failure", "share"]).args(BUILD).arg(".").run();
+    built.assert_code(0).assert_stderr("built");
+}

@@ -410,3 +410,27 @@ fn bad_lock_file_is_reported_before_any_waiting() {
     let words = ["-t", "env:a", "-t", "env:b", "-w", "none", "--", "true"];
     assert_names(&f.buildlock(words).run(), &second);
 }
+
+/// What is created in such a folder inherits its list, and the mode no longer tells who may write.
+#[test]
+fn lock_folder_with_a_default_access_control_list_works() {
+    let f = Fixture::new();
+    let Some(python) = python() else { return };
+    fs::create_dir(f.lock_dir()).unwrap();
+    fs::set_permissions(f.lock_dir(), fs::Permissions::from_mode(0o1777)).unwrap();
+    // Version 2; then owner, user 65534, group, mask and others, with all permissions.
+    let script = r#"
+import os, struct, sys
+none = 0xffffffff
+entries = [(1, 7, none), (2, 7, 65534), (4, 7, none), (0x10, 7, none), (0x20, 7, none)]
+acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+os.setxattr(sys.argv[1], "system.posix_acl_default", acl)"#;
+    let done = f.program(python).args(["-c", script]).arg(f.lock_dir()).run();
+    if done.stderr.contains("Operation not supported") {
+        return skip("needs a file system with access control lists");
+    }
+    done.assert_code(0);
+    f.docker_build("env:a").run().assert_code(0);
+    f.docker_build("env:b").run().assert_code(0);
+    f.buildlock(["--force", "-t", "env:a", "--", "true"]).run().assert_code(0);
+}

@@ -8,9 +8,10 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::{
-    Fixture, Gate, Invocation, Recorder, Running, Terminal, as_other_user, build_that_sees_overlap,
-    buildlock_path, has, holders, install_polite, install_stubborn, is_alive, is_free, is_in,
-    is_root, number, open_to_everybody, python, send_signal, signal_mask, skip, state, waiters,
+    Fixture, Gate, Invocation, Namespace, OTHER_USER, Recorder, Running, Terminal, as_other_user,
+    build_that_sees_overlap, buildlock_path, has, holders, install_polite, install_stubborn,
+    is_alive, is_free, is_in, is_root, number, open_to_everybody, python, send_signal, signal_mask,
+    skip, state, waiters,
 };
 
 const TAG: &str = "env:abc";
@@ -553,6 +554,34 @@ fn process_that_cannot_be_ended_keeps_the_lock_and_is_reported() {
     gate.open();
     second.wait().assert_code(0);
     assert_eq!(f.build_count(TAG), 1);
+}
+
+/// There, a process that executes a setuid program vanishes from the caller's sight.
+#[test]
+fn process_that_proc_hides_keeps_the_lock_after_a_failure() {
+    if !is_root() || !has("setpriv") {
+        return;
+    }
+    let f = Fixture::new();
+    let program = open_to_everybody(&f);
+    if !install_setuid(&f) {
+        return;
+    }
+    let Some(there) = Namespace::new(&f, "mount -t proc -o hidepid=2 proc /proc") else { return };
+    fs::remove_dir(f.lock_dir()).unwrap();
+    let gate = Gate::new(&f, "bounces.gate");
+    let lock = f.lock_file(TAG);
+    let id = OTHER_USER.to_string();
+    let drop = ["--reuid", &id, "--regid", &id, "--clear-groups", "--"];
+    let script = "bounces & while [ ! -s \"$STANDIN/bounces.pid\" ]; do sleep 0.05; done; exit 3";
+    let build = there.program("setpriv").args(drop).arg(&program);
+    let build = build.args(["-k", "300ms", "-t", TAG, "--", "sh", "-c", script]).run();
+    build.assert_code(3).assert_stderr("stays held");
+    let child = f.wait_for_pid("bounces.pid");
+    build.assert_stderr(&child.to_string());
+    assert!(is_alive(child) && !is_free(&lock), "{build}\n{}", f.scene());
+    gate.open();
+    f.wait_for("the lock", || is_free(&lock));
 }
 
 #[test]
