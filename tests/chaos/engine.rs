@@ -162,6 +162,11 @@ fn serve(world: &World, stream: UnixStream) {
     if first.starts_with("GET /system/df") {
         return tell_usage(world, pid, &stream);
     }
+    if first.starts_with("GET /events?") {
+        // None of its prunes is on request.
+        _ = (&stream).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        return;
+    }
     let Some(tag) = first.strip_prefix("GET /images/").and_then(|rest| rest.split("/json ").next())
     else {
         return;
