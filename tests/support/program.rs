@@ -140,9 +140,11 @@ impl<'f> Invocation<'f> {
         self.command.stdin(File::open(stdin).unwrap());
         self.command.stdout(Stdio::from(File::create(&stdout).unwrap()));
         self.command.stderr(Stdio::from(File::create(&stderr).unwrap()));
+        // Before the program has begun: this thread may not run again soon.
+        let start = Instant::now();
         let child = self.command.spawn().unwrap_or_else(|e| panic!("{:?}: {e}", self.command));
         let words = format!("{:?}", self.command);
-        Running { fixture: self.fixture, child, stdout, stderr, words, start: Instant::now() }
+        Running { fixture: self.fixture, child, stdout, stderr, words, start }
     }
 
     /// Starts it and waits until it has ended.
