@@ -6,13 +6,14 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use crate::cluster::{Cluster, Plan};
+use crate::member::dead_port;
 use crate::site::{ENDLESS, SOON, as_ci, ended, own_site};
 use crate::support::{Finished, Fixture};
 
 #[test]
 fn cluster_that_cannot_be_reached_is_an_error() {
     let f = Fixture::new();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = dead_port();
     let store = format!("etcd://127.0.0.1:{port}/p?ttl=5s");
     let call = f.docker_build("env:abc").env("BUILDLOCK_STORE", &store).start();
     let status = f.buildlock(["status"]).env("BUILDLOCK_STORE", &store).start();

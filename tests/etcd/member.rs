@@ -1,9 +1,10 @@
 //! Stand-ins for members of a cluster. The test decides what they answer.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with};
 use serde_json::{Value, json};
 
 /// Starts a server that calls `serve` for each connection, on a thread of its own. Returns its port.
@@ -20,9 +21,14 @@ pub(crate) fn server(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> u16 
     port
 }
 
-/// Returns a port on which nothing listens.
+/// Returns a port on which nothing listens, and that no other program gets while this process lives.
 pub(crate) fn dead_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let (family, flags) = (AddressFamily::INET, SocketFlags::CLOEXEC);
+    let socket = socket_with(family, SocketType::STREAM, flags, None).unwrap();
+    bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = SocketAddrV4::try_from(getsockname(&socket).unwrap()).unwrap();
+    std::mem::forget(socket);
+    address.port()
 }
 
 /// Starts a server that accepts connections and says nothing. Returns its port.
