@@ -71,7 +71,7 @@ test-debian:                   ## as root: Debian 13's engines for the tests, in
 test-engines:                  ## the tests with a real engine, on each engine with each client
 	+BUILDLOCK_TEST_ENGINES=all $(CARGO) test --locked --test real -- --test-threads=2 \
 	  real_engine:: registry::
-	+$(CARGO) test --locked --test real -- --ignored compose::
+	+$(CARGO) test --locked --test real -- --ignored compose:: cache_that_is_pruned
 
 test-examples:                 ## build the examples in the engine; cargo fetches crates, a minute
 	+$(CARGO) test --locked --test real -- --ignored examples::

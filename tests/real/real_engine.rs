@@ -782,6 +782,7 @@ fn lock_folder_of_the_machine_excludes_containers_and_causes_no_warning() {
 
 /// Between two steps, nothing in the engine protects a cache mount. What the first one filled is
 /// gone, and the second one makes the mount again.
+#[ignore = "the engine keeps 256 events, and the other tests make many; see make test-engines"]
 #[test]
 fn cache_that_is_pruned_between_two_steps_is_not_warm() {
     for_each_builder(|site| {
