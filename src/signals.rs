@@ -25,7 +25,7 @@ pub(crate) struct Inherited {
 const STREAMS: usize = 3;
 
 impl Inherited {
-    /// Returns the state as it is now, before signals are blocked, given the signal mask.
+    /// Returns the state at our start, with this signal mask.
     pub(crate) fn with_mask(mask: SigSet) -> Self {
         let ignores_pipe = IGNORED_PIPE_AT_START.load(Ordering::Relaxed);
         let ignores_file_size = IGNORED_FILE_SIZE_AT_START.load(Ordering::Relaxed);

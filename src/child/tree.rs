@@ -76,7 +76,8 @@ impl Process {
             // Where /proc hides other users' processes (hidepid), it hides one that has executed a
             // setuid program.
             (_, None) => send(self.pid, 0) != Err(Errno::ESRCH),
-            (None, Some(_)) => true,
+            // It was hidden before, and may be another one. If it is the same, the next look finds it.
+            (None, Some(_)) => false,
         }
     }
 

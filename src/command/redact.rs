@@ -2,6 +2,7 @@
 
 mod text;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use self::text::{hide_in_script, hide_in_text};
@@ -34,8 +35,8 @@ pub fn describe(argv: &[OsString]) -> String {
                 hide_value(word)
             }
             (None, None) if word.strip_prefix("-e").is_some_and(is_assignment) => hide_value(word),
-            (None, None) => match of_env.iter().find(|(n, _)| *n == at) {
-                Some((_, word)) => word.hidden(),
+            (None, None) => match of_env.get(&at) {
+                Some(word) => word.hidden(),
                 None => hide_in_text(word),
             },
         };
@@ -63,32 +64,39 @@ impl OfEnv<'_> {
     }
 }
 
-/// Returns the words that env(1) takes as assignments or splits into some, with their positions.
-/// What stands in front of it may be a program that is not known here, but not an option, whose
-/// value `env` would be.
-fn words_of_env<'a>(words: &[&'a str], program: usize) -> Vec<(usize, OfEnv<'a>)> {
-    let mut found = Vec::new();
-    let is_env = |&at: &usize| {
+/// Returns the words that env(1) takes as assignments or splits into some, by their positions. What
+/// stands in front of it may be a program that is not known here. But `env` may also be the value of
+/// an option.
+fn words_of_env<'a>(words: &[&'a str], program: usize) -> BTreeMap<usize, OfEnv<'a>> {
+    let mut found = BTreeMap::new();
+    let is_env = |at: usize| {
+        let word = words[at];
         let is_value = at > program && words[at - 1].starts_with('-');
-        (words[at] == "env" || words[at].ends_with("/env")) && !is_value
+        let is_path = word.ends_with("/env") && !word.starts_with('-') && !word.contains('=');
+        (word == "env" || is_path) && !is_value
     };
-    for at in (0..words.len()).filter(is_env) {
-        let mut rest = (at + 1..words.len()).peekable();
-        while let Some(n) = rest.next() {
-            let word = words[n];
+    let mut places = 0..words.len();
+    while let Some(at) = places.next() {
+        if !is_env(at) {
+            continue;
+        }
+        // To the first word that is neither an option nor an assignment: the program.
+        while let Some(&word) = words.get(places.start) {
+            let n = places.start;
+            if !word.starts_with('-') && !word.contains('=') {
+                break;
+            }
+            places.next();
             match option_of_env(word) {
-                Some((option, "")) if option.ends_with(['S', 'g']) => {
-                    if let Some(n) = rest.next() {
-                        found.push((n, OfEnv::Script("", words[n])));
+                Some((_, "")) => {
+                    if let Some(n) = places.next() {
+                        found.insert(n, OfEnv::Script("", words[n]));
                     }
                 }
-                Some((option, script)) if !script.is_empty() => {
-                    found.push((n, OfEnv::Script(option, script)));
-                }
-                _ if matches!(word, "-u" | "--unset" | "-C" | "--chdir") => _ = rest.next(),
-                _ if word.starts_with('-') => {}
-                _ if word.contains('=') => found.push((n, OfEnv::Assignment(word))),
-                _ => break,
+                Some((option, script)) => _ = found.insert(n, OfEnv::Script(option, script)),
+                None if matches!(word, "-u" | "--unset" | "-C" | "--chdir") => _ = places.next(),
+                None if word.starts_with('-') => {}
+                None => _ = found.insert(n, OfEnv::Assignment(word)),
             }
         }
     }
@@ -305,6 +313,17 @@ mod tests {
             let said = describe(&words.into_iter().map(OsString::from).collect::<Vec<_>>());
             assert!(!said.contains("s3cret"), "{said}");
             assert_eq!(said.replace(['\'', '"'], ""), shown.replace(['\'', '"'], ""), "{line}");
+        }
+    }
+
+    /// A holder's command is read from its process, which may have any words.
+    #[test]
+    fn many_words_of_env_take_no_time() {
+        for word in ["a=/env", "-/env", "/env", "env", "-u", "a=b"] {
+            let words = std::iter::once("env").chain(std::iter::repeat_n(word, 100_000));
+            let start = std::time::Instant::now();
+            describe(&words.map(OsString::from).collect::<Vec<_>>());
+            assert!(start.elapsed() < std::time::Duration::from_secs(5), "{word}");
         }
     }
 

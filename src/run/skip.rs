@@ -107,27 +107,21 @@ fn remove_old(file: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Writes a file that was removed before.
-fn write_new(file: &Path, text: &str) -> std::io::Result<()> {
-    let mut options = OpenOptions::new();
-    match is_of_the_system(file) {
-        true => options.write(true).truncate(true),
-        false => options.write(true).create_new(true),
-    };
-    options.open(file)?.write_all(text.as_bytes())
-}
-
-/// Returns whether it is a stream or a device such as `/dev/stdout`, `/dev/fd/3` or `/dev/null`,
-/// which must stay. Users may put files of their own into `/dev/shm`.
-fn is_of_the_system(file: &Path) -> bool {
-    let folder = file.parent().unwrap_or(file);
-    folder == Path::new("/dev") || folder == Path::new("/dev/fd") || file.starts_with("/proc")
-}
-
+/// Writes the ID to a file that was removed before.
 fn write(file: &Path, id: &str) -> std::io::Result<()> {
     // podman prints the ID without the algorithm, but writes it with it.
     let algorithm = if id.contains(':') { "" } else { "sha256:" };
-    write_new(file, &format!("{algorithm}{id}"))
+    let stays = is_of_the_system(file);
+    let mut file = OpenOptions::new().write(true).truncate(stays).create_new(!stays).open(file)?;
+    write!(file, "{algorithm}{id}")
+}
+
+/// Returns whether it is a stream or a device such as `/dev/stdout`, `/dev/fd/3` or `/dev/null`,
+/// which must stay. Users may put files of their own into other folders there, such as `/dev/shm`.
+fn is_of_the_system(file: &Path) -> bool {
+    let folders = ["/dev", "/dev/fd", "/dev/pts"];
+    let is_in = |folder: &&str| file.parent() == Some(Path::new(folder));
+    folders.iter().any(is_in) || file.starts_with("/proc")
 }
 
 fn cannot_write(file: &Path, client: &Client, error: &std::io::Error) -> anyhow::Error {

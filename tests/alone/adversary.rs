@@ -91,6 +91,28 @@ impl Scene {
         as_other_user(&self.f, Path::new(python)).args(["-c", script]).arg(argument)
     }
 
+    /// Starts a process of the ordinary user that takes the lock, leaves this record (a Python
+    /// dictionary, without the pid), and then runs `then`. Returns none without Python.
+    fn holder(&self, lock: &Path, record: &str, then: &str) -> Option<Running<'_>> {
+        python()?;
+        let script = format!(
+            r#"
+import ctypes, fcntl, json, os, platform, sys, threading, time
+lock = os.fdopen(os.open(sys.argv[1], os.O_RDWR if os.path.exists(sys.argv[1]) else
+    os.O_RDWR | os.O_CREAT, 0o666), "r+")
+fcntl.flock(lock, fcntl.LOCK_EX)
+record = {record}
+record["pid"] = os.getpid()
+lock.write(json.dumps(record, ensure_ascii=False) + "\n")
+lock.flush()
+print("held", flush=True)
+{then}"#
+        );
+        let holder = self.script(&script, lock).start();
+        self.f.wait_for("the lock", || holder.stdout() == "held\n");
+        Some(holder)
+    }
+
     /// Starts a second call while the first one builds, after `between`. Fails if the builds
     /// overlap.
     fn assert_exclude(
@@ -300,23 +322,12 @@ fn anything_else_in_the_place_of_the_guard_is_refused_and_named() {
 #[test]
 fn user_who_holds_a_lock_cannot_pass_for_root() {
     let Some(scene) = Scene::new() else { return };
-    if python().is_none() {
-        return;
-    }
     let f = &scene.f;
     let lock = f.lock_file(TAG);
     scene.root().args(["path", TAG]).run().assert_code(0);
-    let script = r#"
-import fcntl, json, os, sys, time
-lock = open(sys.argv[1], "r+")
-fcntl.flock(lock, fcntl.LOCK_EX)
-lock.write(json.dumps({"pid": os.getpid(), "user": "root", "host": "ci", "tag": "env:abc",
-    "command": "docker build -t env:abc .", "since": "2020-01-01T00:00:00Z"}) + "\n")
-lock.flush()
-print("held", flush=True)
-time.sleep(600)"#;
-    let holder = scene.script(script, &lock).start();
-    f.wait_for("the lock", || holder.stdout() == "held\n");
+    let record = r#"{"user": "root", "host": "ci", "tag": "env:abc",
+    "command": "docker build -t env:abc .", "since": "2020-01-01T00:00:00Z"}"#;
+    let Some(_holder) = scene.holder(&lock, record, "time.sleep(600)") else { return };
     let user = fs::read_to_string("/etc/passwd").unwrap();
     let user = user.lines().find(|line| line.split(':').nth(2) == Some("65534"));
     let user = user.map_or("65534", |line| line.split(':').next().unwrap());
@@ -741,27 +752,19 @@ fn lock_file_that_its_owner_executes_is_locked_and_replaced_by_root() {
 #[test]
 fn holder_whose_first_thread_has_ended_is_named() {
     let Some(scene) = Scene::new() else { return };
-    if python().is_none() {
-        return;
-    }
     let f = &scene.f;
     let lock = f.lock_file(TAG);
     scene.root().args(["path", TAG]).run().assert_code(0);
-    let script = r#"
-import ctypes, fcntl, json, os, platform, sys, threading, time
-lock = open(sys.argv[1], "r+")
-fcntl.flock(lock, fcntl.LOCK_EX)
-lock.write(json.dumps({"pid": os.getpid(), "user": "root", "host": "ci", "tag": "env:abc",
-    "command": "docker build -t env:abc .", "since": "2020-01-01T00:00:00Z"}) + "\n")
-lock.flush()
+    let record = r#"{"user": "root", "host": "ci", "tag": "env:abc",
+    "command": "docker build -t env:abc .", "since": "2020-01-01T00:00:00Z"}"#;
+    let then = r#"
 threading.Thread(target=time.sleep, args=(600,)).start()
-print("held", flush=True)
 exit_thread = {"x86_64": 60, "aarch64": 93}[platform.machine()]
 ctypes.CDLL(None).syscall(exit_thread, 0)"#;
-    let holder = scene.script(script, &lock).start();
+    let Some(holder) = scene.holder(&lock, record, then) else { return };
     f.wait_for("the end of its first thread", || {
         let stat = fs::read_to_string(format!("/proc/{}/stat", holder.pid())).unwrap_or_default();
-        holder.stdout() == "held\n" && stat.contains(") Z ")
+        stat.contains(") Z ")
     });
     let status = scene.root().args(["status", "--json"]).run();
     let held: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
@@ -776,25 +779,12 @@ ctypes.CDLL(None).syscall(exit_thread, 0)"#;
 #[test]
 fn nothing_in_a_record_reaches_a_reader_unescaped() {
     let Some(scene) = Scene::new() else { return };
-    if python().is_none() {
-        return;
-    }
     let f = &scene.f;
     let lock = f.lock_file(TAG);
     scene.root().args(["path", TAG]).run().assert_code(0);
-    let script = r#"
-import fcntl, json, os, sys, time
-lock = open(sys.argv[1], "r+")
-fcntl.flock(lock, fcntl.LOCK_EX)
-names = "user", "host", "tag", "name", "cache", "command", "directory", "since", "version", "build"
-record = {name: "\u009b31m\u202e" for name in names}
-record["pid"] = os.getpid()
-lock.write(json.dumps(record) + "\n")
-lock.flush()
-print("held", flush=True)
-time.sleep(600)"#;
-    let holder = scene.script(script, &lock).start();
-    f.wait_for("the lock", || holder.stdout() == "held\n");
+    let record = r#"{name: "\u009b31m\u202e" for name in ("user", "host", "tag", "name",
+    "cache", "command", "directory", "since", "version", "build")}"#;
+    let Some(holder) = scene.holder(&lock, record, "time.sleep(600)") else { return };
     for arguments in [&["status"][..], &["status", "--json"]] {
         let shown = String::from_utf8(scene.root().args(arguments).run().stdout).unwrap();
         assert!(shown.contains(&holder.pid().to_string()), "{shown}");
@@ -809,21 +799,12 @@ time.sleep(600)"#;
 #[test]
 fn record_of_any_length_does_not_break_status() {
     let Some(scene) = Scene::new() else { return };
-    if python().is_none() {
-        return;
-    }
     let f = &scene.f;
-    let script = r#"
-import fcntl, hashlib, json, os, sys, time
-tag = "\u202e" * 9000
-lock = open(sys.argv[1] + "/" + hashlib.sha256(tag.encode()).hexdigest() + ".lock", "w")
-fcntl.flock(lock, fcntl.LOCK_EX)
-lock.write(json.dumps({"pid": os.getpid(), "tag": tag, "command": tag}, ensure_ascii=False) + "\n")
-lock.flush()
-print("held", flush=True)
-time.sleep(600)"#;
-    let holder = scene.script(script, &f.lock_dir().join("image-locks")).start();
-    f.wait_for("the lock", || holder.stdout() == "held\n");
+    let tag = "\u{202e}".repeat(9000);
+    let lock = f.lock_file(&tag);
+    scene.user().args(["path", TAG]).run().assert_code(0);
+    let record = r#"{"tag": "\u202e" * 9000, "command": "\u202e" * 9000}"#;
+    let Some(holder) = scene.holder(&lock, record, "time.sleep(600)") else { return };
     for arguments in [&["status"][..], &["status", "--json"]] {
         let shown = scene.root().args(arguments).run();
         shown.assert_code(0);

@@ -96,7 +96,7 @@ fn open(folder: &OwnedFd, name: &OsStr, access: OFlags) -> Result<File, NotALock
     match open_in(folder, name, flags | access) {
         Ok(file) => Ok(file.into()),
         Err(Errno::XDEV) => Err(NotALock::Because(
-            "something is mounted over it (umount it as root, in place of removing it)".into(),
+            "something is mounted over it, which umount(8) takes away".into(),
         )),
         Err(Errno::NOENT) => Err(NotALock::Missing),
         // A network file system reports a file that was unlinked like this.
@@ -134,9 +134,9 @@ pub(super) fn links(file: &File) -> String {
     file.metadata().map_or_else(|_| "several".to_owned(), |file| file.nlink().to_string())
 }
 
-/// Returns whether it is safe to write to a file. If other users may put files into the folder, they could
-/// move one of our precious files there. So there, the file must be one that everybody may write,
-/// as every new lock file is. On a file system without modes, no such folder exists.
+/// Returns whether it is safe to write to a file. If other users may put files into the folder, they
+/// could move one of our precious files there. So there, the file must be one that everybody may
+/// write, as every new lock file is. On a file system without modes, no such folder exists.
 fn may_be_written(file: &File, stat: &Stat, folder: &Stat) -> bool {
     const OTHERS_MAY_WRITE: u32 = 0o022;
     let is_private = folder.st_mode & OTHERS_MAY_WRITE == 0 && folder.st_uid == stat.st_uid;
@@ -151,8 +151,7 @@ fn may_be_written(file: &File, stat: &Stat, folder: &Stat) -> bool {
 /// Returns the access control list of a file, if it has one. With one, the mode does not tell who
 /// may write (acl(5)).
 fn access_control_list(file: &File) -> Option<Vec<u8>> {
-    /// More than a list that lets everybody write needs, in bytes. A longer one is an error, and
-    /// counts as none of them.
+    /// In bytes; a list that lets everybody write needs less. A longer one does not count as such.
     const LONGEST: usize = 4096;
     let mut list = vec![0; LONGEST];
     match rustix::fs::fgetxattr(file, "system.posix_acl_access", &mut list[..]) {
