@@ -4,7 +4,8 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
-BINARY ?= $(or $(CARGO_TARGET_DIR),target)/release/buildlock
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BINARY ?= $(TARGET)/release/buildlock
 
 root := $(DESTDIR)$(PREFIX)
 bash_completion := $(root)/share/bash-completion/completions
@@ -136,7 +137,7 @@ demo:                          ## run eight calls at once for one tag: one build
 	+@binary="$(BINARY)"; \
 	if [ ! -x "$$binary" ] || [ -n "$$(find Cargo.toml Cargo.lock src -newer "$$binary")" ]; then \
 	  $(CARGO) build --locked --profile demo --no-default-features --bin buildlock || exit; \
-	  binary="$(dir $(BINARY))../demo/buildlock"; \
+	  binary="$(TARGET)/demo/buildlock"; \
 	fi; \
 	tests/demo.sh "$$binary"
 
