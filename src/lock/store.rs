@@ -57,9 +57,10 @@ pub trait Locks: Send + Sync {
     /// cheaper.
     fn holder(&self, key: &Key, known: Option<u32>) -> Option<Holder>;
 
-    /// Returns the same as far as it is known at once: it is asked before a wait begins.
-    fn holder_at_once(&self, key: &Key) -> Option<Holder> {
-        self.holder(key, None)
+    /// Returns the same if it is known without asking a cluster or reading the kernel's list. The
+    /// main thread asks this, before a wait begins and before each message.
+    fn holder_at_once(&self, _key: &Key) -> Option<Holder> {
+        None
     }
 
     /// Returns how calls that this one runs inside of hold the lock, if they do.

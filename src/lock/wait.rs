@@ -137,7 +137,8 @@ impl<'a> Wait<'a> {
                 return Ok(Waited::ForAncestor);
             }
             let is_due = self.said.is_due();
-            if is_due && will_be_told && !is_fresh && asked.is_none() {
+            if is_due && will_be_told && !is_fresh && asked.is_none() && !self.holder_is_the_same()
+            {
                 asked = Some(self.ask(&sender));
             }
             if is_due && asked.is_none_or(|until| until <= Instant::now()) {
@@ -218,6 +219,18 @@ impl<'a> Wait<'a> {
         if self.holder.is_some() && self.holder != self.said.holder {
             self.said.next_message = self.said.next_message.min(self.said.so_far());
         }
+    }
+
+    /// Returns whether the holder that we know still holds the lock, if that is known at once. Then
+    /// no thread has to wake for a message.
+    fn holder_is_the_same(&mut self) -> bool {
+        let Some(known) = self.holder.as_ref().map(|holder| holder.pid) else { return false };
+        let now = self.store.holder_at_once(&self.key.itself());
+        let is_it = now.as_ref().is_some_and(|now| now.pid == known);
+        if is_it {
+            self.note(now);
+        }
+        is_it
     }
 
     /// Asks who holds the lock now. Returns until when an answer is worth waiting for.
