@@ -22,6 +22,7 @@ pub fn describe(argv: &[OsString]) -> String {
     let words: Vec<&str> = lossy.iter().map(AsRef::as_ref).collect();
     let program = Wrappers::read(argv, &words).map_or(argv.len(), |wrappers| wrappers.program);
     let of_env = words_of_env(&words, program);
+    let login = login_at(&words, program).unwrap_or(words.len());
     let mut shown = Vec::with_capacity(words.len());
     let mut expected = None;
     for (at, word) in words.iter().enumerate() {
@@ -35,6 +36,10 @@ pub fn describe(argv: &[OsString]) -> String {
                 hide_value(word)
             }
             (None, None) if word.strip_prefix("-e").is_some_and(is_assignment) => hide_value(word),
+            (None, None) if at > login && words[at - 1] == "-p" => "…".to_owned(),
+            (None, None) if at > login && word.len() > 2 && word.starts_with("-p") => {
+                "-p…".to_owned()
+            }
             (None, None) => match of_env.get(&at) {
                 Some(word) => word.hidden(),
                 None => hide_in_text(word),
@@ -45,6 +50,11 @@ pub fn describe(argv: &[OsString]) -> String {
         expected = flag.filter(|flag| flag.value.is_none()).map(|flag| flag.secret);
     }
     shortened(shown.join(" "))
+}
+
+/// Returns where `docker login` has its second word. Its `-p` takes a password.
+fn login_at(words: &[&str], program: usize) -> Option<usize> {
+    (program + 1..words.len()).find(|&at| words[at] == "login" && !words[at - 1].starts_with('-'))
 }
 
 /// A word that env(1) takes.
@@ -304,6 +314,23 @@ mod tests {
                 "sh -c 'docker build --build-arg A=`echo s3cret s3cret` .'",
                 "sh -c docker build --build-arg A=… .",
             ),
+            (
+                "sh -c 'docker build \"--build-arg=T=a s3cret\" .'",
+                "sh -c docker build --build-arg=T=… .",
+            ),
+            ("sh -c 'x \"--token=a s3cret\" --y'", "sh -c x --token=… --y"),
+            ("sh -c 'docker run \"-eT=a s3cret\" x'", "sh -c docker run -eT=… x"),
+            ("sh -c 'docker run \"--env=T=a s3cret\" x'", "sh -c docker run --env=T=… x"),
+            ("sh -c 'env \"T=a s3cret\" make'", "sh -c env T=… make"),
+            ("sh -c \"env 'T=a s3cret' make\"", "sh -c env T=… make"),
+            ("docker login -u u -p s3cret h", "docker login -u u -p … h"),
+            ("docker login -ps3cret h", "docker login -p… h"),
+            (
+                "sh -c 'docker login -u u -p s3cret h && x -p 1'",
+                "sh -c docker login -u u -p … h && x -p 1",
+            ),
+            ("sh -c 'docker login -ps3cret h; x'", "sh -c docker login -p… h; x"),
+            ("docker compose -p login build", "docker compose -p login build"),
             (
                 "buildctl build --opt build-arg:TOKEN=s3cret",
                 "buildctl build --opt 'build-arg:TOKEN=…'",

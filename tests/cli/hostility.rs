@@ -2,7 +2,7 @@
 //! write anywhere else, hang, or believe in a build that never ran.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -236,6 +236,31 @@ fn folder_that_becomes_a_link_during_a_build_is_reported() {
         f.release_builds();
         build.wait().assert_code(0).assert_stderr_matches("warning: .*while it was held");
         victim.assert_unharmed();
+    }
+}
+
+#[test]
+fn file_of_an_ancestor_moved_into_the_place_of_a_held_lock_file_does_not_make_a_call_nested() {
+    for kind in ["--exclusive", "--shared"] {
+        let f = Fixture::new();
+        symlink(buildlock_path(), f.path("bin/buildlock")).unwrap();
+        f.hold_builds();
+        let build = f.docker_build(TAG).start();
+        f.wait_for_builds(1);
+        fs::write(f.path("own"), "").unwrap();
+        fs::set_permissions(f.path("own"), fs::Permissions::from_mode(0o666)).unwrap();
+        // A script holds a file of its own, which another user may rename.
+        let script = format!(
+            "mv -T own '{}' && exec buildlock --force -w 0s -E 75 {}",
+            f.lock_file(TAG).display(),
+            BUILD.join(" ")
+        );
+        let call =
+            f.program("flock").args([kind, "own", "sh", "-c", &script]).current_dir(f.path(""));
+        call.run().assert_code(75);
+        assert_eq!(f.build_count(TAG), 1, "{}", f.scene());
+        f.release_builds();
+        build.wait().assert_code(0).assert_stderr_matches("warning: .*while it was held");
     }
 }
 

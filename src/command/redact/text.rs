@@ -10,7 +10,7 @@ pub(super) fn hide_in_text(word: &str) -> String {
 
 /// Hides all that looks like a secret in a script, also if that is a single word.
 pub(super) fn hide_in_script(script: &str) -> String {
-    let text = hide_assignments(&hide_behind_flags(script));
+    let text = hide_assignments(&hide_behind_flags(&hide_passwords_of_logins(script)));
     hide_user_in_urls(&hide_secret_fields(&text))
 }
 
@@ -30,7 +30,8 @@ fn hide_assignments(script: &str) -> String {
         rest = &rest[taken..];
         begins_word = c.is_whitespace() || BEFORE.contains(c);
         if name.is_some() {
-            let (hidden, after) = rest.split_at(end_of_shell_word(rest));
+            let quote = quote_before(&script[..script.len() - rest.len() - taken]);
+            let (hidden, after) = rest.split_at(end_of_shell_word(rest, quote));
             shown.push_str(if hidden.is_empty() { "" } else { "…" });
             rest = after;
         }
@@ -81,6 +82,8 @@ fn hide_behind_flags(text: &str) -> String {
         let (before, after) = rest.split_at(at + flag.len());
         shown.push_str(before);
         let value = behind_separators(after);
+        // `"--secret=VALUE"` is one word, `"--secret" VALUE` is two.
+        let quote = quote_before(&before[..at]).filter(|_| after.starts_with('='));
         shown.push_str(&after[..after.len() - value.len()]);
         if shown.len() > ENOUGH {
             // Commands of other users are shown, too, and could be made to keep us busy.
@@ -91,11 +94,15 @@ fn hide_behind_flags(text: &str) -> String {
             continue;
         }
         // Where quotes do not match, another flag may seem to be part of the value.
-        let end = end_of_shell_word(value);
+        let end = end_of_shell_word(value, quote);
         let end = next_flag(value).map_or(end, |(flag, _)| flag.min(end));
         let (value, behind) = value.split_at(end);
         match (flag.contains("build-arg"), value.split_once('=')) {
-            (true, Some((name, _))) => shown.push_str(&format!("{name}=…")),
+            (true, Some((name, _))) => {
+                shown.push_str(&format!("{name}=…"));
+                // The quotes stay in pairs, so that what follows is read rightly.
+                shown.extend(quote_before(value).filter(|&quote| name.starts_with(quote)));
+            }
             // A name alone takes its value from the environment.
             (true, None) => continue,
             (false, _) => shown.push('…'),
@@ -103,6 +110,34 @@ fn hide_behind_flags(text: &str) -> String {
         rest = behind;
     }
     shown.push_str(rest);
+    shown
+}
+
+/// Hides the password of `docker login -p PASSWORD` in a script. Elsewhere, `-p` means something
+/// else.
+fn hide_passwords_of_logins(script: &str) -> String {
+    let mut shown = String::with_capacity(script.len());
+    let mut is_login = false;
+    let mut rest = script;
+    while !rest.is_empty() {
+        let end = end_of_shell_word(rest, None).max(1);
+        let end = (end..).find(|&end| rest.is_char_boundary(end)).unwrap_or(rest.len());
+        let (word, after) = rest.split_at(end);
+        rest = after;
+        is_login = (is_login || word == "login") && !matches!(word, ";" | "&" | "|" | "\n");
+        match word.strip_prefix("-p").filter(|_| is_login) {
+            Some("") => {
+                let value = after.trim_start();
+                let end = end_of_shell_word(value, None);
+                shown.push_str("-p");
+                shown.push_str(&after[..after.len() - value.len()]);
+                shown.push_str(if end == 0 { "" } else { "…" });
+                rest = &value[end..];
+            }
+            Some(_) => shown.push_str("-p…"),
+            None => shown.push_str(word),
+        }
+    }
     shown
 }
 
@@ -138,10 +173,14 @@ fn behind_separators(mut text: &str) -> &str {
     text
 }
 
-/// Returns where the shell word at the start of `text` ends, in bytes. It respects quotes,
-/// backslashes and `$(…)`.
-fn end_of_shell_word(text: &str) -> usize {
-    let mut quote = None;
+/// Returns the quotation mark that `text` ends with, which may have opened a shell word.
+fn quote_before(text: &str) -> Option<char> {
+    text.chars().next_back().filter(|c| matches!(c, '\'' | '"'))
+}
+
+/// Returns where the shell word that goes on at the start of `text` ends, in bytes, given the
+/// quotation mark that is open there. It respects quotes, backslashes and `$(…)`.
+fn end_of_shell_word(text: &str, mut quote: Option<char>) -> usize {
     let mut escaped = false;
     // How many `$(` are open.
     let mut depth = 0;

@@ -82,6 +82,19 @@ impl Guard {
         self.set(kind(mode), |range| FcntlArg::F_OFD_SETLKW(range))
     }
 
+    /// Returns whether another descriptor holds the byte, so that this one could not lock it now.
+    ///
+    /// # Errors
+    /// fcntl(2) failed.
+    pub(super) fn is_taken(&self, mode: LockMode) -> nix::Result<bool> {
+        let mut range = self.range(kind(mode));
+        match fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut range)) {
+            Ok(_) => Ok(libc::c_int::from(range.l_type) != libc::F_UNLCK),
+            Err(error) if is_unsupported(error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Unlocks the byte, for all copies of the descriptor.
     ///
     /// # Errors
@@ -95,23 +108,32 @@ impl Guard {
         kind: libc::c_int,
         call: impl Fn(&libc::flock) -> FcntlArg<'_>,
     ) -> nix::Result<()> {
-        let range = libc::flock {
+        let range = self.range(kind);
+        loop {
+            match fcntl(&self.file, call(&range)) {
+                Err(Errno::EINTR) => {}
+                Err(error) if is_unsupported(error) => return Ok(()),
+                done => return done.map(drop),
+            }
+        }
+    }
+
+    fn range(&self, kind: libc::c_int) -> libc::flock {
+        libc::flock {
             l_type: kind as libc::c_short,
             l_whence: libc::SEEK_SET as libc::c_short,
             l_start: self.byte as libc::off_t,
             l_len: 1,
             // fcntl(2) demands zero for a lock of an open file description.
             l_pid: 0,
-        };
-        loop {
-            match fcntl(&self.file, call(&range)) {
-                Err(Errno::EINTR) => {}
-                // Linux before 3.15, or a file system without such locks.
-                Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => return Ok(()),
-                done => return done.map(drop),
-            }
         }
     }
+}
+
+/// Returns whether fcntl(2) cannot lock ranges: on Linux before 3.15, or on a file system without
+/// such locks.
+fn is_unsupported(error: Errno) -> bool {
+    matches!(error, Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP)
 }
 
 /// What an attempt to open the guard led to.

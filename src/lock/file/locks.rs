@@ -248,9 +248,10 @@ impl FileStore {
 
     /// Returns how ancestors hold this lock, if they do.
     ///
-    /// The byte of the guard belongs to this lock alone. The lock file proves as much only where no
-    /// other user can rename it: an ancestor may hold a file that was another lock's until its owner
-    /// moved it here.
+    /// The byte of the guard belongs to this lock alone. The lock file proves less, because another
+    /// user may have moved a file here that an ancestor holds: another lock's file, or one of the
+    /// ancestor's own. So it must be a file that no other user can rename, and no other caller may
+    /// hold the byte, as one does that locked the file which was here before.
     fn mode_of(&self, ancestors: &AncestorsLocks, key: &Key) -> Option<LockMode> {
         let guard = self.open_guard(key).ok()?;
         let on_guard = guard
@@ -258,8 +259,13 @@ impl FileStore {
             .and_then(|guard| ancestors.on_byte(&rustix::fs::fstat(&guard.file).ok()?, guard.byte));
         on_guard.or_else(|| {
             let stat = rustix::fs::fstat(self.open_file(key).ok()?.file).ok()?;
-            let is_fixed = guard.is_none() || is_out_of_reach(&stat, &self.folder_of(key).ok()?);
-            ancestors.on(&stat).filter(|_| is_fixed)
+            let mode = ancestors.on(&stat)?;
+            let Some(guard) = guard else { return Some(mode) };
+            let is_proof = is_out_of_reach(&stat, &self.folder_of(key).ok()?)
+                // The file is in its place already, so whoever locks the byte from now on finds the
+                // file busy first.
+                && !guard.is_taken(mode).ok()?;
+            is_proof.then_some(mode)
         })
     }
 }
