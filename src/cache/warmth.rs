@@ -249,12 +249,13 @@ pub(crate) struct Account {
 impl Account {
     /// Asks the engine about the build that began at `start` and has ended now.
     pub(crate) fn since(start: SystemTime, images: &Images) -> Self {
-        let mounts = images.cache_mounts(NOTE_WITHIN).map(|mounts| {
+        let mounts: Option<Vec<_>> = images.cache_mounts(NOTE_WITHIN).map(|mounts| {
             let used = |mount: &CacheMount| mount.last_used.is_some_and(|used| used >= start);
             mounts.into_iter().filter(used).map(|mount| mount.id).collect()
         });
-        // An engine that lists its mounts and then falls silent may have pruned them.
-        let was_pruned = || images.was_cache_pruned(start, EVENTS_WITHIN).unwrap_or(true);
-        Account { was_pruned: mounts.is_some() && was_pruned(), mounts }
+        // A busy engine may not list its mounts in time, and still say what it pruned. One that lists
+        // them and then falls silent may have pruned them.
+        let was_pruned = images.was_cache_pruned(start, EVENTS_WITHIN);
+        Account { was_pruned: was_pruned.unwrap_or(mounts.is_some()), mounts }
     }
 }
