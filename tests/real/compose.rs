@@ -307,7 +307,8 @@ impl<'s> Two<'s> {
         site.wait_for_step(&second.1);
         assert!(site.image_id(&first.0).is_some(), "side by side\n{}", running.stderr());
         site.end_step(&second.1);
-        running.wait().assert_code(0).assert_no_stderr("keep them apart");
+        let run = running.wait();
+        run.assert_code(0).assert_stderr("\"built\"").assert_no_stderr("keep them apart");
     }
 }
 
