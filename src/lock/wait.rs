@@ -281,9 +281,13 @@ fn ask_who_holds(
 }
 
 /// Returns the holder that is waited for. A caller in a turnstile waits itself for the holder of the
-/// lock behind it, so it is named only while nobody has that lock.
+/// lock behind it, so it is named only while nobody has that lock. It releases the turnstile soon,
+/// so it does not count as an ancestor that waits for us.
 fn holder(store: &dyn Store, key: &Key, known: Option<u32>) -> Option<Holder> {
-    let in_turnstile = || key.is_turnstile().then(|| store.holder(key, known)).flatten();
+    let in_turnstile = || {
+        let holder = key.is_turnstile().then(|| store.holder(key, known)).flatten()?;
+        Some(Holder { is_our_ancestor: false, ..holder })
+    };
     store.holder(&key.itself(), known).or_else(in_turnstile)
 }
 
