@@ -126,6 +126,10 @@ impl Locks for FileStore {
         Some(mode)
     }
 
+    fn may_be_held_by_ancestors(&self) -> bool {
+        !AncestorsLocks::look().is_empty()
+    }
+
     fn held_by_ancestors(&self) -> Vec<Subject> {
         let ancestors = AncestorsLocks::look();
         let mut subjects = Vec::new();
