@@ -727,7 +727,7 @@ fn nothing_in_a_caches_note_reaches_a_reader_unescaped() {
     let bad = "a\u{9b}2J\u{202e}";
     let note = json!({"cache": bad, "forgotten": bad,
         "warm": [{"files": bad, "since": bad, "mounts": [bad]}]});
-    fs::write(lock.with_extension("json"), note.to_string()).unwrap();
+    fs::write(lock.with_extension("json"), format!("{note}\n")).unwrap();
     for words in [&["cache", "ls"][..], &["cache", "ls", "--json"]] {
         let listed = f.buildlock(words).run();
         let text = String::from_utf8(listed.stdout.clone()).unwrap();

@@ -157,6 +157,40 @@ pub(super) fn warn_of_owner(folder: &OwnedFd, path: &Path) {
     }
 }
 
+/// Warns of folders above the lock folder that another user may rename or replace, and the lock
+/// folder with them: their owner always may, and everybody may if they are not sticky.
+pub(super) fn warn_of_owners_above(path: &Path) {
+    for above in path.ancestors().skip(1) {
+        let Ok(stat) = rustix::fs::stat(above) else { continue };
+        let is_sticky_or_closed = stat.st_mode & STICKY_FOR_ALL != ALL_MAY_WRITE;
+        let ours = rustix::process::geteuid().as_raw();
+        let who = match stat.st_uid {
+            owner if owner != ROOT && owner != ours && is_mapped(owner) => user::name(owner),
+            _ if is_sticky_or_closed => continue,
+            _ => "everybody".to_owned(),
+        };
+        return tracing::warn!(
+            "{} contains the lock folder {} and can be changed by {who}: another folder put in its \
+             place breaks the locks; choose a lock folder below folders of root's with --lock-dir",
+            above.display(),
+            path.display()
+        );
+    }
+}
+
+/// Returns whether this number is a user in our user namespace. Users of the machine that are none,
+/// root perhaps, all have one number there (user_namespaces(7)).
+fn is_mapped(user: u32) -> bool {
+    let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else { return true };
+    map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+        let (Some(Ok(first)), Some(Ok(count))) = (numbers.next(), numbers.nth(1)) else {
+            return true;
+        };
+        (first..first.saturating_add(count)).contains(&user)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

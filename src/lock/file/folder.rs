@@ -15,6 +15,7 @@ use super::super::key::{CACHE_LOCKS, IMAGE_LOCKS, Key, NAMED_LOCKS};
 use super::super::store::Passing;
 use super::directory::{
     find_folder, folder_error, open_lock_folder, open_or_create, warn_of_owner,
+    warn_of_owners_above,
 };
 use super::guard::Guard;
 use super::held::LockFile;
@@ -50,6 +51,7 @@ impl FileStore {
     pub fn open(path: &Path, ourselves: Ourselves, subjects: &[Subject]) -> Result<Self> {
         let store = FileStore { path: real_path(path)?, ourselves, outer: OuterBytes::default() };
         warn_of_owner(&open_lock_folder(&store.path)?, &store.path);
+        warn_of_owners_above(&store.path);
         let keys = subjects.iter().map(|subject| Key::new(subject.clone()));
         let kinds: Vec<Key> = keys.collect();
         for same in kinds.chunk_by(|a, b| a.folder() == b.folder()) {
