@@ -6,6 +6,7 @@ mod file;
 mod finding;
 mod fix;
 mod inspect;
+mod place;
 mod position;
 mod report;
 mod shell;

@@ -64,6 +64,20 @@ impl Memory {
         self.warm.push(warmth);
     }
 
+    /// Escapes what a terminal may take for commands, as `status --json` does.
+    fn escaped(self) -> Self {
+        let warm = self.warm.into_iter().map(|warmth| Warmth {
+            files: escaped_and_shortened(&warmth.files),
+            since: escaped_and_shortened(&warmth.since),
+            mounts: warmth.mounts.iter().map(|id| escaped_and_shortened(id)).collect(),
+        });
+        Memory {
+            cache: escaped_and_shortened(&self.cache),
+            warm: warm.collect(),
+            forgotten: self.forgotten.as_deref().map(escaped_and_shortened),
+        }
+    }
+
     /// Forgets all builds. Returns whether there was one.
     pub(super) fn cool(&mut self) -> bool {
         !std::mem::take(&mut self.warm).is_empty()
@@ -117,6 +131,7 @@ pub fn list(lines: &[Vec<u8>], json: bool, out: &mut impl Write) -> Result<()> {
     let mut memories: Vec<Memory> = memories.filter(|memory| !memory.warm.is_empty()).collect();
     memories.sort_by(|a, b| a.cache.cmp(&b.cache));
     if json {
+        let memories: Vec<Memory> = memories.into_iter().map(Memory::escaped).collect();
         writeln!(out, "{}", serde_json::to_string_pretty(&memories)?)?;
         return Ok(());
     }

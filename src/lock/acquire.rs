@@ -93,8 +93,11 @@ pub fn take_in_turn(
             if let Some(turn) = take_through_turnstile(store, &key, deadline, &mut said, mode)? {
                 return Ok((turn, ancestor_shares));
             }
-            // An ancestor has taken it in the meantime.
+            // An ancestor has taken it in the meantime, unless it had the turnstile alone.
             theirs = store.held_by_ancestors_as(&key);
+            if theirs.is_none() {
+                continue;
+            }
         }
         tracing::debug!("{}: an ancestor of this process holds the lock", key.subject());
         ancestor_shares |= theirs == Some(LockMode::Shared);
@@ -153,7 +156,7 @@ fn take_or_descend(
         Try::Held(held) => return Ok(Some(Turn::Held(held))),
         Try::Busy(before) => before,
     };
-    if is_held_by_ancestors(store, key) {
+    if store.held_by_ancestors_as(&key.itself()).is_some() {
         return Ok(None);
     }
     if deadline.is_at_once() {
@@ -209,11 +212,6 @@ fn try_unless_passing(
         Err(error) if error.is::<Passing>() => Ok(Try::Busy(Before::Unknown)),
         tried => tried,
     }
-}
-
-fn is_held_by_ancestors(store: &Arc<dyn Store>, key: &Key) -> bool {
-    let held = |key: &Key| store.held_by_ancestors_as(key).is_some();
-    held(&key.itself()) || key.is_turnstile() && held(key)
 }
 
 fn try_for_a_moment(

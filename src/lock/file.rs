@@ -11,6 +11,7 @@ mod inspect;
 mod locks;
 mod notes;
 mod open;
+mod outer;
 mod real_path;
 mod umask;
 

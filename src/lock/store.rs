@@ -69,7 +69,12 @@ pub trait Locks: Send + Sync {
         Some(if holder.shares { LockMode::Shared } else { LockMode::Exclusive })
     }
 
-    /// Returns what ancestors of this process hold in this store.
+    /// Returns false if it is clear at once that ancestors of this process hold no locks.
+    fn may_be_held_by_ancestors(&self) -> bool {
+        true
+    }
+
+    /// Returns what ancestors of this process hold in this store. This can take long.
     fn held_by_ancestors(&self) -> Vec<Subject>;
 
     /// Returns where a person finds the lock.

@@ -196,17 +196,26 @@ impl<'a> Wait<'a> {
     }
 
     /// Warns of a nested call that waits for a lock against the order in which locks are taken: its
-    /// holder may wait for our ancestors.
+    /// holder may wait for our ancestors. Looks on a thread of its own, because anybody can make the
+    /// lock folder too long to read within a time limit.
     pub(super) fn warn_of_deadlock(&self) {
-        let ours = self.key.subject();
-        if let Some(theirs) =
-            self.store.held_by_ancestors().into_iter().find(|theirs| theirs > ours)
-        {
-            tracing::warn!(
-                "{ours}: waiting for this lock while an ancestor of this process holds that of \
-                 {theirs}, which is taken later in order: this can deadlock with a call that takes \
-                 both; name both tags in the outer call"
-            );
+        // Most calls need no thread for this, and may not be able to start one.
+        if !self.store.may_be_held_by_ancestors() {
+            return;
+        }
+        let (store, ours) = (Arc::clone(self.store), self.key.subject().clone());
+        let asked = on_a_thread("order", &**self.store, move || {
+            let theirs = store.held_by_ancestors().into_iter().find(|theirs| *theirs > ours);
+            if let Some(theirs) = theirs {
+                tracing::warn!(
+                    "{ours}: waiting for this lock while an ancestor of this process holds that of \
+                     {theirs}, which is taken later in order: this can deadlock with a call that \
+                     takes both; name both tags in the outer call"
+                );
+            }
+        });
+        if let Err(error) = asked {
+            tracing::debug!("cannot look which locks our ancestors hold: {error}");
         }
     }
 
@@ -281,9 +290,13 @@ fn ask_who_holds(
 }
 
 /// Returns the holder that is waited for. A caller in a turnstile waits itself for the holder of the
-/// lock behind it, so it is named only while nobody has that lock.
+/// lock behind it, so it is named only while nobody has that lock. It releases the turnstile soon,
+/// so it does not count as an ancestor that waits for us.
 fn holder(store: &dyn Store, key: &Key, known: Option<u32>) -> Option<Holder> {
-    let in_turnstile = || key.is_turnstile().then(|| store.holder(key, known)).flatten();
+    let in_turnstile = || {
+        let holder = key.is_turnstile().then(|| store.holder(key, known)).flatten()?;
+        Some(Holder { is_our_ancestor: false, ..holder })
+    };
     store.holder(&key.itself(), known).or_else(in_turnstile)
 }
 

@@ -508,6 +508,44 @@ time.sleep(600)"#;
     }
 }
 
+// Whether an ancestor's lock is one in the folder takes a look at the whole folder.
+#[test]
+fn many_files_in_the_lock_folder_do_not_delay_a_time_limit() {
+    let Some(scene) = Scene::alone_with_the_list() else { return };
+    if python().is_none() {
+        return;
+    }
+    let f = &scene.f;
+    let lock = f.lock_file(TAG);
+    scene.root().args(["path", TAG]).run().assert_code(0);
+    // Links are made faster than files, but a file cannot have as many.
+    let script = r#"
+import fcntl, os, sys, time
+lock = open(sys.argv[1], "r+")
+fcntl.flock(lock, fcntl.LOCK_EX)
+folder = os.path.dirname(sys.argv[1]) + "/../named-locks/"
+for n in range(200000):
+    name = "%s%064x.lock" % (folder, n)
+    if n % 50000 == 0:
+        first = name
+        open(name, "x").close()
+    else:
+        os.link(first, name)
+print("ready", flush=True)
+time.sleep(600)"#;
+    let holder = scene.script(script, &lock).start();
+    f.wait_for_within(BOUND, "the files", || holder.stdout() == "ready\n");
+    let mut fastest = Duration::MAX;
+    for _ in 0..5 {
+        let start = Instant::now();
+        let call = f.program("flock").arg(f.path("own")).arg(&scene.program);
+        call.args(["-w", "100ms"]).args(BUILD).run().assert_code(124);
+        fastest = fastest.min(start.elapsed());
+    }
+    // The time limit, 150 ms and 1 %, and 50 ms for the start of two programs.
+    assert!(fastest < Duration::from_millis(301), "{fastest:?}");
+}
+
 /// Makes a lock file with a given inode in a given place, locks it, and writes a record that names
 /// a given pid as its holder.
 const SAME_INODE: &str = r#"

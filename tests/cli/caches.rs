@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::fake_engine::{FakeEngine, found, missing, response, send, stay_silent};
 use crate::support::{
@@ -716,6 +716,24 @@ fn known_caches_are_listed_and_forgotten() {
     let listed = f.buildlock(["cache", "ls", "--json"]).run();
     assert_eq!(String::from_utf8(listed.stdout).unwrap().trim(), "[]");
     build(&f, "env:a", &[WARM]).run().assert_code(0).assert_stderr("cache=cargo cold");
+}
+
+#[test]
+fn nothing_in_a_caches_note_reaches_a_reader_unescaped() {
+    let f = fixture();
+    let lock = cache_lock(&f, "cargo");
+    drop(f.open_lock_file(&lock));
+    // Control sequences of terminals, and an override of the direction of text.
+    let bad = "a\u{9b}2J\u{202e}";
+    let note = json!({"cache": bad, "forgotten": bad,
+        "warm": [{"files": bad, "since": bad, "mounts": [bad]}]});
+    fs::write(lock.with_extension("json"), format!("{note}\n")).unwrap();
+    for words in [&["cache", "ls"][..], &["cache", "ls", "--json"]] {
+        let listed = f.buildlock(words).run();
+        let text = String::from_utf8(listed.stdout.clone()).unwrap();
+        listed.assert_code(0);
+        assert!(text.contains("u{9b}") && !text.contains(['\u{9b}', '\u{202e}']), "{text}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::process::Command;
 use crate::support::notes::{self, assert_locks_exclude, calling, wait_for_calls};
 use crate::support::{
     Finished, Fixture, Namespace, OTHER_USER, Running, buildlock_path, has, is_root,
-    open_to_everybody, python, waiters, with_faults,
+    open_to_everybody, python, sha256, waiters, with_faults,
 };
 
 const TAG: &str = "env:abc";
@@ -261,6 +261,36 @@ fn file_of_an_ancestor_moved_into_the_place_of_a_held_lock_file_does_not_make_a_
         assert_eq!(f.build_count(TAG), 1, "{}", f.scene());
         f.release_builds();
         build.wait().assert_code(0).assert_stderr_matches("warning: .*while it was held");
+    }
+}
+
+// No script is told where the locks of caches are, so none can have taken one before a nested call.
+#[test]
+fn file_of_an_ancestor_in_the_place_of_a_caches_lock_does_not_make_a_call_nested() {
+    for (name, kind) in [(".turnstile", "--exclusive"), ("", "--shared")] {
+        let f = Fixture::new();
+        symlink(buildlock_path(), f.path("bin/buildlock")).unwrap();
+        fs::write(f.work_dir().join("Cargo.lock"), "").unwrap();
+        let cached = || f.buildlock(["--force", "--cache", "cargo=Cargo.lock"]).args(BUILD);
+        // The first build has the cache for itself; the second shares it.
+        cached().run().assert_code(0);
+        f.hold_builds();
+        let build = cached().start();
+        f.wait_for_builds(2);
+        fs::write(f.path("own"), "").unwrap();
+        fs::set_permissions(f.path("own"), fs::Permissions::from_mode(0o666)).unwrap();
+        let lock = f.lock_dir().join(format!("cache-locks/{}{name}.lock", sha256("cargo")));
+        let script = format!(
+            "mv -T own '{}' && exec buildlock --cache cargo -w 1s -E 75 -t env:other -- \
+             sh -c ': >\"$STANDIN/built\"'",
+            lock.display()
+        );
+        let call =
+            f.program("flock").args([kind, "own", "sh", "-c", &script]).current_dir(f.path(""));
+        call.run().assert_code(75);
+        assert!(!f.path("built").exists(), "{}", f.scene());
+        f.release_builds();
+        build.wait().assert_code(0);
     }
 }
 

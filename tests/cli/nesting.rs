@@ -610,6 +610,26 @@ fn call_in_a_script_that_took_the_lock_itself_does_not_wait_for_the_script() {
 }
 
 #[test]
+fn script_that_releases_the_lock_during_a_call_inside_of_it_lets_nobody_else_build() {
+    let f = fixture();
+    let gate = Gate::new(&f, "script.gate");
+    let script = "exec 9<\"$(buildlock path env:a)\" && flock 9 && \
+                  { buildlock -w 5s -t env:a -- docker build -t env:a . & } && \
+                  read _ <\"$STANDIN/script.gate\"; flock -u 9; wait";
+    f.hold_builds();
+    let call = f.program("sh").args(["-c", script]).start();
+    f.wait_for_builds(1);
+    gate.open();
+    let lock = f.lock_file("env:a");
+    f.wait_for("the script's release", || is_free(&lock));
+    let other = ["--force", "-w", "0s", "-E", "75", "-t", "env:a", "--", "true"];
+    f.buildlock(other).run().assert_code(75);
+    f.release_builds();
+    call.wait().assert_code(0);
+    f.buildlock(other).run().assert_code(0);
+}
+
+#[test]
 fn wrapper_that_calls_buildlock_again_is_told_which_program_to_name() {
     let f = Fixture::new();
     // In front of the stand-in, under the same name.

@@ -243,6 +243,32 @@ fn folder_of_a_third_user_gets_a_warning() {
 }
 
 #[test]
+fn folder_above_the_lock_folder_that_a_third_user_may_replace_gets_a_warning() {
+    if !is_root() || !has("setpriv") {
+        return;
+    }
+    let f = Fixture::new();
+    let program = open_to_everybody(&f);
+    let above = f.path("above");
+    fs::create_dir(&above).unwrap();
+    let locks = above.join("locks");
+    let call = || {
+        let call = as_other_user(&f, &program).arg("--lock-dir").arg(&locks);
+        call.args(["--force", "-t", TAG, "--", "true"]).run()
+    };
+    f.buildlock(["--lock-dir"]).arg(&locks).args(["path", TAG]).run().assert_code(0);
+    f.make_image(TAG);
+    call().assert_no_stderr("warning");
+    std::os::unix::fs::chown(&above, Some(4242), None).unwrap();
+    call().assert_stderr_matches("warning: .*/above contains the lock folder");
+    std::os::unix::fs::chown(&above, Some(0), None).unwrap();
+    set_mode(&above, 0o777);
+    call().assert_stderr_matches("warning: .*/above .* everybody");
+    set_mode(&above, 0o1777);
+    call().assert_no_stderr("warning");
+}
+
+#[test]
 fn user_that_may_not_write_the_folder_can_use_the_files_in_it() {
     if !is_root() || !has("setpriv") {
         return;

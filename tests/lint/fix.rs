@@ -46,6 +46,57 @@ fn fix_keeps_links() {
     assert_eq!(fs::metadata(work.join("other")).unwrap().nlink(), 2);
 }
 
+// The owner of a link can have it lead anywhere, also while lint runs.
+#[test]
+fn fix_as_root_follows_no_link_of_another_user() {
+    use std::os::unix::fs::{lchown, symlink};
+    if !support::is_root() {
+        support::skip("needs root");
+        return;
+    }
+    let f = Fixture::new();
+    let folder = f.work_dir().join("closed");
+    let victim = folder.join("Dockerfile");
+    fs::create_dir(&folder).unwrap();
+    fs::write(&victim, RACE).unwrap();
+    symlink("closed", f.work_dir().join("folder")).unwrap();
+    symlink("closed/Dockerfile", f.work_dir().join("linked.Dockerfile")).unwrap();
+    for path in ["folder/Dockerfile", "linked.Dockerfile"] {
+        let link = f.work_dir().join(path.split('/').next().unwrap());
+        lchown(&link, Some(OTHER_USER), None).unwrap();
+        let run = f.buildlock(["lint", "--fix", path]).run();
+        run.assert_code(125).assert_stderr("cannot write").assert_stderr("a symbolic link");
+        assert_eq!(fs::read_to_string(&victim).unwrap(), RACE);
+        lchown(&link, Some(0), None).unwrap();
+        f.buildlock(["lint", "--fix", path]).run().assert_code(0);
+        assert_ne!(fs::read_to_string(&victim).unwrap(), RACE);
+        fs::write(&victim, RACE).unwrap();
+    }
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+}
+
+#[test]
+fn fix_as_root_mends_a_users_own_file_and_refuses_one_that_was_put_beside_it() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    if !support::is_root() {
+        support::skip("needs root");
+        return;
+    }
+    let f = Fixture::new();
+    let folder = f.work_dir().join("theirs");
+    let path = folder.join("Dockerfile");
+    fs::create_dir(&folder).unwrap();
+    fs::write(&path, RACE).unwrap();
+    chown(&folder, Some(OTHER_USER), None).unwrap();
+    let run = f.buildlock(["lint", "--fix", "theirs"]).run();
+    run.assert_code(125).assert_stderr("may have put it there");
+    assert_eq!(fs::read_to_string(&path).unwrap(), RACE);
+    chown(&path, Some(OTHER_USER), None).unwrap();
+    f.buildlock(["lint", "--fix", "theirs"]).run().assert_code(0);
+    assert_ne!(fs::read_to_string(&path).unwrap(), RACE);
+    assert_eq!(fs::metadata(&path).unwrap().uid(), OTHER_USER);
+}
+
 #[test]
 fn fix_needs_to_write_the_file_but_not_its_folder() {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};

@@ -20,9 +20,11 @@ pub fn open_to_everybody(f: &Fixture) -> PathBuf {
     let set = |path: PathBuf, mode| {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     };
-    for folder in ["", "images", "work"] {
+    for folder in ["images", "work"] {
         set(f.path(folder), 0o777);
     }
+    // As /tmp is. Otherwise everybody could replace the lock folder.
+    set(f.path(""), 0o1777);
     for log in ["builds.log", "looks.log", "args.log"] {
         fs::write(f.path(log), "").unwrap();
         set(f.path(log), 0o666);

@@ -2,8 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use anyhow::{Context, Result, anyhow};
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
@@ -45,17 +44,22 @@ pub(super) fn find_folder(parent: impl AsFd, name: &OsStr, path: &Path) -> Resul
 
 /// Opens the lock folder. Creates it first if it does not exist, with the folders above it.
 pub(super) fn open_lock_folder(path: &Path) -> Result<OwnedFd> {
+    if let Some(folder) = find_folder(CWD, path.as_os_str(), path)? {
+        return Ok(folder);
+    }
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(folder_error(path, Errno::NOENT));
+    };
     for _ in 0..VANISHED_MAX {
-        if let Some(folder) = open_or_create(CWD, path.as_os_str(), path)? {
-            return Ok(folder);
-        }
-        let above = path.parent().unwrap_or(path);
-        create_folders_above(above).with_context(|| {
+        let parent = open_or_create_above(above).with_context(|| {
             format!(
                 "cannot create {}, which must contain the lock folder (see --lock-dir)",
                 above.display()
             )
         })?;
+        if let Some(folder) = open_or_create(&parent, name, path)? {
+            return Ok(folder);
+        }
     }
     Err(folder_error(path, Errno::NOENT))
 }
@@ -77,20 +81,34 @@ pub(super) fn open_or_create(
     }
 }
 
-/// Creates the missing folders above the lock folder, open to everybody whatever the umask.
-fn create_folders_above(path: &Path) -> std::io::Result<()> {
-    if path.exists() {
-        return Ok(());
+/// Opens the folder above the lock folder. Creates it and those above it if they are missing, open
+/// to everybody whatever the umask.
+///
+/// `path` contains no links (see [`super::real_path`]). One that another user has planted since is
+/// not followed: each folder is opened, and the next one looked up in it.
+fn open_or_create_above(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let none = Mode::empty();
+    let mut folder = retry_on_intr(|| rustix::fs::open("/", flags, none))?;
+    for name in path.components().filter(|it| matches!(it, Component::Normal(_))) {
+        let name = name.as_os_str();
+        let open = || retry_on_intr(|| rustix::fs::openat(&folder, name, flags, none));
+        let next = match open() {
+            Err(Errno::NOENT) => {
+                // The mode is not set by name afterwards, because the owner of the folder above may
+                // have put something else there by then.
+                let mode = Mode::from_raw_mode(0o755);
+                match whatever_the_umask(|| rustix::fs::mkdirat(&folder, name, mode)) {
+                    // Another process was faster. The mode of its folder is not ours to change.
+                    Ok(()) | Err(Errno::EXIST) => open(),
+                    Err(error) => Err(error),
+                }
+            }
+            opened => opened,
+        };
+        folder = next?;
     }
-    path.parent().map_or(Ok(()), create_folders_above)?;
-    // The mode is not set by name afterwards, because the owner of the folder above may have put a
-    // link there by then.
-    match whatever_the_umask(|| std::fs::DirBuilder::new().mode(0o755).create(path)) {
-        Ok(()) => Ok(()),
-        // Another process was faster. The mode of its folder is not ours to change.
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
-    }
+    Ok(folder)
 }
 
 /// Creates a folder for everybody. A default ACL above may remove bits from its mode. They are not
@@ -136,5 +154,56 @@ pub(super) fn warn_of_owner(folder: &OwnedFd, path: &Path) {
         tracing::warn!(
             "everybody may remove files from the lock folder {shown}; make it sticky: chmod +t {shown}"
         );
+    }
+}
+
+/// Warns of folders above the lock folder that another user may rename or replace, and the lock
+/// folder with them: their owner always may, and everybody may if they are not sticky.
+pub(super) fn warn_of_owners_above(path: &Path) {
+    for above in path.ancestors().skip(1) {
+        let Ok(stat) = rustix::fs::stat(above) else { continue };
+        let is_sticky_or_closed = stat.st_mode & STICKY_FOR_ALL != ALL_MAY_WRITE;
+        let ours = rustix::process::geteuid().as_raw();
+        let who = match stat.st_uid {
+            owner if owner != ROOT && owner != ours && is_mapped(owner) => user::name(owner),
+            _ if is_sticky_or_closed => continue,
+            _ => "everybody".to_owned(),
+        };
+        return tracing::warn!(
+            "{} contains the lock folder {} and can be changed by {who}: another folder put in its \
+             place breaks the locks; choose a lock folder below folders of root's with --lock-dir",
+            above.display(),
+            path.display()
+        );
+    }
+}
+
+/// Returns whether this number is a user in our user namespace. Users of the machine that are none,
+/// root perhaps, all have one number there (user_namespaces(7)).
+fn is_mapped(user: u32) -> bool {
+    let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else { return true };
+    map.lines().any(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+        let (Some(Ok(first)), Some(Ok(count))) = (numbers.next(), numbers.nth(1)) else {
+            return true;
+        };
+        (first..first.saturating_add(count)).contains(&user)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_that_was_planted_above_the_lock_folder_meanwhile_is_not_followed() {
+        let there = tempfile::tempdir().unwrap();
+        let there = there.path().canonicalize().unwrap();
+        std::fs::create_dir(there.join("target")).unwrap();
+        std::os::unix::fs::symlink("target", there.join("link")).unwrap();
+        open_or_create_above(&there.join("link/new")).unwrap_err();
+        assert_eq!(std::fs::read_dir(there.join("target")).unwrap().count(), 0);
+        open_or_create_above(&there.join("a/b")).unwrap();
+        assert!(there.join("a/b").is_dir());
     }
 }

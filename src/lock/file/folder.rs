@@ -15,10 +15,12 @@ use super::super::key::{CACHE_LOCKS, IMAGE_LOCKS, Key, NAMED_LOCKS};
 use super::super::store::Passing;
 use super::directory::{
     find_folder, folder_error, open_lock_folder, open_or_create, warn_of_owner,
+    warn_of_owners_above,
 };
 use super::guard::Guard;
 use super::held::LockFile;
 use super::open::{NotALock, VANISHED_MAX, create_file, links, look, open_existing};
+use super::outer::OuterBytes;
 use super::real_path::real_path;
 use crate::record::{Holder, Ourselves};
 use crate::subject::Subject;
@@ -38,6 +40,7 @@ pub(super) const NOTE: &str = "json";
 pub struct FileStore {
     pub(super) path: PathBuf,
     pub(super) ourselves: Ourselves,
+    pub(super) outer: OuterBytes,
 }
 
 impl FileStore {
@@ -46,8 +49,9 @@ impl FileStore {
     /// # Errors
     /// It is not a folder, or a symbolic link, or cannot be opened or created.
     pub fn open(path: &Path, ourselves: Ourselves, subjects: &[Subject]) -> Result<Self> {
-        let store = FileStore { path: real_path(path)?, ourselves };
+        let store = FileStore { path: real_path(path)?, ourselves, outer: OuterBytes::default() };
         warn_of_owner(&open_lock_folder(&store.path)?, &store.path);
+        warn_of_owners_above(&store.path);
         let keys = subjects.iter().map(|subject| Key::new(subject.clone()));
         let kinds: Vec<Key> = keys.collect();
         for same in kinds.chunk_by(|a, b| a.folder() == b.folder()) {
@@ -64,7 +68,7 @@ impl FileStore {
     pub fn at(path: &Path) -> Result<Self> {
         let path = real_path(path)?;
         find_folder(CWD, path.as_os_str(), &path)?;
-        Ok(FileStore { path, ourselves: Arc::new(Holder::default) })
+        Ok(FileStore { path, ourselves: Arc::new(Holder::default), outer: OuterBytes::default() })
     }
 
     pub(super) fn path_of(&self, key: &Key) -> PathBuf {

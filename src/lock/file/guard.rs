@@ -82,19 +82,6 @@ impl Guard {
         self.set(kind(mode), |range| FcntlArg::F_OFD_SETLKW(range))
     }
 
-    /// Returns whether another descriptor holds the byte, so that this one could not lock it now.
-    ///
-    /// # Errors
-    /// fcntl(2) failed.
-    pub(super) fn is_taken(&self, mode: LockMode) -> nix::Result<bool> {
-        let mut range = self.range(kind(mode));
-        match fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut range)) {
-            Ok(_) => Ok(libc::c_int::from(range.l_type) != libc::F_UNLCK),
-            Err(error) if is_unsupported(error) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Unlocks the byte, for all copies of the descriptor.
     ///
     /// # Errors

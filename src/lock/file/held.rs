@@ -59,9 +59,16 @@ impl LockFile {
         read_result(&self.file)
     }
 
-    pub(super) fn held(self, key: &Key, mode: LockMode, ourselves: Ourselves) -> Box<dyn Held> {
+    pub(super) fn held(
+        self,
+        key: &Key,
+        mode: LockMode,
+        ourselves: Ourselves,
+        outer: Vec<Guard>,
+    ) -> Box<dyn Held> {
         Box::new(HeldFile {
             lock: self,
+            outer,
             mode,
             ourselves,
             subject: key.subject().clone(),
@@ -88,6 +95,8 @@ pub(super) struct Place<'a> {
 /// A lock file that this process has locked.
 struct HeldFile {
     lock: LockFile,
+    /// The guard for each outer level whose byte we share.
+    outer: Vec<Guard>,
     mode: LockMode,
     ourselves: Ourselves,
     subject: Subject,
@@ -173,8 +182,8 @@ impl Held for HeldFile {
     }
 
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        let guard = self.lock.guard.as_ref().map(|guard| guard.file.as_fd());
-        [self.lock.file.as_fd()].into_iter().chain(guard).collect()
+        let guards = self.lock.guard.iter().chain(&self.outer).map(|guard| guard.file.as_fd());
+        [self.lock.file.as_fd()].into_iter().chain(guards).collect()
     }
 
     fn release(self: Box<Self>, failure: Option<&FailedBuild>) {
@@ -198,8 +207,13 @@ impl Held for HeldFile {
         }
         // Closing the descriptors is not enough, because a daemon may have inherited copies. The
         // guard goes first: the next holder of the lock file needs it at once.
-        if let Some(Err(error)) = self.lock.guard.as_ref().map(Guard::unlock) {
-            tracing::warn!("{}: its guard cannot be unlocked: {error}", self.lock.path.display());
+        for guard in self.lock.guard.iter().chain(&self.outer) {
+            if let Err(error) = guard.unlock() {
+                tracing::warn!(
+                    "{}: its guard cannot be unlocked: {error}",
+                    self.lock.path.display()
+                );
+            }
         }
         if let Err(error) = Flock::unlock(&self.lock.file) {
             tracing::warn!("{}: cannot be unlocked: {error}", self.lock.path.display());

@@ -14,6 +14,7 @@ use super::super::kernel::AncestorsLocks;
 use super::super::key::{Key, LockMode};
 use super::super::store::{Before, Held, Locks, Passing, Try};
 use super::folder::FileStore;
+use super::guard::Guard;
 use super::held::{LockFile, passes, would_block};
 use super::open::{VANISHED_MAX, is_foreign, is_named, is_out_of_reach, may_be_foreign};
 use crate::duration::Deadline;
@@ -81,12 +82,14 @@ impl Locks for FileStore {
             if !lock.is_in_place() || self.is_replaced(&lock, mode)? {
                 continue;
             }
+            self.outer.give_back(key);
             if let Some(guard) = self.open_guard(key)? {
                 let locked = match guard.try_lock(mode) {
                     Ok(false) => {
                         tracing::warn!(
                             "{}: the lock is held by way of the guard alone: the lock file was \
-                             removed while it was held, or the guard itself was locked; waiting",
+                             removed while it was held, or the guard itself was locked, or a script \
+                             released the lock before a call inside of it has ended; waiting",
                             lock.path.display()
                         );
                         guard.lock(mode)
@@ -116,7 +119,15 @@ impl Locks for FileStore {
         if ancestors.is_empty() {
             return None;
         }
-        self.mode_of(&ancestors, key)
+        let Found { mode, byte } = self.found_by(&ancestors, key)?;
+        if let Some(byte) = byte {
+            self.outer.keep(key, byte);
+        }
+        Some(mode)
+    }
+
+    fn may_be_held_by_ancestors(&self) -> bool {
+        !AncestorsLocks::look().is_empty()
     }
 
     fn held_by_ancestors(&self) -> Vec<Subject> {
@@ -132,7 +143,7 @@ impl Locks for FileStore {
         if let Err(error) = read {
             tracing::debug!("cannot see which locks our ancestors hold: {error:#}");
         }
-        subjects.retain(|subject| self.mode_of(&ancestors, &Key::new(subject.clone())).is_some());
+        subjects.retain(|subject| self.found_by(&ancestors, &Key::new(subject.clone())).is_some());
         subjects
     }
 
@@ -147,7 +158,7 @@ impl Locks for FileStore {
 
 impl FileStore {
     fn held(&self, lock: LockFile, key: &Key, mode: LockMode) -> Box<dyn Held> {
-        lock.held(key, mode, self.ourselves.clone())
+        lock.held(key, mode, self.ourselves.clone(), self.outer.take(key.subject()))
     }
 
     /// Locks a file, or says at once that it is busy.
@@ -171,6 +182,7 @@ impl FileStore {
             if self.is_replaced(&lock, mode)? {
                 continue;
             }
+            self.outer.give_back(key);
             lock.guard = self.open_guard(key)?;
             match lock.guard.as_ref().map_or(Ok(true), |guard| guard.try_lock(mode)) {
                 // It was unlinked before we had it, so it excludes nobody.
@@ -248,26 +260,39 @@ impl FileStore {
 
     /// Returns how ancestors hold this lock, if they do.
     ///
-    /// The byte of the guard belongs to this lock alone. The lock file proves less, because another
-    /// user may have moved a file here that an ancestor holds: another lock's file, or one of the
-    /// ancestor's own. So it must be a file that no other user can rename, and no other caller may
-    /// hold the byte, as one does that locked the file which was here before.
-    fn mode_of(&self, ancestors: &AncestorsLocks, key: &Key) -> Option<LockMode> {
-        let guard = self.open_guard(key).ok()?;
-        let on_guard = guard
-            .as_ref()
-            .and_then(|guard| ancestors.on_byte(&rustix::fs::fstat(&guard.file).ok()?, guard.byte));
-        on_guard.or_else(|| {
+    /// The byte of the guard belongs to this lock alone. The lock file proves less. Another user may
+    /// have moved a file here that an ancestor holds: another lock's file, or one of the ancestor's
+    /// own. And the ancestor may release it while we build. So it must be a file that no other user
+    /// can rename, and this call must get a share of the byte.
+    fn found_by(&self, ancestors: &AncestorsLocks, key: &Key) -> Option<Found> {
+        let on_file = || {
             let stat = rustix::fs::fstat(self.open_file(key).ok()?.file).ok()?;
-            let mode = ancestors.on(&stat)?;
-            let Some(guard) = guard else { return Some(mode) };
-            let is_proof = is_out_of_reach(&stat, &self.folder_of(key).ok()?)
-                // The file is in its place already, so whoever locks the byte from now on finds the
-                // file busy first.
-                && !guard.is_taken(mode).ok()?;
-            is_proof.then_some(mode)
-        })
+            Some((ancestors.on(&stat)?, stat))
+        };
+        let Some(guard) = self.open_guard(key).ok()? else {
+            return on_file().map(|(mode, _)| Found { mode, byte: None });
+        };
+        let stat = rustix::fs::fstat(&guard.file).ok()?;
+        if let Some(mode) = ancestors.on_byte(&stat, guard.byte) {
+            return Some(Found { mode, byte: None });
+        }
+        // No script is told the files of a cache, so none has locked them (`buildlock path`).
+        if key.subject().cache().is_some() {
+            return None;
+        }
+        let (mode, stat) = on_file()?;
+        let is_proof = is_out_of_reach(&stat, &self.folder_of(key).ok()?)
+            // A caller that has locked the file which was here before has the byte alone.
+            && guard.try_lock(LockMode::Shared).ok()?;
+        is_proof.then_some(Found { mode, byte: Some(guard) })
     }
+}
+
+/// How an ancestor holds a lock.
+struct Found {
+    mode: LockMode,
+    /// The guard with our share of the byte, if the lock file alone shows it.
+    byte: Option<Guard>,
 }
 
 #[cfg(test)]
