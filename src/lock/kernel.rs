@@ -1,8 +1,8 @@
 //! What the kernel knows about locks: its list of them, and which process has a descriptor of one.
 //!
 //! The list (`/proc/locks`, proc_locks(5)) names the process that took a lock. That is good enough
-//! to tell people which holder they wait for, but proves nothing. The process may have ended while
-//! another inherited its lock, and its number may belong to a new process by now.
+//! to tell the user which holder is waited for, but proves nothing. The process may have ended
+//! while another inherited its lock, and its number may belong to a new process by now.
 
 use std::ffi::OsStr;
 use std::fs::File;
