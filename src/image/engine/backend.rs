@@ -52,7 +52,7 @@ pub(crate) trait Backend: Debug + Display + Send + Sync {
         None
     }
 
-    /// Returns the cache mounts on the engine, or nothing if it does not list them in time.
+    /// Returns the cache mounts on the engine, or `None` if it does not list them in time.
     fn cache_mounts(&self, _within: Duration) -> Option<Vec<CacheMount>> {
         None
     }
