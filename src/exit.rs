@@ -24,8 +24,11 @@ pub(crate) const MEANINGS: [(&str, &str); 7] = [
     ),
     ("126", "the build command, or the interpreter in its first line, cannot be executed"),
     ("127", "the build command, or the interpreter in its first line, was not found"),
-    ("128+N", "signal N ended the build command, or buildlock while waiting"),
-    ("other", "the build command failed with this status"),
+    ("128+N", "signal N ended the build command, or buildlock while it looked, waited or verified"),
+    (
+        "other",
+        "the build command, or with --on-failure share the one waited for, failed with this status",
+    ),
 ];
 
 /// How a process ended, or how buildlock must end.

@@ -1,4 +1,4 @@
-//! Is the image there?
+//! Is the image present?
 //!
 //! The engine that the build command will use is asked: over its API where it listens on a local
 //! socket, otherwise through its own client. With `--check`, its registry or a command is asked
@@ -28,7 +28,7 @@ pub(crate) use self::missing::{Instead, Missing, Why};
 /// Readers of what engines, clients and registries say, for the fuzz targets.
 pub mod readers {
     pub use super::answer::{Answer, Unanswered};
-    pub use super::engine::client::Said;
+    pub use super::engine::client::ClientOutput;
     pub use super::engine::docker::api::read_image;
     pub use super::engine::docker::context::{context_in, host_in};
     pub use super::engine::docker::distribution::read_distribution;

@@ -82,7 +82,7 @@ fn cannot_execute(interpreter: &Path) -> Option<Errno> {
 
 /// Returns the interpreter that a script's first line or an ELF file's header names (execve(2)).
 ///
-/// Returns none if it names none, or if the file cannot be read.
+/// Returns `None` if it names none, or if the file cannot be read.
 fn of(program: &Path) -> Option<PathBuf> {
     let file = File::open(program).ok()?;
     let start = start_of(&file)?;

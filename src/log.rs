@@ -251,7 +251,7 @@ pub fn failed(tags: &[Tag], exit: Exit, elapsed: Option<Duration>, why: &str) {
         tags = list(tags),
         status = exit.shell_status(),
         elapsed_s = elapsed.map(|elapsed| elapsed.as_secs_f64()),
-        "{}: {why}{after}: {exit}",
+        "{}: failed{after} ({exit}): {why}",
         Names(tags)
     );
 }

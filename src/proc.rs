@@ -53,7 +53,7 @@ pub(crate) struct Look {
 }
 
 impl Look {
-    /// Returns nothing if the process cannot be seen.
+    /// Returns `None` if the process cannot be seen.
     pub(crate) fn at(pid: u32) -> Option<Self> {
         let stat = stat(pid)?;
         let number = |place| field(&stat, place)?.parse().ok();

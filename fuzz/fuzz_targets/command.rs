@@ -71,8 +71,8 @@ fn is_tag(text: &str) -> bool {
     text.parse::<Tag>().is_ok()
 }
 
-/// Returns the values of `-t` and `--tag` as pflag's `parseArgs` finds them. Returns none if docker
-/// would refuse the command, or if this function does not know a flag.
+/// Returns the values of `-t` and `--tag` as pflag's `parseArgs` finds them. Returns `None` if
+/// docker would refuse the command, or if this function does not know a flag.
 fn docker_tags(words: &[&str]) -> Option<Vec<String>> {
     const VALUES: &[&str] = &[
         "add-host",

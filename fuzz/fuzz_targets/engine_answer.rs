@@ -11,7 +11,7 @@ use std::path::Path;
 use arbitrary::{Arbitrary, Unstructured};
 use buildlock::command::Engine;
 use buildlock::image::readers::{
-    Answer, Response, Said, context_in, host_in, read_distribution, read_exists, read_image,
+    Answer, Response, ClientOutput, context_in, host_in, read_distribution, read_exists, read_image,
     read_imagetools, read_inspect, read_skopeo, receive,
 };
 use buildlock::reference::Tag;
@@ -193,7 +193,7 @@ fn any_client(data: &[u8]) {
     let mut parts = data.splitn(3, |&c| c == 0);
     let status = parts.next().and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
     let mut next = || parts.next().unwrap_or_default().to_vec();
-    let said = Said { status, stdout: next(), stderr: next() };
+    let said = ClientOutput { status, stdout: next(), stderr: next() };
     let stderr = String::from_utf8_lossy(&said.stderr);
     for engine in [Engine::Docker, Engine::Podman, Engine::Nerdctl] {
         match read_inspect(engine, NAME, &said) {
@@ -248,7 +248,7 @@ fn any_registry(data: &[u8]) {
     let response = Response { status: 200, body: stdout.clone() };
     let answer = read_distribution(&response, &tag);
     assert!(!matches!(answer, Ok(Answer::Missing)), "{response:?}");
-    let said = Said { status: status.map(i32::from), stdout, stderr };
+    let said = ClientOutput { status: status.map(i32::from), stdout, stderr };
     for answer in [read_imagetools(&said, &tag), read_skopeo(&said, &tag)] {
         match answer {
             Some(Answer::Missing) => {

@@ -17,14 +17,14 @@ use crate::subject::Subject;
 
 /// How old the engine's answer about a cache may be when its lock is acquired. A caller that waited
 /// longer asks again.
-const NEWS_MAX: Duration = Duration::from_secs(1);
+const ENGINE_ANSWER_MAX_AGE: Duration = Duration::from_secs(1);
 
 /// The caches that the build command writes, in the order in which their locks are taken.
 #[derive(Debug)]
 pub(crate) struct Caches(Vec<Cache>);
 
 impl Caches {
-    /// Checks the caches as typed.
+    /// Checks the values of `--cache`.
     ///
     /// # Errors
     /// A file cannot be opened, or a cache is named twice.
@@ -40,7 +40,7 @@ impl Caches {
         self.0.iter().map(Cache::subject)
     }
 
-    /// Reads the files that the caches have to be warm for, unless that was done before.
+    /// Reads the files that decide whether each cache is warm, unless that was done before.
     ///
     /// # Errors
     /// A file cannot be read.
@@ -48,7 +48,8 @@ impl Caches {
         self.0.iter().try_for_each(|cache| cache.read(images, scope))
     }
 
-    /// Takes the lock of the cache that `subject` names: shared if it is warm.
+    /// Takes the lock of the cache that `subject` names: shared if it is warm. Returns `None` if
+    /// `subject` is not one of these caches.
     ///
     /// # Errors
     /// The store failed.
@@ -70,9 +71,8 @@ impl Caches {
             .any(|lock| lock.mode() == LockMode::Shared && self.find(lock.subject()).is_some())
     }
 
-    /// Remembers as warm what a build that succeeded had alone, given the caches' locks and the
-    /// engine's account of that build. Anything else that was remembered of the caches `at_fault`,
-    /// beside which the build failed at first, was wrong.
+    /// Remembers as warm the caches that a successful build had to itself. First forgets what was
+    /// remembered of those in `at_fault`, because the build failed while it shared them.
     pub(crate) fn remember(
         &self,
         locks: &HeldLocks,
@@ -128,7 +128,7 @@ pub(crate) fn take_all_alone(
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Want {
     SharedIfWarm,
-    /// To run once more after a failure beside others.
+    /// To run the build command again after it failed with a shared cache.
     Alone,
 }
 
@@ -153,7 +153,7 @@ fn take(
             lock::take_in_turn(store, cache.subject(), deadline, &mut mode)?;
         let Turn::Held(lock) = turn else { return Ok(turn) };
         let shared = lock.mode() == LockMode::Shared;
-        if shared && asked.elapsed() > NEWS_MAX {
+        if shared && asked.elapsed() > ENGINE_ANSWER_MAX_AGE {
             // It may have been pruned in the meantime.
             cache.ask(&**store, images, deadline.left());
             if cache.mode(&**store) == LockMode::Exclusive {
@@ -164,7 +164,7 @@ fn take(
         if ancestor_shares && !shared {
             tracing::warn!(
                 "cache {}: an outer call shares it, so others may write it beside the build command; \
-                 have the outer call take it as this one does",
+                 give the outer call the same --cache option",
                 cache.id()
             );
             cache.note_sharing_ancestor();
@@ -191,7 +191,7 @@ fn reason(cache: &Cache, shared: bool, want: Want) -> String {
         }
         (_, _, true) => format!("alone, until it is warm (cache={id} cold)"),
         (_, _, false) if cache.is_emptied() => {
-            format!("alone, for --no-cache empties it (cache={id})")
+            format!("alone, because --no-cache empties it (cache={id})")
         }
         (_, _, false) => format!("alone (cache={id})"),
     }

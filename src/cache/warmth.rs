@@ -16,18 +16,16 @@ use crate::reference::sha256_hex;
 use crate::scope::Scope;
 use crate::subject::Subject;
 
-/// How many mounts are remembered for each build: all of them together must not exceed what is read
-/// again.
+/// How many mounts a note lists. More would exceed what is read back.
 const MOUNTS_MAX: usize = 16;
 /// How long the engine may take to list its mounts: it may add up all their sizes first.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// The least of that, also for a caller that does not wait for locks.
+/// Minimum of `ANSWER_WITHIN`, also for a caller that does not wait for locks.
 const ANSWER_AT_LEAST: Duration = Duration::from_millis(300);
-/// The same after a build, while others may wait for the cache. What the engine does not say in time
-/// is not remembered, and a failure will tell.
+/// `ANSWER_WITHIN` after a build, while others may wait for the cache. What the engine does not say
+/// in time is not remembered, and a failed build will show it.
 const NOTE_WITHIN: Duration = Duration::from_secs(2);
-
-/// The same for the prunes since then, which takes the engine no time.
+/// How long the engine may take to list prunes, which is quick.
 const EVENTS_WITHIN: Duration = Duration::from_secs(1);
 
 /// A cache that the build command writes, and what it has to be warm for to be shared.
@@ -149,7 +147,7 @@ impl Cache {
         let Some(warmth) = self.remembered(notes).filter(|warmth| !warmth.mounts.is_empty()) else {
             return;
         };
-        // Where the engine does not say, a failure will.
+        // If the engine does not answer, a failed build will show it.
         if let Some(there) = images.cache_mounts(within) {
             // The mounts of builds that ran at the same time may be among them. But one build that
             // is alone for no reason costs less than several that fail.
@@ -187,8 +185,8 @@ impl Cache {
         *self.forgotten_before.lock().unwrap_or_else(PoisonError::into_inner) = forgotten;
     }
 
-    /// Remembers that a build warmed it that had it alone, given the engine's account of that build. A
-    /// failure is not an error: the next build is alone, too.
+    /// Remembers that a build that had the cache to itself warmed it, given the engine's account of
+    /// that build. A failure is not an error: the next build is alone, too.
     pub(super) fn remember(&self, notes: &dyn Notes, account: &Account) {
         let Some(wanted) = self.wanted.get() else { return };
         if self.shared_by_ancestor.get().is_some() {

@@ -53,7 +53,7 @@ impl fmt::Display for Left {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pids: Vec<_> = self.processes.iter().map(u32::to_string).collect();
         if pids.is_empty() {
-            f.write_str("perhaps processes that cannot be found and ended from here")
+            f.write_str("processes, if any, that cannot be found from here")
         } else {
             write!(f, "processes that cannot be ended from here (pid {})", pids.join(", "))
         }

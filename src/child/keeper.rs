@@ -7,17 +7,17 @@
 //! build command leaves behind (it is a subreaper). So the kernel tells it when the last of these
 //! processes has ended.
 //!
-//! It ends the build command and its descendants where buildlock cannot:
+//! It ends the build command and its descendants in these cases:
 //!
-//! - Locks that must be renewed run out while buildlock is stopped or dead.
+//! - The locks run out while buildlock is stopped or dead and cannot renew them.
 //! - `--build-timeout` passes while buildlock is stopped or dead.
 //! - Without `/proc`, buildlock does not see what the build command has started. The keeper finds
 //!   its own children even then.
 //!
-//! It is forked and never executes another program. It makes system calls only, which is all that
-//! is allowed between fork and exec. It has a session of its own, so that signals to the job's
-//! process group do not reach it. It has a name of its own, so that a `pkill buildlock` does not
-//! kill both.
+//! It is forked and never executes another program. Between fork and exec only async-signal-safe
+//! calls are allowed, so it makes only system calls. It has a session of its own, so that signals
+//! to the job's process group do not reach it. It has a name of its own, so that a
+//! `pkill buildlock` does not kill both.
 
 mod children;
 mod life;
@@ -57,12 +57,14 @@ pub(super) struct Kept {
     /// The build command's process id; none if the keeper was killed before it could report it.
     command: Option<u32>,
     /// Readable once the build command has ended, whatever the keeper does (pidfd_open(2), Linux
-    /// 5.3).
-    ended: Option<OwnedFd>,
-    has_ended: bool,
+    /// 5.3). `None` once that was seen.
+    exit_pidfd: Option<OwnedFd>,
+    /// Whether buildlock has seen that the build command ended.
+    exit_seen: bool,
     /// Whether the keeper has enforced the time limit.
     pub(super) hit_limit: bool,
-    is_empty: bool,
+    /// Whether the keeper has reported, after [`end_all`](Self::end_all), that nothing is left.
+    nothing_left: bool,
     /// Whether the keeper was killed.
     is_gone: bool,
 }
@@ -94,7 +96,7 @@ impl Kept {
             Ok([COMMAND, command, _]) => Pid::from_raw(command),
             _ => None,
         };
-        let ended =
+        let exit_pidfd =
             command.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok());
         Kept {
             keeper,
@@ -102,10 +104,10 @@ impl Kept {
             reports,
             execution,
             command: command.map(|pid| pid.as_raw_pid().cast_unsigned()),
-            ended,
-            has_ended: false,
+            exit_pidfd,
+            exit_seen: false,
             hit_limit: false,
-            is_empty: false,
+            nothing_left: false,
             is_gone: false,
         }
     }
@@ -115,27 +117,26 @@ impl Kept {
         (!self.is_gone).then_some(self.keeper)
     }
 
-    /// Returns whether the build command is still being executed, so that no signal means anything
-    /// to it yet.
-    pub(super) fn is_being_executed(&mut self) -> bool {
+    /// Returns whether execve(2) has not yet returned for the build command. Until then it cannot
+    /// handle signals.
+    pub(super) fn is_in_exec(&mut self) -> bool {
         self.execution.goes_on()
     }
 
-    /// Returns the build command's process id, unless the command has ended and another process may
-    /// have it.
-    pub(super) fn command_itself(&self) -> Option<u32> {
-        let runs = match &self.ended {
-            Some(ended) => !went_off(ended.as_fd()),
+    /// Returns the build command's process id while no other process can have it.
+    pub(super) fn command_pid(&self) -> Option<u32> {
+        let runs = match &self.exit_pidfd {
+            Some(exited) => !went_off(exited.as_fd()),
             // On an old kernel, the keeper reserves the number.
-            None => !self.has_ended && !self.is_gone,
+            None => !self.exit_seen && !self.is_gone,
         };
         self.command.filter(|_| runs)
     }
 
     /// Returns descriptors, one of which is readable as soon as there is news of the build command.
     pub(super) fn news(&self) -> Vec<BorrowedFd<'_>> {
-        let ended = self.ended.as_ref().map(AsFd::as_fd);
-        [self.reports.as_fd()].into_iter().chain(ended).chain(self.execution.news()).collect()
+        let exited = self.exit_pidfd.as_ref().map(AsFd::as_fd);
+        [self.reports.as_fd()].into_iter().chain(exited).chain(self.execution.news()).collect()
     }
 
     /// Sends an order. If the keeper has ended, [`exit`](Self::exit) notices.
@@ -162,9 +163,9 @@ impl Kept {
             let mut bytes = [0; size_of::<Report>()];
             match self.reports.read(&mut bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.ended.as_ref().is_some_and(|ended| went_off(ended.as_fd())) {
-                        self.ended = None;
-                        self.has_ended = true;
+                    if self.exit_pidfd.as_ref().is_some_and(|exited| went_off(exited.as_fd())) {
+                        self.exit_pidfd = None;
+                        self.exit_seen = true;
                         self.wake();
                     }
                     return None;
@@ -174,18 +175,19 @@ impl Kept {
                     [ENDED, libc::CLD_EXITED, status] => return Some(Exit::Code(status as u8)),
                     [ENDED, _, signal] => return Some(Exit::Signal(signal)),
                     [LIMIT, ..] => self.hit_limit = true,
-                    [EMPTY, ..] => self.is_empty = true,
+                    [EMPTY, ..] => self.nothing_left = true,
                     _ => {}
                 },
-                // The keeper is gone. The build command gets its death signal, and may be our child
-                // now.
+                // The keeper is gone. The kernel sends the build command its parent-death signal,
+                // and may make it a child of buildlock, which is a subreaper.
                 Ok(_) | Err(_) => {
                     let was_gone = std::mem::replace(&mut self.is_gone, true);
                     let exit = wait_for(self.keeper);
                     // A keeper that could not fork has reported that itself.
                     if !was_gone && exit != Exit::Code(crate::exit::NOT_FOUND) {
                         tracing::error!(
-                            "{}, the process behind which the build command runs, ended by {exit}",
+                            "{}, which holds the locks for buildlock, ended unexpectedly ({exit}), \
+                             so the build command is ended too",
                             name()
                         );
                     }
@@ -214,10 +216,10 @@ impl Kept {
     pub(super) fn is_ending(&mut self) -> bool {
         // Reads the reports.
         self.exit();
-        !self.is_empty && !self.is_gone
+        !self.nothing_left && !self.is_gone
     }
 
-    /// Ends the keeper: nothing of the build command must be waited for any more.
+    /// Ends the keeper once no process of the build command is left to wait for.
     pub(super) fn finish(self) {
         if self.order(order::DONE) {
             wait_for(self.keeper);
@@ -227,7 +229,8 @@ impl Kept {
     /// Leaves the locks to the keeper, which holds them until everything of the build command has
     /// ended, even after buildlock has.
     pub(super) fn leave(self) {
-        // The pipe is closed when buildlock ends, which is the keeper's sign.
+        // Keep the pipe open until buildlock exits: its end tells the keeper that buildlock is
+        // gone.
         std::mem::forget(self.orders);
     }
 }

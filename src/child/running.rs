@@ -75,9 +75,9 @@ impl<'a> Running<'a> {
             if let Some(end) = self.end(is_doomed) {
                 return end;
             }
-            let is_being_executed = self.kept.is_being_executed();
+            let is_in_exec = self.kept.is_in_exec();
             let must_end = self.interrupted.is_some() || self.timed_out;
-            if is_being_executed && must_end && !is_doomed {
+            if is_in_exec && must_end && !is_doomed {
                 // Nothing has begun that could end in order. Not every signal ends a process that
                 // hangs: SIGQUIT waits to dump its core.
                 is_doomed = true;
@@ -113,7 +113,7 @@ impl<'a> Running<'a> {
                     limit = None;
                     self.timed_out = true;
                     kill = from_now(self.request.kill_after);
-                    self.warn_of_limit(is_being_executed);
+                    self.warn_of_limit(is_in_exec);
                     self.signal_all(libc::SIGTERM);
                 }
                 None => {}
@@ -149,9 +149,9 @@ impl<'a> Running<'a> {
             .map(|expiry| if self.lost { expiry.kill_timer() } else { expiry.end_timer() })
     }
 
-    fn warn_of_limit(&self, is_being_executed: bool) {
+    fn warn_of_limit(&self, is_in_exec: bool) {
         let limit = humantime::format_duration(self.request.limit.unwrap_or_default());
-        if is_being_executed {
+        if is_in_exec {
             tracing::warn!(
                 "the build command has not begun within {limit} (--build-timeout): ending it; \
                  does the file system that its program lies on answer?"
@@ -162,7 +162,7 @@ impl<'a> Running<'a> {
     }
 
     fn is_beyond_reach(&self) -> bool {
-        let command = self.kept.command_itself();
+        let command = self.kept.command_pid();
         command.is_some_and(|pid| tree::send(pid, 0) == Err(Errno::EPERM))
     }
 
@@ -173,7 +173,7 @@ impl<'a> Running<'a> {
         if signal == libc::SIGCHLD {
             return self.reap();
         }
-        let command = self.kept.command_itself();
+        let command = self.kept.command_pid();
         self.note(signal);
         // What an ended build command leaves behind is ended in any case.
         let Some(command) = command else { return };
@@ -241,7 +241,7 @@ impl<'a> Running<'a> {
     fn family(&self) -> Family {
         Family {
             keeper: self.kept.pid(),
-            command: self.kept.command_itself(),
+            command: self.kept.command_pid(),
             are_children: self.are_children,
         }
     }

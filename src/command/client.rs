@@ -22,7 +22,7 @@ pub struct Client {
     pub wrapper_words: Vec<OsString>,
     /// Whether these wrappers change the user or the environment.
     pub wrapper_changes_user_or_env: bool,
-    /// Whether these wrappers may change the folder that the program runs in.
+    /// Whether the program may run in another folder.
     pub may_run_elsewhere: bool,
     /// Variables that `env NAME=VALUE` sets for the program.
     pub environment: Vec<(OsString, OsString)>,

@@ -11,7 +11,7 @@ use std::ffi::OsString;
 
 use super::call::{Call, Known};
 
-/// Recognizes one kind of build command. Returns none for all others.
+/// Recognizes one kind of build command. Returns `None` for all others.
 type Kind = fn(&Call<'_>) -> Option<Known>;
 
 const KINDS: &[Kind] = &[

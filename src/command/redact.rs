@@ -61,7 +61,7 @@ fn login_at(words: &[&str], program: usize) -> Option<usize> {
 enum OfEnv<'a> {
     /// `NAME=value`, with any name.
     Assignment(&'a str),
-    /// A string that it splits, behind the option in the same word, if it is there.
+    /// A string that it splits, after the option in the same word, if there is one.
     Script(&'a str, &'a str),
 }
 

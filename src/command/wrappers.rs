@@ -23,7 +23,8 @@ enum Influence {
     None,
     /// It does, so a look-up must go through it: sudo.
     Always,
-    /// It does with options such as `-i`, `-u` and `-C`. Without, it only sets variables: env.
+    /// It does with options such as `-i`, `-u` and `-C`. Without them, it only sets
+    /// variables: env.
     WithOptions,
 }
 
@@ -116,7 +117,7 @@ impl Wrapper {
     }
 }
 
-/// The wrappers in front of the program that the build command is about.
+/// The wrappers in front of the actual program.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wrappers {
     /// The index of that program.
@@ -125,7 +126,9 @@ pub(super) struct Wrappers {
     pub kept: Vec<OsString>,
     /// Whether one of the wrappers changes the user or the environment.
     pub change_user_or_env: bool,
+    /// Whether the program may run in another folder.
     pub may_run_elsewhere: bool,
+    /// Whether one of the wrappers may read stdin.
     pub may_read_stdin: bool,
     /// The variables that the wrappers set.
     pub environment: Vec<(OsString, OsString)>,
@@ -134,7 +137,7 @@ pub(super) struct Wrappers {
 impl Wrappers {
     /// Reads the wrappers at the start of a command. `words` is `argv` as text.
     ///
-    /// Returns none for `env -S`, which splits a string by rules of its own.
+    /// Returns `None` for `env -S`, which splits a string by rules of its own.
     pub(super) fn read(argv: &[OsString], words: &[&str]) -> Option<Self> {
         let mut wrappers = Wrappers::default();
         while let Some(wrapper) = words.get(wrappers.program).and_then(|word| Wrapper::called(word))

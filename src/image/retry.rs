@@ -27,7 +27,7 @@ pub(crate) fn insist<T: Debug>(tag: &Tag, ask: impl Fn() -> Result<T, Unanswered
             Err(error) => error,
         };
         if !error.is_transient || tried == TRIES || start.elapsed() >= ANSWER_WITHIN {
-            bail!("{tag}: cannot tell whether the image is there: {}", error.why);
+            bail!("{tag}: cannot tell whether the image is present: {}", error.why);
         }
         tracing::debug!("{tag}: {}; asking again", error.why);
         std::thread::sleep(pause.mul_f64(0.5 + fastrand::f64()));

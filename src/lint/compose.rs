@@ -64,7 +64,7 @@ pub(super) fn read(path: &Path, text: Vec<u8>) -> Result<Read> {
         read.inline.extend(service.inline());
         written.extend(service.images(&|| project.clone()));
     }
-    let images = if is_open(&layers, &written) {
+    let images = if needs_compose(&layers, &written) {
         config::images(&sources, &layers, written)
     } else {
         written
@@ -79,7 +79,7 @@ fn parse(source: &Source) -> Result<Yaml, WrongKind> {
 }
 
 /// Returns whether only compose itself can tell which images are built.
-fn is_open(layers: &[Layer<'_>], written: &[Image]) -> bool {
+fn needs_compose(layers: &[Layer<'_>], written: &[Image]) -> bool {
     let reads_more = |layer: &Layer<'_>| {
         let mut services = layer.services.values();
         layer.document.get("include").is_some()

@@ -17,7 +17,7 @@ pub(super) struct Inspector {
     pub(super) findings: Vec<Finding>,
 }
 
-/// What a file leads to.
+/// What inspecting a file yields.
 #[derive(Debug, Default)]
 pub(super) struct Inspected {
     /// The fixed text of stdin, with `--fix`.

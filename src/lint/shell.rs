@@ -15,7 +15,7 @@ impl Call {
     }
 
     /// Returns whether this is one of its arguments.
-    pub(super) fn says(&self, word: &str) -> bool {
+    pub(super) fn has_argument(&self, word: &str) -> bool {
         self.words.iter().skip(1).any(|it| it == word)
     }
 
@@ -34,17 +34,17 @@ impl Call {
     }
 }
 
-/// How many `sh -c` are followed into each other.
-const DEEPEST: usize = 8;
+/// How many levels of nested `sh -c` are followed.
+const NESTED_MAX: usize = 8;
 
 /// Returns what a command calls, in shell or exec form. Its lines are joined already, and the lines
-/// of its here-documents are behind it. What is not understood is left out or split into pieces.
+/// of its here-documents come after it. What is not understood is left out or split into pieces.
 pub(super) fn calls(command: &str) -> Vec<Call> {
     let mut calls = Vec::new();
     let is_exec_form = command.starts_with('[');
     match is_exec_form.then(|| serde_json::from_str::<Vec<String>>(command).ok()).flatten() {
-        Some(words) => add_call(words, &mut Vec::new(), &mut calls, DEEPEST),
-        None => add_script(command, &mut calls, DEEPEST),
+        Some(words) => add_call(words, &mut Vec::new(), &mut calls, NESTED_MAX),
+        None => add_script(command, &mut calls, NESTED_MAX),
     }
     calls
 }
@@ -70,7 +70,7 @@ fn simple_commands(text: &str) -> Vec<Vec<String>> {
             '\\' => word.get_or_insert_default().extend(chars.next()),
             '\'' | '"' => add_quoted(c, &mut chars, word.get_or_insert_default()),
             '#' if word.is_none() => while chars.next_if(|c| *c != '\n').is_some() {},
-            // Of 2>&1.
+            // `2>&1` does not end a command.
             '&' if before == '>' => {}
             '\n' | ';' | '&' | '|' | '(' | ')' | '`' => {
                 words.extend(word.take().filter(|word| word != "$"));
@@ -90,7 +90,7 @@ fn simple_commands(text: &str) -> Vec<Vec<String>> {
 
 type Chars<'a> = std::iter::Peekable<std::str::Chars<'a>>;
 
-/// Adds what stands behind a quote, up to the one that closes it.
+/// Adds the text up to the closing quote.
 fn add_quoted(quote: char, chars: &mut Chars<'_>, word: &mut String) {
     while let Some(c) = chars.next().filter(|c| *c != quote) {
         match c {
@@ -118,11 +118,11 @@ const PREFIXES: &[&str] = &[
     "nohup", "stdbuf", "sudo", "then", "time", "timeout", "until", "while", "xargs",
 ];
 
-/// Adds the call that a simple command is, or those of the script that it runs.
+/// Adds the call that a simple command makes, or those of its `sh -c` script.
 fn add_call(words: Vec<String>, exported: &mut Variables, calls: &mut Vec<Call>, depth: usize) {
     let (env, mut words) = without_prefixes(words, exported);
     let Some(first) = words.first_mut() else {
-        // Assignments without a program last.
+        // Assignments without a program stay set for later commands.
         *exported = env;
         return;
     };
@@ -168,7 +168,7 @@ fn script(words: &[String]) -> Option<&str> {
     (is_shell && takes_script).then(|| words.get(2).map_or("", String::as_str))
 }
 
-/// Replaces a program by the one that it starts.
+/// Replaces a program with the one that it starts.
 fn resolved(mut words: Vec<String>) -> Vec<String> {
     let argument = words.get(1).cloned();
     match (words[0].as_str(), argument.as_deref()) {
@@ -244,14 +244,18 @@ mod tests {
     }
 
     #[test]
-    fn comments_are_no_commands() {
+    fn comments_are_not_commands() {
         assert_eq!(said("a # npx b\nc #d"), ["a", "c"]);
         assert_eq!(said("pip install a#b"), ["pip install a#b"]);
     }
 
     #[test]
-    fn lines_of_a_here_document_can_continue() {
+    fn continued_lines_are_joined() {
         assert_eq!(said("a\nb \\\n c \"d \\\r\n e\"\nf"), ["a", "b c d  e", "f"]);
+    }
+
+    #[test]
+    fn backticks_run_a_command() {
         assert_eq!(said("a=`b`\nc"), ["b", "c"]);
     }
 

@@ -137,8 +137,9 @@ impl<'a> Mount<'a> {
     fn leaves_alone(&self, tool: &Tool) -> bool {
         let spares =
             |call: &Call| tool.programs.contains(&call.program()) && self.ran.spares_cache(call);
-        let replaces =
-            |call: &Call| call.program() == "uv" && tool.programs.iter().any(|it| call.says(it));
+        let replaces = |call: &Call| {
+            call.program() == "uv" && tool.programs.iter().any(|it| call.has_argument(it))
+        };
         self.calls.iter().any(|call| spares(call) || replaces(call))
             && self.calls.iter().all(|call| HARMLESS.contains(&call.program()) || spares(call))
     }
@@ -147,7 +148,7 @@ impl<'a> Mount<'a> {
     fn is_emptied(&self) -> bool {
         EMPTIES.iter().any(|(program, words, usual)| {
             let empties = |call: &Call| {
-                call.program() == *program && words.iter().all(|word| call.says(word))
+                call.program() == *program && words.iter().all(|word| call.has_argument(word))
             };
             let usual = Folder { path: components(usual), is_part: false };
             let has = |tool: &Tool| {

@@ -1,4 +1,5 @@
-//! How one lock is taken, in any store: try, descend below an ancestor's lock, or wait in turn.
+//! How one lock is taken, in any store: try, take the nested lock if an ancestor holds this one, or
+//! wait in turn.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use anyhow::Result;
 
 use super::key::{Key, LockMode};
 use super::store::{Before, Held, Passing, Store, Try};
-use super::wait::{LAST_NAME_WITHIN, Said, Wait, Waited, ask_for_holder};
+use super::wait::{LAST_NAME_WITHIN, Reported, Wait, Waited, ask_for_holder};
 use crate::duration::Deadline;
 use crate::log;
 use crate::record::Holder;
@@ -17,7 +18,7 @@ use crate::subject::Subject;
 pub enum Turn<L = Box<dyn Held>> {
     /// This process holds what it waited for.
     Held(L),
-    /// What the lock was wanted for has come to be in the meantime.
+    /// The lock is no longer needed: for an image, every image is present.
     Settled,
     /// The build that was waited for failed with this status, and its failure is shared.
     Failed(u8),
@@ -31,11 +32,11 @@ pub struct Patience<'a> {
     pub deadline: Deadline,
     /// Whether the failure of a build that was waited for counts for this caller.
     pub share_failure: bool,
-    /// Returns whether what the lock is wanted for has come to be. `None` if that changes nothing.
+    /// Returns whether the lock is no longer needed. `None` if it is always needed.
     pub settled: Option<&'a mut dyn FnMut() -> Result<bool>>,
 }
 
-/// How long a caller that does not wait tries a busy lock again. A waiter that wakes holds a short
+/// How long a caller with `--timeout 0s` retries a busy lock. A waiter that wakes holds a short
 /// shared lock, which makes a try fail although nobody builds.
 const NO_WAIT_GRACE: Duration = Duration::from_millis(100);
 
@@ -49,15 +50,21 @@ pub fn take(
     subject: Subject,
     mut patience: Patience<'_>,
 ) -> Result<(Turn, Option<Holder>)> {
-    let mut said = Said::nothing();
+    let mut reported = Reported::nothing();
     let mut key = Key::new(subject);
     loop {
-        let turn = take_or_descend(store, &key, LockMode::Exclusive, &mut patience, &mut said)?;
+        let turn = take_unless_ancestor_holds(
+            store,
+            &key,
+            LockMode::Exclusive,
+            &mut patience,
+            &mut reported,
+        )?;
         if let Some(turn) = turn {
             if let Turn::Held(held) = &turn {
-                log::acquired(held.subject(), said.so_far());
+                log::acquired(held.subject(), reported.so_far());
             }
-            return Ok((turn, said.waited_for));
+            return Ok((turn, reported.waited_for));
         }
         tracing::debug!("{}: an ancestor of this process holds the lock", key.subject());
         key = key.nested();
@@ -69,8 +76,8 @@ pub fn take(
 /// exclusively waits for those that share it now, and for none that come later: flock(2) alone is
 /// not fair.
 ///
-/// Also returns whether an ancestor shares the lock. A descendant that holds it exclusively still
-/// has others beside it then, inside and outside the ancestor's call.
+/// Also returns whether an ancestor shares the lock. If so, even an exclusive lock of this call
+/// does not exclude the others that share the ancestor's.
 ///
 /// # Errors
 /// The store or `mode` failed.
@@ -80,17 +87,18 @@ pub fn take_in_turn(
     deadline: Deadline,
     mode: &mut dyn FnMut() -> Result<LockMode>,
 ) -> Result<(Turn, bool)> {
-    // For people it is one wait, whatever it is made of.
-    let mut said = Said::nothing();
+    // The user sees one wait.
+    let mut reported = Reported::nothing();
     let mut key = Key::new(subject);
     let mut ancestor_shares = false;
     loop {
-        // A call that shared the lock with its ancestor would exclude nobody inside that
-        // ancestor's call, where all the others are one level down. This is asked before the
-        // turnstile, because others would have to wait for the answer there.
+        // Never share a lock with an ancestor. Other calls inside that ancestor take the nested
+        // lock, so sharing here would not exclude them. Ask before entering the turnstile, so that
+        // nobody waits there for the answer.
         let mut theirs = store.held_by_ancestors_as(&key);
         if theirs.is_none() {
-            if let Some(turn) = take_through_turnstile(store, &key, deadline, &mut said, mode)? {
+            if let Some(turn) = take_through_turnstile(store, &key, deadline, &mut reported, mode)?
+            {
                 return Ok((turn, ancestor_shares));
             }
             // An ancestor has taken it in the meantime, unless it had the turnstile alone.
@@ -105,22 +113,27 @@ pub fn take_in_turn(
     }
 }
 
-/// Returns `None` if an ancestor of this process holds the lock.
+/// Takes the lock through its turnstile. Returns `None` if an ancestor of this process holds it.
 fn take_through_turnstile(
     store: &Arc<dyn Store>,
     key: &Key,
     deadline: Deadline,
-    said: &mut Said,
+    reported: &mut Reported,
     mode: &mut dyn FnMut() -> Result<LockMode>,
 ) -> Result<Option<Turn>> {
     let mut patience = Patience { deadline, share_failure: false, settled: None };
     let exclusive = LockMode::Exclusive;
-    let turnstile = match take_or_descend(store, &key.turnstile(), exclusive, &mut patience, said)?
-    {
+    let turnstile = match take_unless_ancestor_holds(
+        store,
+        &key.turnstile(),
+        exclusive,
+        &mut patience,
+        reported,
+    )? {
         Some(Turn::Held(turnstile)) => turnstile,
         without => return Ok(without),
     };
-    let taken = take_behind_turnstile(store, key, &mut patience, said, mode);
+    let taken = take_behind_turnstile(store, key, &mut patience, reported, mode);
     turnstile.release(None);
     taken
 }
@@ -129,30 +142,30 @@ fn take_behind_turnstile(
     store: &Arc<dyn Store>,
     key: &Key,
     patience: &mut Patience<'_>,
-    said: &mut Said,
+    reported: &mut Reported,
     mode: &mut dyn FnMut() -> Result<LockMode>,
 ) -> Result<Option<Turn>> {
     let wanted = mode()?;
-    let turn = take_or_descend(store, key, wanted, patience, said)?;
+    let turn = take_unless_ancestor_holds(store, key, wanted, patience, reported)?;
     let Some(Turn::Held(mut held)) = turn else { return Ok(turn) };
     // The holder we waited for may have done what we wanted exclusive access for.
     if wanted == LockMode::Exclusive && mode()? == LockMode::Shared && !held.share()? {
         drop(held);
-        return take_or_descend(store, key, LockMode::Shared, patience, said);
+        return take_unless_ancestor_holds(store, key, LockMode::Shared, patience, reported);
     }
     Ok(Some(Turn::Held(held)))
 }
 
 /// Takes one lock. Returns `None` if an ancestor of this process holds it: it would wait for us.
-fn take_or_descend(
+fn take_unless_ancestor_holds(
     store: &Arc<dyn Store>,
     key: &Key,
     mode: LockMode,
     patience: &mut Patience<'_>,
-    said: &mut Said,
+    reported: &mut Reported,
 ) -> Result<Option<Turn>> {
     let deadline = patience.deadline;
-    let before = match try_unless_passing(store, key, mode, deadline)? {
+    let before = match try_or_busy(store, key, mode, deadline)? {
         Try::Held(held) => return Ok(Some(Turn::Held(held))),
         Try::Busy(before) => before,
     };
@@ -163,7 +176,7 @@ fn take_or_descend(
         return try_for_a_moment(store, key, mode, deadline).map(Some);
     }
 
-    let mut wait = Wait::begin(store, key, deadline, said, before);
+    let mut wait = Wait::begin(store, key, deadline, reported, before);
     wait.warn_of_deadlock();
 
     // All waiters for an image wake together and look in parallel. That is usually the end.
@@ -179,7 +192,7 @@ fn take_or_descend(
         if let Some(status) = wait.shared(failure.as_ref(), patience.share_failure) {
             return Ok(Some(Turn::Failed(status)));
         }
-        if let Try::Held(held) = try_unless_passing(store, key, mode, deadline)? {
+        if let Try::Held(held) = try_or_busy(store, key, mode, deadline)? {
             return Ok(Some(Turn::Held(held)));
         }
     }
@@ -201,8 +214,8 @@ fn take_or_descend(
     Ok(Some(if settled? { Turn::Settled } else { Turn::Failed(status) }))
 }
 
-/// Tries to take the lock. A failure that may pass counts as a busy lock.
-fn try_unless_passing(
+/// Tries to take the lock. A transient failure counts as a busy lock.
+fn try_or_busy(
     store: &Arc<dyn Store>,
     key: &Key,
     mode: LockMode,
@@ -228,7 +241,7 @@ fn try_for_a_moment(
         let tried = if is_last {
             store.try_acquire(key, mode, deadline)?
         } else {
-            try_unless_passing(store, key, mode, deadline)?
+            try_or_busy(store, key, mode, deadline)?
         };
         if let Try::Held(held) = tried {
             return Ok(Turn::Held(held));

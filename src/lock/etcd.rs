@@ -138,7 +138,7 @@ impl EtcdStore {
         self.error(why)
     }
 
-    /// Returns a lock's folder as people read it.
+    /// Returns a lock's folder as shown to the user.
     fn shown(&self, folder: &str) -> PathBuf {
         format!("{}{}", self.address, self.keys().shown(folder)).into()
     }

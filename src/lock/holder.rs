@@ -102,7 +102,7 @@ pub(super) fn describe(pid: u32, record: Option<Holder>, stat: &Stat) -> Holder 
 pub(super) fn read_subject(file: &File, path: &Path) -> Option<Subject> {
     let subject = read_unescaped(file)?.subject()?;
     let expected = Key::new(subject.clone()).relative_path();
-    // A nested call's lock has its level behind a dot.
+    // A nested call's lock has its level after a dot.
     let hash = |path: &Path| Some(path.file_name()?.to_str()?.split('.').next()?.to_owned());
     let is_it = hash(path) == hash(&expected) && path.parent()?.ends_with(expected.parent()?);
     is_it.then(|| match subject {

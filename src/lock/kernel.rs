@@ -1,8 +1,8 @@
 //! What the kernel knows about locks: its list of them, and which process has a descriptor of one.
 //!
 //! The list (`/proc/locks`, proc_locks(5)) names the process that took a lock. That is good enough
-//! to tell people which holder they wait for, but proves nothing. The process may have ended while
-//! another inherited its lock, and its number may belong to a new process by now.
+//! to tell the user which holder is waited for, but proves nothing. The process may have ended
+//! while another inherited its lock, and its number may belong to a new process by now.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -48,8 +48,8 @@ struct Entry {
 }
 
 impl KernelLocks {
-    /// Reads the list three times, and returns what at least two readings show. Returns nothing if
-    /// /proc has no such list.
+    /// Reads the list three times, and returns what at least two readings show. Without such a
+    /// list in /proc, returns no locks.
     ///
     /// # Errors
     /// The list takes too long to read: any user can take any number of locks.
@@ -68,7 +68,8 @@ impl KernelLocks {
         Ok(KernelLocks { locks: twice.map(|same| same[0]).collect() })
     }
 
-    /// Reads the list once, in which lines may be missing. Returns none if that takes too long.
+    /// Reads the list once, in which lines may be missing. Returns `None` if that takes
+    /// too long.
     fn read_once(until: Instant) -> Option<Self> {
         /// More than the kernel returns at once, so that the list is cut as seldom as possible.
         const AT_ONCE: usize = 64 * 1024;
@@ -216,8 +217,8 @@ pub(super) struct OpenLock {
 }
 
 impl OpenLock {
-    /// Returns all locks that a process of this user or of root holds. Returns none for another
-    /// user's process: it could exchange a descriptor between two looks for one that the kernel
+    /// Returns all locks that a process of this user or of root holds. Returns `None` for another
+    /// user's process: it could replace a descriptor, while we examine it, by one that the kernel
     /// does not describe while a thread waits in it (an epoll), and so keep us waiting for ever.
     pub(super) fn all_of_trusted(process: u32, bounds: &mut Bounds) -> Option<Vec<Self>> {
         let opened = proc::open(process)?;
@@ -225,8 +226,8 @@ impl OpenLock {
         proc::is_trusted(user).then(|| Self::all_in(process, &opened, bounds))?
     }
 
-    /// Returns all locks that `process`, which must be this one or an ancestor, holds. Returns none
-    /// if we may not look.
+    /// Returns all locks that `process`, which must be this one or an ancestor, holds. Returns
+    /// `None` if we may not look.
     fn all_of(process: u32, bounds: &mut Bounds) -> Option<Vec<Self>> {
         Self::all_in(process, &proc::open(process)?, bounds)
     }

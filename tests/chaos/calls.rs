@@ -274,7 +274,7 @@ fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
             let says = |words: &str| error.contains(words);
             let since = |what: &str| troubles.contains(&what);
             let missing = plan.ends == Ends::Emptily || since("image");
-            let caused = says("cannot tell whether the image is there") && since("engine")
+            let caused = says("cannot tell whether the image is present") && since("engine")
                 || says("the build command exited 0, but") && (missing || since("engine"))
                 || says("No space left") && since("disk")
                 || says("the lock folder") && since("folder")

@@ -179,7 +179,7 @@ fn build_without_a_cache_empties_the_mount_and_so_runs_alone() {
     warm_up(&f);
     let emptying =
         f.buildlock([WARM]).args(["--", "docker", "build", "--no-cache", "-t", "env:a", "."]);
-    let said = "alone, for --no-cache empties it (cache=cargo)";
+    let said = "alone, because --no-cache empties it (cache=cargo)";
     emptying.run().assert_code(0).assert_stderr(said);
     build(&f, "env:b", &[WARM]).run().assert_code(0).assert_stderr("cache=cargo warm");
     // The same for any other build command.

@@ -283,7 +283,7 @@ fn client_that_misses_another_image_than_the_one_asked_for_is_an_error() {
         let run = f.docker_build("env:abc").run();
         run.assert_code(code);
         if code == 125 {
-            run.assert_stderr("cannot tell whether the image is there").assert_stderr(said);
+            run.assert_stderr("cannot tell whether the image is present").assert_stderr(said);
         }
     }
 }

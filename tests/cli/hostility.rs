@@ -499,7 +499,7 @@ fn oversized_record_is_neither_read_nor_shown() {
     let long = format!("{{\"pid\":1,\"command\":\"mallory{}\"}}", "x".repeat(64 * 1024));
     for (kind, bytes, length) in [
         ("1 GiB", &b""[..], Some(1 << 30)),
-        ("1 GiB behind a word", b"mallory", Some(1 << 30)),
+        ("1 GiB after a word", b"mallory", Some(1 << 30)),
         ("noise", &noise, None),
         ("escapes", &escapes, None),
         ("64 KiB without an end", &b"mallory ".repeat(8 * 1024), None),

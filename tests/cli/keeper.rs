@@ -174,7 +174,7 @@ fn process_that_may_be_such_a_job_keeps_the_lock() {
     let stubborn = f.wait_for_pid("stubborn.pid");
     send_signal(keeper_of(&f, build.pid()), "KILL");
     let next = build_that_sees_overlap(&f).start();
-    build.wait().assert_stderr("perhaps processes");
+    build.wait().assert_stderr("left processes, if any, that cannot be found from here");
     // The death signal has ended the shell. It is unknown who started the rest.
     assert!(is_alive(stubborn) && !is_free(&f.lock_file(TAG)), "{}", f.scene());
     send_signal(stubborn, "KILL");
@@ -263,7 +263,7 @@ fn killed_keeper_without_proc_is_not_waited_for() {
     let build = there.buildlock(options).args(["sh", "-c", "stubborn & wait"]).start();
     let stubborn = f.wait_for_pid("stubborn.pid");
     send_signal(keeper_of(&f, build.pid()), "KILL");
-    build.wait().assert_stderr("perhaps processes");
+    build.wait().assert_stderr("left processes, if any, that cannot be found from here");
     // The lock stays with the process that has inherited it.
     assert!(is_alive(stubborn) && !is_free(&f.lock_file(TAG)), "{}", f.scene());
     send_signal(stubborn, "KILL");

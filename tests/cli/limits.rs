@@ -662,7 +662,7 @@ fn assert_built_or_said(site: &Site, ended: &Finished, what: &str) {
         Some(125) => {
             assert!(!ended.stderr.is_empty(), "{what}: {ended}");
             assert!(!site.lock().exists() || is_free(&site.lock()), "{what}: {ended}");
-            // It may have failed when it was about to look whether the image is there.
+            // It may have failed when it was about to look whether the image is present.
             assert!(site.builds() <= 1, "{what}: {ended}");
         }
         _ => panic!("{what}: {ended}"),

@@ -44,7 +44,7 @@ for rule in rules:
         block += [(LOAD, 0, 0, 16 + 8 * int(argument)), (AND, 0, 0, int(mask, 8)),
                   (EQUAL, 0, None, int(value, 8))]
     block += [(RETURN, 0, 0, verdict)]
-    # A rule that does not fit goes on behind the block.
+    # A rule that does not fit goes on after the block.
     code += [(c, t, len(block) - i - 1 if f is None else f, k)
              for i, (c, t, f, k) in enumerate(block)]
 code += [(RETURN, 0, 0, ALLOW)]

@@ -118,8 +118,8 @@ impl KeepersSide {
                 let orders = if life.alone { -1 } else { self.orders };
                 let mut all = [deaths, orders, self.expiry, life.limit].map(polled);
                 // Without the descriptor (the system is out of them), look for deaths instead.
-                let patience = life.patience(if deaths < 0 { LOOK_AGAIN } else { -1 });
-                libc::poll(all.as_mut_ptr(), 4, patience);
+                let timeout = life.poll_timeout(if deaths < 0 { LOOK_AGAIN } else { -1 });
+                libc::poll(all.as_mut_ptr(), 4, timeout);
                 let mut told: libc::signalfd_siginfo = std::mem::zeroed();
                 libc::read(deaths, (&raw mut told).cast(), size_of_val(&told));
                 if all[1].revents != 0 {
@@ -308,7 +308,7 @@ impl Life<'_> {
     }
 
     /// Returns how long to wait for news, in milliseconds; -1 means without a limit.
-    fn patience(&self, otherwise: libc::c_int) -> libc::c_int {
+    fn poll_timeout(&self, otherwise: libc::c_int) -> libc::c_int {
         let ending = match self.ending {
             Ending::Terminating(Some(kill_at)) | Ending::Relieved(Some(kill_at)) => {
                 (kill_at - now()).clamp(0, 60_000) as libc::c_int

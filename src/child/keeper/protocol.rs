@@ -47,7 +47,7 @@ pub(super) fn numbers(bytes: [u8; size_of::<Report>()]) -> Report {
 
 /// Returns the error for a keeper that ended before it could report the build command's process id.
 pub(crate) fn killed() -> io::Error {
-    io::Error::other(format!("{}, the process behind which it runs, was killed", name()))
+    io::Error::other(format!("{}, which holds the locks for buildlock, was killed", name()))
 }
 
 pub(super) fn name() -> Cow<'static, str> {

@@ -31,7 +31,7 @@ pub(super) fn recognize(call: &Call<'_>) -> Option<Known> {
     Some(call.known(bake.client.clone(), Task::ComposeOrBake(read(bake.rest)), builder))
 }
 
-/// Reads the words behind `bake`.
+/// Reads the words after `bake`.
 fn read(words: &[&str]) -> ComposeOrBake {
     let mut pushes = false;
     let named = operands(words, VALUED, |opt| match opt.name {

@@ -12,7 +12,7 @@ use crate::command::task::{BuildOptions, Task};
 /// The options of all these commands take a value, except for these.
 ///
 /// The list comes from the programs' own help and source. It includes hidden options, and global
-/// ones that may stand behind the verb.
+/// ones that may follow the verb.
 const VALUED: Valued = Valued::AllBut(Names {
     short: "qD",
     long: &[

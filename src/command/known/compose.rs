@@ -78,7 +78,7 @@ fn docker_options(words: &[&str]) -> Vec<OsString> {
     options
 }
 
-/// Reads the words behind `docker compose` or `docker-compose`. Returns none without a subcommand.
+/// Reads the words after `docker compose` or `docker-compose`. Returns `None` without a subcommand.
 fn read(called: &str, words: &[&str]) -> Option<ComposeOrBake> {
     let (mut parallel, mut pushes) = (None, false);
     let mut note = |opt: Opt<'_>| match opt.name {

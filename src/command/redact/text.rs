@@ -71,7 +71,7 @@ fn hide_secret_fields(text: &str) -> String {
     text.split_inclusive(char::is_whitespace).map(fields).collect()
 }
 
-/// Hides the shell word behind each flag of a secret in a script. Of a build argument it keeps the
+/// Hides the shell word after each flag of a secret in a script. Of a build argument it keeps the
 /// name.
 fn hide_behind_flags(text: &str) -> String {
     /// More than is ever shown of one word, in bytes.

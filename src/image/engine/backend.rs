@@ -21,7 +21,7 @@ pub(crate) trait Backend: Debug + Display + Send + Sync {
     /// Looks for an image on the engine.
     ///
     /// # Errors
-    /// The engine said neither that the image is there nor that it is not.
+    /// The engine said neither that the image is present nor that it is missing.
     fn look(&self, tag: &Tag, wanted: &Wanted) -> Result<Answer, Unanswered>;
 
     /// Asks for the ID of an image on the engine.
@@ -41,7 +41,7 @@ pub(crate) trait Backend: Debug + Display + Send + Sync {
     /// Looks for an image in its registry, as a push and a pull would reach it.
     ///
     /// # Errors
-    /// The answer was neither that the image is there nor that it is not.
+    /// The answer was neither that the image is present nor that it is missing.
     fn look_in_registry(&self, tag: &Tag, wanted: &Wanted) -> Result<Answer, Unanswered>;
 
     /// Returns a key for where the engine is, which no other engine within `scope` has.
@@ -52,7 +52,7 @@ pub(crate) trait Backend: Debug + Display + Send + Sync {
         None
     }
 
-    /// Returns the cache mounts on the engine, or nothing if it does not list them in time.
+    /// Returns the cache mounts on the engine, or `None` if it does not list them in time.
     fn cache_mounts(&self, _within: Duration) -> Option<Vec<CacheMount>> {
         None
     }

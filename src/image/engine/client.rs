@@ -10,8 +10,8 @@ use crate::spawn;
 
 /// How a client ended, and what it printed.
 #[derive(Debug)]
-pub struct Said {
-    /// Its exit status, or nothing if a signal ended it.
+pub struct ClientOutput {
+    /// Its exit status, or `None` if a signal ended it.
     pub status: Option<i32>,
     /// Its output.
     pub stdout: Vec<u8>,
@@ -19,7 +19,7 @@ pub struct Said {
     pub stderr: Vec<u8>,
 }
 
-impl Said {
+impl ClientOutput {
     /// Makes an error of words that are not a certain answer.
     pub(crate) fn unanswered(&self, client: &dyn Display) -> Unanswered {
         let said = if self.stderr.trim_ascii().is_empty() {
@@ -36,7 +36,7 @@ impl Said {
 }
 
 /// Runs the client of the build command with other arguments.
-pub(crate) fn run(client: &Client, arguments: &[&str]) -> Result<Said, Unanswered> {
+pub(crate) fn run(client: &Client, arguments: &[&str]) -> Result<ClientOutput, Unanswered> {
     run_within(client, arguments, ANSWER_WITHIN)
 }
 
@@ -44,7 +44,7 @@ pub(crate) fn run_within(
     client: &Client,
     arguments: &[&str],
     limit: Duration,
-) -> Result<Said, Unanswered> {
+) -> Result<ClientOutput, Unanswered> {
     let (program, rest) = client.words(arguments);
     if let Err(error) = which::which(&program) {
         return Err(Unanswered::permanent(format!(
@@ -60,10 +60,10 @@ pub(crate) fn run_expression(
     name: &dyn Display,
     expression: duct::Expression,
     limit: Duration,
-) -> Result<Said, Unanswered> {
+) -> Result<ClientOutput, Unanswered> {
     let output = spawn::output_within(expression, limit);
     let output = output.map_err(|why| Unanswered::permanent(why.about(name)))?;
-    Ok(Said { status: output.status.code(), stdout: output.stdout, stderr: output.stderr })
+    Ok(ClientOutput { status: output.status.code(), stdout: output.stdout, stderr: output.stderr })
 }
 
 impl Client {

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::client::{Said, run};
+use super::client::{ClientOutput, run};
 use super::no_such_image::complains_of_no_such_image;
 use crate::command::{Client, Engine};
 use crate::image::answer::{Answer, Identity, Unanswered};
@@ -16,7 +16,7 @@ use crate::reference::Tag;
 /// Looks for the image that is wanted, through docker or nerdctl.
 ///
 /// # Errors
-/// The client said neither that the image is there nor that it is not.
+/// The client said neither that the image is present nor that it is missing.
 pub(crate) fn look(client: &Client, tag: &Tag, wanted: &Wanted) -> Result<Answer, Unanswered> {
     match inspect(client, tag.as_str())? {
         // It shows one platform of several.
@@ -28,7 +28,7 @@ pub(crate) fn look(client: &Client, tag: &Tag, wanted: &Wanted) -> Result<Answer
 /// Runs `image inspect NAME`.
 ///
 /// # Errors
-/// The client said neither that the image is there nor that it is not.
+/// The client said neither that the image is present nor that it is missing.
 pub(crate) fn inspect(client: &Client, name: &str) -> Result<Answer, Unanswered> {
     let said = run(client, &["image", "inspect", name])?;
     read_inspect(client.engine, name, &said).ok_or_else(|| said.unanswered(client))
@@ -37,7 +37,7 @@ pub(crate) fn inspect(client: &Client, name: &str) -> Result<Answer, Unanswered>
 /// Asks for the image's ID, as `image inspect NAME` shows it.
 ///
 /// # Errors
-/// The client said neither that the image is there nor that it is not.
+/// The client said neither that the image is present nor that it is missing.
 pub(crate) fn identity(client: &Client, name: &str) -> Result<Identity, Unanswered> {
     let said = run(client, &["image", "inspect", name])?;
     let answer = read_inspect(client.engine, name, &said).ok_or_else(|| said.unanswered(client))?;
@@ -50,7 +50,7 @@ pub(crate) fn identity(client: &Client, name: &str) -> Result<Identity, Unanswer
 }
 
 /// Reads what a client answered to `image inspect NAME`, if anything in it is certain.
-pub fn read_inspect(engine: Engine, name: &str, said: &Said) -> Option<Answer> {
+pub fn read_inspect(engine: Engine, name: &str, said: &ClientOutput) -> Option<Answer> {
     let images = serde_json::from_slice::<Value>(&said.stdout).ok();
     let first = images.as_ref().and_then(|images| images.get(0));
     match said.status {

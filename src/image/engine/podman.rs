@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::backend::{Backend, ClientRules};
-use super::client::{Said, run};
+use super::client::{ClientOutput, run};
 use super::inspect;
 use super::no_such_image::complains_of_no_such_image;
 use crate::command::Client;
@@ -133,7 +133,7 @@ fn look_for_list(client: &Client, name: &str) -> Result<Answer, Unanswered> {
 }
 
 /// Reads what podman answered to `image exists`, if anything in it is certain.
-pub fn read_exists(said: &Said) -> Option<Answer> {
+pub fn read_exists(said: &ClientOutput) -> Option<Answer> {
     match said.status {
         Some(0) => Some(Answer::Present(Vec::new())),
         // A sudo that refuses exits with 1, too.

@@ -54,7 +54,7 @@ impl<'a> Layer<'a> {
     /// another service), this is the place of the service's name.
     pub(super) fn place_in(&self, service: &str, node: Node<'_>) -> Place {
         let Some((key, value)) = self.services.get(service) else { return self.place(node) };
-        self.place(if value.holds(node) { node } else { *key })
+        self.place(if value.contains(node) { node } else { *key })
     }
 
     /// Returns what a service has under a key, itself or from the service of this layer that it

@@ -122,7 +122,7 @@ fn indent(file: &[u8], line: usize, text: &str) -> Option<usize> {
     Some(in_file.saturating_sub(own))
 }
 
-/// Returns a path without `.`, and without a `..` behind a folder's name.
+/// Returns a path without `.`, and without a `..` after a folder's name.
 fn normalized(path: &Path) -> PathBuf {
     let mut normalized = PathBuf::new();
     for component in path.components() {

@@ -151,7 +151,7 @@ impl<'a> Node<'a> {
     }
 
     /// Returns whether the other node's text is within this one's.
-    pub(super) fn holds(self, other: Node<'_>) -> bool {
+    pub(super) fn contains(self, other: Node<'_>) -> bool {
         let (outer, inner) = (self.stored(), other.stored().start.index);
         outer.start.index <= inner && inner < outer.end.index
     }
@@ -223,7 +223,7 @@ impl<'a> Node<'a> {
 }
 
 /// Works around texts that libyaml accepts, but that make libyaml-safer 0.3.0 panic: a backslash at
-/// the very end, and a comma right behind a tag. It adds a line end, and a blank before the comma.
+/// the very end, and a comma right after a tag. It adds a line end, and a blank before the comma.
 fn worked_around(text: &[u8]) -> Vec<u8> {
     let mut copy = Vec::with_capacity(text.len() + 1);
     // In a text that only looks like a tag, the blank does no harm.
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn merges_of_merges_take_no_longer_than_their_text() {
+    fn merges_of_merges_are_read_in_linear_time() {
         let mut text = "a0: &a0 {x: 1}\n".to_owned();
         for n in 1..200 {
             text += &format!("a{n}: &a{n}\n  <<: [*a{0}, *a{0}]\n", n - 1);

@@ -19,9 +19,9 @@ impl Ran {
     pub(in crate::lint) fn note(&mut self, calls: &[Call]) {
         for call in calls {
             self.has_node_modules |= call.program() == "npm"
-                && ["ci", "i", "install"].iter().any(|word| call.says(word))
-                && !call.says("-g")
-                && !call.says("--global");
+                && ["ci", "i", "install"].iter().any(|word| call.has_argument(word))
+                && !call.has_argument("-g")
+                && !call.has_argument("--global");
             self.versions.extend(call.words.iter().skip(1).filter_map(|word| version(word)));
         }
     }
@@ -34,14 +34,14 @@ impl Ran {
     /// Returns whether a call does not write to its tool's cache.
     pub(super) fn spares_cache(&self, call: &Call) -> bool {
         match call.program() {
-            "pip" => call.says("--no-cache-dir") || is_set(call, "PIP_NO_CACHE_DIR"),
+            "pip" => call.has_argument("--no-cache-dir") || is_set(call, "PIP_NO_CACHE_DIR"),
             "npx" => {
-                let says_any = |words: &[&str]| words.iter().any(|word| call.says(word));
-                let downloads = says_any(&["-y", "--yes", "-p", "--package"]);
+                let has_any = |words: &[&str]| words.iter().any(|word| call.has_argument(word));
+                let downloads = has_any(&["-y", "--yes", "-p", "--package"]);
                 let package = call.words.iter().skip(1).find(|word| !word.starts_with('-'));
                 // Of @scope/name, the first @ is no version.
                 let has_version = package.is_some_and(|it| it.chars().skip(1).any(|c| c == '@'));
-                says_any(&["--no-install", "--no"])
+                has_any(&["--no-install", "--no"])
                     || self.has_node_modules && !downloads && !has_version
             }
             _ => false,

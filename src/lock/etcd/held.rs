@@ -39,7 +39,7 @@ pub(super) struct Place {
     pub(super) result_key: String,
     /// What the record says of this process, except for the lock and the time.
     pub(super) ourselves: Holder,
-    /// The lock as people read it.
+    /// The lock as shown to the user.
     pub(super) location: PathBuf,
     pub(super) subject: Subject,
     /// Whether an ancestor holds the lock for the same subject.

@@ -48,7 +48,7 @@ impl Keys<'_> {
         format!("{}/{MEMORIES}/{kind}/", self.prefix)
     }
 
-    /// A lock's folder as people read it: what comes after the folder of all locks, with the slash
+    /// A lock's folder as shown to the user: what comes after the folder of all locks, with the slash
     /// before it.
     pub(super) fn shown<'f>(&self, folder: &'f str) -> &'f str {
         let locks = format!("{}/{LOCKS}", self.prefix);

@@ -63,7 +63,7 @@ fn encode(key: &str) -> String {
     BASE64.encode(key)
 }
 
-/// Returns the first key behind all keys with this prefix.
+/// Returns the first key after all keys with this prefix.
 fn encode_end(prefix: &str) -> String {
     let mut end = prefix.as_bytes().to_vec();
     // Our prefixes end with '/', never with 0xff.

@@ -1,9 +1,9 @@
 //! The Docker Engine of Debian 13, with either of its image stores, beside the machine's own.
 //!
-//! It runs in a root folder and in namespaces of its own; see `debian-13` beside this file. They
-//! share the folder for temporary files and the checkout with the machine, so that paths and
-//! sockets are the same on both sides. An engine starts with the first test that asks for it, and
-//! ends with the tests' process, however that ends.
+//! It runs in a root folder and in namespaces of its own; see `debian-13` beside this file.
+//! Debian 13 shares the folder for temporary files and the checkout with the machine, so that paths
+//! and sockets are the same on both sides. An engine starts with the first test that asks for it,
+//! and ends with the tests' process, however that ends.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -38,13 +38,13 @@ pub struct Engine {
     pid: u32,
 }
 
-/// Returns the engine with this store, one for all tests of this process, or why there is none.
+/// Returns the engine with this store, one for all tests of this process, or why it cannot run.
 pub fn engine(store: Store) -> Result<&'static Engine, String> {
     static ENGINES: [OnceLock<Result<Engine, String>>; 2] = [OnceLock::new(), OnceLock::new()];
     ENGINES[store as usize].get_or_init(|| Engine::start(store)).as_ref().map_err(Clone::clone)
 }
 
-/// Returns the machine's folders that are there as well: temporary files, the checkout, the
+/// Returns the machine's folders that Debian 13 sees too: temporary files, the checkout, the
 /// programs under test.
 fn shared_folders() -> [PathBuf; 3] {
     let buildlock = assert_cmd::cargo::cargo_bin!("buildlock").parent().unwrap().to_owned();

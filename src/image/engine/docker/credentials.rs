@@ -193,7 +193,7 @@ fn host_name(url: &str) -> &str {
 }
 
 /// Runs `docker-credential-NAME get` with the variables that the build command sets for its client
-/// (<https://github.com/docker/docker-credential-helpers>). Returns nothing if the helper has no
+/// (<https://github.com/docker/docker-credential-helpers>). Returns `None` if the helper has no
 /// credentials for this registry.
 fn ask_helper(client: &Client, helper: &str, key: &str) -> Result<Option<Credential>, Unanswered> {
     /// `errCredentialsNotFoundMessage`

@@ -4,7 +4,7 @@
 //! will use. The credentials are the user's own, which docker's client would send along.
 //!
 //! `docker manifest inspect` does not do: of a registry without TLS it says "no such manifest"
-//! although the image is there.
+//! although the image is present.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ const NO_CREDENTIALS: &str = "no basic auth credentials";
 /// Asks the registry by way of the engine that listens on `socket`.
 ///
 /// # Errors
-/// The answer was neither that the image is there nor that it is not.
+/// The answer was neither that the image is present nor that it is missing.
 pub(crate) fn look(client: &Client, socket: &Path, tag: &Tag) -> Result<Answer, Unanswered> {
     let (registry, name) = tag.in_registry();
     let path = format!("/distribution/{registry}/{name}/json");

@@ -9,6 +9,7 @@ use crate::image::answer::{EngineProcess, excerpt};
 
 /// Largest response that is read, in bytes. An image's JSON has some ten thousand.
 const RESPONSE_MAX: usize = 16 << 20;
+const TOO_LARGE: &str = "its answer is larger than 16 MiB";
 /// Largest head of a response that is read, in bytes.
 const HEAD_MAX: usize = 64 << 10;
 /// Most header fields that are read.
@@ -101,7 +102,7 @@ impl Read for Timely {
 /// Reads one response from an engine.
 ///
 /// # Errors
-/// The response cannot be read, ends too early, has no end, or is not HTTP.
+/// The response cannot be read, ends too early, is too large, or is not HTTP.
 pub fn receive(source: &mut impl Read) -> Result<Response> {
     let mut received = Received::default();
     let mut piece = [0; 16 << 10];
@@ -115,10 +116,10 @@ pub fn receive(source: &mut impl Read) -> Result<Response> {
             return Ok(response);
         }
         if read == 0 {
-            return Err(Error::new(ErrorKind::UnexpectedEof, "the answer ends too early"));
+            return Err(Error::new(ErrorKind::UnexpectedEof, "its answer ends too early"));
         }
         if received.bytes.len() > RESPONSE_MAX {
-            return Err(invalid("its answer has no end"));
+            return Err(invalid(TOO_LARGE));
         }
     }
 }
@@ -172,14 +173,14 @@ enum Framing {
 }
 
 impl Head {
-    /// Parses a head. Returns nothing if some of it is still to come.
+    /// Parses a head. Returns `None` if some of it is still to come.
     fn parse(received: &[u8]) -> Result<Option<Self>> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut head = httparse::Response::new(&mut headers);
         let start = match head.parse(received) {
             Ok(httparse::Status::Complete(start)) => start,
             Ok(httparse::Status::Partial) if received.len() > HEAD_MAX => {
-                return Err(invalid("its answer has no body"));
+                return Err(invalid("the head of its answer is larger than 64 KiB"));
             }
             Ok(httparse::Status::Partial) => return Ok(None),
             Err(error) => return Err(invalid(&format!("{error}: {}", excerpt(received)))),
@@ -200,7 +201,9 @@ impl Framing {
         match field("content-length") {
             _ if is_chunked => Ok(Framing::Chunked),
             Some(length) => {
-                let length = length.parse().map_err(|_| invalid("its answer has no length"))?;
+                let length = length
+                    .parse()
+                    .map_err(|_| invalid("the Content-Length of its answer is not a number"))?;
                 Ok(Framing::Length(length))
             }
             None => Ok(Framing::ToTheEnd),
@@ -230,9 +233,7 @@ impl Chunks {
                 return Ok(true);
             }
             let end = usize::try_from(length).ok().and_then(|length| start.checked_add(length));
-            let end = end
-                .filter(|&end| end <= RESPONSE_MAX)
-                .ok_or_else(|| invalid("its answer has no end"))?;
+            let end = end.filter(|&end| end <= RESPONSE_MAX).ok_or_else(|| invalid(TOO_LARGE))?;
             match (rest.get(start..end), rest.get(end..end + 2)) {
                 (Some(chunk), Some(b"\r\n")) => self.body.extend_from_slice(chunk),
                 (Some(_), Some(_)) => return Err(invalid("its answer is not chunked as it says")),
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_in_many_chunks_takes_no_longer_than_its_length() {
+    fn a_body_in_many_chunks_is_read_in_linear_time() {
         let took = |chunks: usize| {
             let mut sent = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
             for _ in 0..chunks {

@@ -5,16 +5,16 @@ use serde_json::Value;
 use super::builders::Builders;
 use crate::command::Client;
 use crate::image::answer::{Answer, Unanswered};
-use crate::image::engine::client::{Said, run};
+use crate::image::engine::client::{ClientOutput, run};
 use crate::image::engine::unknown_manifest::{full_name, with_advice};
 use crate::image::platform::{OciPlatform, Platform};
 use crate::reference::Tag;
 
-/// Runs `docker buildx imagetools inspect NAME` behind the build command's wrappers and with its
+/// Runs `docker buildx imagetools inspect NAME` through the build command's wrappers and with its
 /// builder.
 ///
 /// # Errors
-/// buildx said neither that the image is there nor that it is not.
+/// buildx said neither that the image is present nor that it is missing.
 pub(crate) fn look(
     client: &Client,
     builders: &Builders,
@@ -34,7 +34,7 @@ pub(crate) fn look(
 }
 
 /// Reads what buildx said about an image in its registry, if anything in it is certain.
-pub fn read_imagetools(said: &Said, tag: &Tag) -> Option<Answer> {
+pub fn read_imagetools(said: &ClientOutput, tag: &Tag) -> Option<Answer> {
     match said.status? {
         0 => Some(Answer::Present(platforms_in(&said.stdout))),
         _ => says_not_found(&said.stderr, tag).then_some(Answer::Missing),
@@ -69,8 +69,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn said(status: i32, stdout: &str, stderr: &str) -> Said {
-        Said { status: Some(status), stdout: stdout.into(), stderr: stderr.into() }
+    fn said(status: i32, stdout: &str, stderr: &str) -> ClientOutput {
+        ClientOutput { status: Some(status), stdout: stdout.into(), stderr: stderr.into() }
     }
 
     fn platforms(answer: Option<Answer>) -> Vec<String> {
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn buildx_means_missing_by_this_very_name_alone() {
+    fn only_this_very_name_not_found_means_missing() {
         let missing = |stderr: &str| read_imagetools(&said(1, "", stderr), &tag(NAME));
         for stderr in [
             "ERROR: registry.example/a/b:1: not found\n",
@@ -107,7 +107,7 @@ mod tests {
             &tag("env:abc"),
         );
         assert_eq!(hub, Some(Answer::Missing));
-        let killed = Said {
+        let killed = ClientOutput {
             status: None,
             stdout: vec![],
             stderr: "ERROR: registry.example/a/b:1: not found".into(),
@@ -142,15 +142,19 @@ mod tests {
             text in ".{0,60}",
         ) {
             for said in [
-                Said { status: Some(code), stdout: bytes.clone(), stderr: text.clone().into() },
-                Said { status: Some(code), stdout: text.into(), stderr: bytes },
+                ClientOutput {
+                    status: Some(code),
+                    stdout: bytes.clone(),
+                    stderr: text.clone().into(),
+                },
+                ClientOutput { status: Some(code), stdout: text.into(), stderr: bytes },
             ] {
                 prop_assert!(read_imagetools(&said, &tag(NAME)) != Some(Answer::Missing));
             }
         }
 
         #[test]
-        fn anything_behind_the_right_words_makes_an_error_of_them(after in "[^\\s:].{0,9}") {
+        fn anything_after_the_right_words_makes_them_an_error(after in "[^\\s:].{0,9}") {
             let line = format!("ERROR: {NAME}: not found");
             let of = |text: String| read_imagetools(&said(1, "", &text), &tag(NAME));
             prop_assert_eq!(of(format!("{line}{}", after.trim())), None);

@@ -9,7 +9,7 @@ use super::error::error_message;
 use super::http;
 use crate::image::answer::CacheMount;
 
-/// Asks the engine that listens on `socket` for its cache mounts. Returns nothing if it does not
+/// Asks the engine that listens on `socket` for its cache mounts. Returns `None` if it does not
 /// list them in time.
 pub(crate) fn cache_mounts(socket: &Path, within: Duration) -> Option<Vec<CacheMount>> {
     /// How it refuses to count twice at the same time (moby, daemon/disk_usage.go, until 20.10).

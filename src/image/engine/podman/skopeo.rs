@@ -4,18 +4,18 @@ use serde_json::Value;
 
 use crate::command::{Client, Engine};
 use crate::image::answer::{Answer, Unanswered};
-use crate::image::engine::client::{Said, run};
+use crate::image::engine::client::{ClientOutput, run};
 use crate::image::engine::unknown_manifest::{
     full_name, is_harbors_not_found, says_unknown, split_tag, with_advice,
 };
 use crate::image::platform::platforms_in;
 use crate::reference::Tag;
 
-/// Runs `skopeo inspect docker://NAME` behind the build command's wrappers. Podman itself would
+/// Runs `skopeo inspect docker://NAME` through the build command's wrappers. Podman itself would
 /// answer from its own storage where it can.
 ///
 /// # Errors
-/// It said neither that the image is there nor that it is not.
+/// It said neither that the image is present nor that it is missing.
 pub(crate) fn look(client: &Client, tag: &Tag, with_platform: bool) -> Result<Answer, Unanswered> {
     let skopeo = Client {
         engine: Engine::Podman,
@@ -36,7 +36,7 @@ pub(crate) fn look(client: &Client, tag: &Tag, with_platform: bool) -> Result<An
 }
 
 /// Reads what skopeo said about an image in its registry, if anything in it is certain.
-pub fn read_skopeo(said: &Said, tag: &Tag) -> Option<Answer> {
+pub fn read_skopeo(said: &ClientOutput, tag: &Tag) -> Option<Answer> {
     if said.status? == 0 {
         let json: Value = serde_json::from_slice(&said.stdout).ok()?;
         return Some(Answer::Present(platforms_in(&json)));
@@ -66,8 +66,8 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn said(status: i32, stdout: &str, stderr: &str) -> Said {
-        Said { status: Some(status), stdout: stdout.into(), stderr: stderr.into() }
+    fn said(status: i32, stdout: &str, stderr: &str) -> ClientOutput {
+        ClientOutput { status: Some(status), stdout: stdout.into(), stderr: stderr.into() }
     }
 
     fn platforms(answer: Option<Answer>) -> Vec<String> {
@@ -115,8 +115,12 @@ mod tests {
             text in ".{0,60}",
         ) {
             for said in [
-                Said { status: Some(code), stdout: bytes.clone(), stderr: text.clone().into() },
-                Said { status: Some(code), stdout: text.into(), stderr: bytes },
+                ClientOutput {
+                    status: Some(code),
+                    stdout: bytes.clone(),
+                    stderr: text.clone().into(),
+                },
+                ClientOutput { status: Some(code), stdout: text.into(), stderr: bytes },
             ] {
                 prop_assert!(read_skopeo(&said, &tag(NAME)) != Some(Answer::Missing));
             }
