@@ -15,7 +15,7 @@ man1 := $(root)/share/man/man1
 tmpfiles := $(root)/lib/tmpfiles.d
 
 # Subcommands that have a manual page of their own.
-subcommands := status path prune cache lint completions man
+subcommands := status path prune cache lint fingerprint completions man
 fuzz_targets := reference holder_record command duration engine_answer
 prose := src tests docs examples benches fuzz/fuzz_targets README.md CHANGELOG.md CONTRIBUTING.md \
   SECURITY.md Makefile .ci

@@ -30,6 +30,8 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             [CompletionResult]::new('--kill-after', '--kill-after', [CompletionResultType]::ParameterName, 'Time between SIGTERM and SIGKILL')
             [CompletionResult]::new('-E', '-E ', [CompletionResultType]::ParameterName, 'Exit status when a lock was not acquired in time')
             [CompletionResult]::new('--conflict-exit-code', '--conflict-exit-code', [CompletionResultType]::ParameterName, 'Exit status when a lock was not acquired in time')
+            [CompletionResult]::new('--if-changed', '--if-changed', [CompletionResultType]::ParameterName, 'Build if the image was not built from the current inputs')
+            [CompletionResult]::new('--inputs', '--inputs', [CompletionResultType]::ParameterName, 'File or folder that the build command reads, for --if-changed (repeatable)')
             [CompletionResult]::new('--on-failure', '--on-failure', [CompletionResultType]::ParameterName, 'What a waiter does when the build that it waited for failed')
             [CompletionResult]::new('--lock', '--lock', [CompletionResultType]::ParameterName, 'Another exclusive lock, for a shared resource that is not an image (repeatable)')
             [CompletionResult]::new('--cache', '--cache', [CompletionResultType]::ParameterName, 'Build cache that the build command writes (repeatable)')
@@ -55,6 +57,7 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             [CompletionResult]::new('prune', 'prune', [CompletionResultType]::ParameterValue, 'Remove lock files that nobody holds or waits for')
             [CompletionResult]::new('cache', 'cache', [CompletionResultType]::ParameterValue, 'List or forget the build caches that are known to be warm')
             [CompletionResult]::new('lint', 'lint', [CompletionResultType]::ParameterValue, 'Find what makes builds race: cache mounts without a lock, images that two services build')
+            [CompletionResult]::new('fingerprint', 'fingerprint', [CompletionResultType]::ParameterValue, 'Print the fingerprint of what a build command reads, as --if-changed computes it')
             [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a completion script')
             [CompletionResult]::new('man', 'man', [CompletionResultType]::ParameterValue, 'Print a man page')
             [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
@@ -175,6 +178,25 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
             break
         }
+        'buildlock;fingerprint' {
+            [CompletionResult]::new('-t', '-t', [CompletionResultType]::ParameterName, 'Image that the build command builds (repeatable)')
+            [CompletionResult]::new('--tag', '--tag', [CompletionResultType]::ParameterName, 'Image that the build command builds (repeatable)')
+            [CompletionResult]::new('--inputs', '--inputs', [CompletionResultType]::ParameterName, 'File or folder that the build command reads (repeatable)')
+            [CompletionResult]::new('--engine', '--engine', [CompletionResultType]::ParameterName, 'Engine where images are looked up')
+            [CompletionResult]::new('--check', '--check', [CompletionResultType]::ParameterName, 'Where the image must be: local or registry')
+            [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'The lock folder, where lock files live')
+            [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
+            [CompletionResult]::new('--log-format', '--log-format', [CompletionResultType]::ParameterName, 'How to write the log, to stderr')
+            [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
+            [CompletionResult]::new('--diff', '--diff', [CompletionResultType]::ParameterName, 'Say in what the inputs differ from those of the image')
+            [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Only warnings and errors')
+            [CompletionResult]::new('--quiet', '--quiet', [CompletionResultType]::ParameterName, 'Only warnings and errors')
+            [CompletionResult]::new('-v', '-v', [CompletionResultType]::ParameterName, 'Say more')
+            [CompletionResult]::new('--verbose', '--verbose', [CompletionResultType]::ParameterName, 'Say more')
+            [CompletionResult]::new('-h', '-h', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            [CompletionResult]::new('--help', '--help', [CompletionResultType]::ParameterName, 'Print help (see more with ''--help'')')
+            break
+        }
         'buildlock;completions' {
             [CompletionResult]::new('--lock-dir', '--lock-dir', [CompletionResultType]::ParameterName, 'The lock folder, where lock files live')
             [CompletionResult]::new('--store', '--store', [CompletionResultType]::ParameterName, 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://')
@@ -207,6 +229,7 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             [CompletionResult]::new('prune', 'prune', [CompletionResultType]::ParameterValue, 'Remove lock files that nobody holds or waits for')
             [CompletionResult]::new('cache', 'cache', [CompletionResultType]::ParameterValue, 'List or forget the build caches that are known to be warm')
             [CompletionResult]::new('lint', 'lint', [CompletionResultType]::ParameterValue, 'Find what makes builds race: cache mounts without a lock, images that two services build')
+            [CompletionResult]::new('fingerprint', 'fingerprint', [CompletionResultType]::ParameterValue, 'Print the fingerprint of what a build command reads, as --if-changed computes it')
             [CompletionResult]::new('completions', 'completions', [CompletionResultType]::ParameterValue, 'Print a completion script')
             [CompletionResult]::new('man', 'man', [CompletionResultType]::ParameterValue, 'Print a man page')
             [CompletionResult]::new('help', 'help', [CompletionResultType]::ParameterValue, 'Print this message or the help of the given subcommand(s)')
@@ -233,6 +256,9 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             break
         }
         'buildlock;help;lint' {
+            break
+        }
+        'buildlock;help;fingerprint' {
             break
         }
         'buildlock;help;completions' {

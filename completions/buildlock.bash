@@ -22,6 +22,9 @@ _buildlock() {
             buildlock,completions)
                 cmd="buildlock__subcmd__completions"
                 ;;
+            buildlock,fingerprint)
+                cmd="buildlock__subcmd__fingerprint"
+                ;;
             buildlock,help)
                 cmd="buildlock__subcmd__help"
                 ;;
@@ -64,6 +67,9 @@ _buildlock() {
             buildlock__subcmd__help,completions)
                 cmd="buildlock__subcmd__help__subcmd__completions"
                 ;;
+            buildlock__subcmd__help,fingerprint)
+                cmd="buildlock__subcmd__help__subcmd__fingerprint"
+                ;;
             buildlock__subcmd__help,help)
                 cmd="buildlock__subcmd__help__subcmd__help"
                 ;;
@@ -95,7 +101,7 @@ _buildlock() {
 
     case "${cmd}" in
         buildlock)
-            opts="-t -w -k -E -f -q -v -h -V --tag --timeout --build-timeout --kill-after --conflict-exit-code --force --on-failure --lock --cache --no-retry --engine --check --lock-dir --store --quiet --verbose --log-format --color --help --version status path prune cache lint completions man help"
+            opts="-t -w -k -E -f -q -v -h -V --tag --timeout --build-timeout --kill-after --conflict-exit-code --force --if-changed --inputs --on-failure --lock --cache --no-retry --engine --check --lock-dir --store --quiet --verbose --log-format --color --help --version status path prune cache lint fingerprint completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -134,6 +140,14 @@ _buildlock() {
                     return 0
                     ;;
                 -E)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --if-changed)
+                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
+                --inputs)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -371,8 +385,61 @@ _buildlock() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        buildlock__subcmd__fingerprint)
+            opts="-t -q -v -h --diff --tag --inputs --engine --check --lock-dir --store --quiet --verbose --log-format --color --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --tag)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                -t)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --inputs)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --engine)
+                    COMPREPLY=($(compgen -W "docker podman nerdctl" -- "${cur}"))
+                    return 0
+                    ;;
+                --check)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --lock-dir)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --store)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --log-format)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --color)
+                    COMPREPLY=($(compgen -W "auto always never" -- "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         buildlock__subcmd__help)
-            opts="status path prune cache lint completions man help"
+            opts="status path prune cache lint fingerprint completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -428,6 +495,20 @@ _buildlock() {
             return 0
             ;;
         buildlock__subcmd__help__subcmd__completions)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        buildlock__subcmd__help__subcmd__fingerprint)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -563,7 +644,7 @@ _buildlock() {
             return 0
             ;;
         buildlock__subcmd__man)
-            opts="-q -v -h --lock-dir --store --quiet --verbose --log-format --color --help status path prune cache lint completions man"
+            opts="-q -v -h --lock-dir --store --quiet --verbose --log-format --color --help status path prune cache lint fingerprint completions man"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -27,6 +27,8 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand --kill-after 'Time between SIGTERM and SIGKILL'
             cand -E 'Exit status when a lock was not acquired in time'
             cand --conflict-exit-code 'Exit status when a lock was not acquired in time'
+            cand --if-changed 'Build if the image was not built from the current inputs'
+            cand --inputs 'File or folder that the build command reads, for --if-changed (repeatable)'
             cand --on-failure 'What a waiter does when the build that it waited for failed'
             cand --lock 'Another exclusive lock, for a shared resource that is not an image (repeatable)'
             cand --cache 'Build cache that the build command writes (repeatable)'
@@ -52,6 +54,7 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand prune 'Remove lock files that nobody holds or waits for'
             cand cache 'List or forget the build caches that are known to be warm'
             cand lint 'Find what makes builds race: cache mounts without a lock, images that two services build'
+            cand fingerprint 'Print the fingerprint of what a build command reads, as --if-changed computes it'
             cand completions 'Print a completion script'
             cand man 'Print a man page'
             cand help 'Print this message or the help of the given subcommand(s)'
@@ -160,6 +163,24 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand -h 'Print help (see more with ''--help'')'
             cand --help 'Print help (see more with ''--help'')'
         }
+        &'buildlock;fingerprint'= {
+            cand -t 'Image that the build command builds (repeatable)'
+            cand --tag 'Image that the build command builds (repeatable)'
+            cand --inputs 'File or folder that the build command reads (repeatable)'
+            cand --engine 'Engine where images are looked up'
+            cand --check 'Where the image must be: local or registry'
+            cand --lock-dir 'The lock folder, where lock files live'
+            cand --store 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
+            cand --log-format 'How to write the log, to stderr'
+            cand --color 'When to use colours and a live line while waiting'
+            cand --diff 'Say in what the inputs differ from those of the image'
+            cand -q 'Only warnings and errors'
+            cand --quiet 'Only warnings and errors'
+            cand -v 'Say more'
+            cand --verbose 'Say more'
+            cand -h 'Print help (see more with ''--help'')'
+            cand --help 'Print help (see more with ''--help'')'
+        }
         &'buildlock;completions'= {
             cand --lock-dir 'The lock folder, where lock files live'
             cand --store 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://'
@@ -190,6 +211,7 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand prune 'Remove lock files that nobody holds or waits for'
             cand cache 'List or forget the build caches that are known to be warm'
             cand lint 'Find what makes builds race: cache mounts without a lock, images that two services build'
+            cand fingerprint 'Print the fingerprint of what a build command reads, as --if-changed computes it'
             cand completions 'Print a completion script'
             cand man 'Print a man page'
             cand help 'Print this message or the help of the given subcommand(s)'
@@ -209,6 +231,8 @@ set edit:completion:arg-completer[buildlock] = {|@words|
         &'buildlock;help;cache;forget'= {
         }
         &'buildlock;help;lint'= {
+        }
+        &'buildlock;help;fingerprint'= {
         }
         &'buildlock;help;completions'= {
         }

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_buildlock_global_optspecs
-    string join \n t/tag= w/timeout= build-timeout= k/kill-after= E/conflict-exit-code= f/force on-failure= lock= cache= no-retry engine= check= lock-dir= store= q/quiet v/verbose log-format= color= h/help V/version
+    string join \n t/tag= w/timeout= build-timeout= k/kill-after= E/conflict-exit-code= f/force if-changed= inputs= on-failure= lock= cache= no-retry engine= check= lock-dir= store= q/quiet v/verbose log-format= color= h/help V/version
 end
 
 function __fish_buildlock_needs_command
@@ -29,6 +29,9 @@ complete -c buildlock -n "__fish_buildlock_needs_command" -s w -l timeout -d 'Lo
 complete -c buildlock -n "__fish_buildlock_needs_command" -l build-timeout -d 'End a build that runs longer, with all its descendants' -r
 complete -c buildlock -n "__fish_buildlock_needs_command" -s k -l kill-after -d 'Time between SIGTERM and SIGKILL' -r
 complete -c buildlock -n "__fish_buildlock_needs_command" -s E -l conflict-exit-code -d 'Exit status when a lock was not acquired in time' -r
+complete -c buildlock -n "__fish_buildlock_needs_command" -l if-changed -d 'Build if the image was not built from the current inputs' -r -f -a "true\t''
+false\t''"
+complete -c buildlock -n "__fish_buildlock_needs_command" -l inputs -d 'File or folder that the build command reads, for --if-changed (repeatable)' -r -F
 complete -c buildlock -n "__fish_buildlock_needs_command" -l on-failure -d 'What a waiter does when the build that it waited for failed' -r -f -a "retry\t'Build again'
 share\t'Exit with the status of the failed build'"
 complete -c buildlock -n "__fish_buildlock_needs_command" -l lock -d 'Another exclusive lock, for a shared resource that is not an image (repeatable)' -r
@@ -55,6 +58,7 @@ complete -c buildlock -n "__fish_buildlock_needs_command" -a "path" -d 'Print th
 complete -c buildlock -n "__fish_buildlock_needs_command" -a "prune" -d 'Remove lock files that nobody holds or waits for'
 complete -c buildlock -n "__fish_buildlock_needs_command" -a "cache" -d 'List or forget the build caches that are known to be warm'
 complete -c buildlock -n "__fish_buildlock_needs_command" -a "lint" -d 'Find what makes builds race: cache mounts without a lock, images that two services build'
+complete -c buildlock -n "__fish_buildlock_needs_command" -a "fingerprint" -d 'Print the fingerprint of what a build command reads, as --if-changed computes it'
 complete -c buildlock -n "__fish_buildlock_needs_command" -a "completions" -d 'Print a completion script'
 complete -c buildlock -n "__fish_buildlock_needs_command" -a "man" -d 'Print a man page'
 complete -c buildlock -n "__fish_buildlock_needs_command" -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -143,6 +147,23 @@ complete -c buildlock -n "__fish_buildlock_using_subcommand lint" -l strict -d '
 complete -c buildlock -n "__fish_buildlock_using_subcommand lint" -s q -l quiet -d 'Only warnings and errors'
 complete -c buildlock -n "__fish_buildlock_using_subcommand lint" -s v -l verbose -d 'Say more'
 complete -c buildlock -n "__fish_buildlock_using_subcommand lint" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c buildlock -n "__fish_buildlock_using_subcommand fingerprint" -s t -l tag -d 'Image that the build command builds (repeatable)' -r
+complete -c buildlock -n "__fish_buildlock_using_subcommand fingerprint" -l inputs -d 'File or folder that the build command reads (repeatable)' -r -F
+complete -c buildlock -n "__fish_buildlock_using_subcommand fingerprint" -l engine -d 'Engine where images are looked up' -r -f -a "docker\t'Docker Engine'
+podman\t'Podman'
+nerdctl\t'containerd, through nerdctl'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand fingerprint" -l check -d 'Where the image must be: local or registry' -r
+complete -c buildlock -n "__fish_buildlock_using_subcommand fingerprint" -l lock-dir -d 'The lock folder, where lock files live' -r -f -a "(__fish_complete_directories)"
+complete -c buildlock -n "__fish_buildlock_using_subcommand fingerprint" -l store -d 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://' -r
+complete -c buildlock -n "__fish_buildlock_using_subcommand fingerprint" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
+json\t'For machines'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand fingerprint" -l color -d 'When to use colours and a live line while waiting' -r -f -a "auto\t'On a terminal'
+always\t'Always'
+never\t'Never'"
+complete -c buildlock -n "__fish_buildlock_using_subcommand fingerprint" -l diff -d 'Say in what the inputs differ from those of the image'
+complete -c buildlock -n "__fish_buildlock_using_subcommand fingerprint" -s q -l quiet -d 'Only warnings and errors'
+complete -c buildlock -n "__fish_buildlock_using_subcommand fingerprint" -s v -l verbose -d 'Say more'
+complete -c buildlock -n "__fish_buildlock_using_subcommand fingerprint" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c buildlock -n "__fish_buildlock_using_subcommand completions" -l lock-dir -d 'The lock folder, where lock files live' -r -f -a "(__fish_complete_directories)"
 complete -c buildlock -n "__fish_buildlock_using_subcommand completions" -l store -d 'Where locks live: file:[DIR], etcd://HOST:PORT[,HOST:PORT...]/PREFIX[?ttl=15s], or etcds://' -r
 complete -c buildlock -n "__fish_buildlock_using_subcommand completions" -l log-format -d 'How to write the log, to stderr' -r -f -a "text\t'For people'
@@ -163,13 +184,14 @@ never\t'Never'"
 complete -c buildlock -n "__fish_buildlock_using_subcommand man" -s q -l quiet -d 'Only warnings and errors'
 complete -c buildlock -n "__fish_buildlock_using_subcommand man" -s v -l verbose -d 'Say more'
 complete -c buildlock -n "__fish_buildlock_using_subcommand man" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache lint completions man help" -f -a "status" -d 'List held locks: tag, holder, since when, number of waiters, command'
-complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache lint completions man help" -f -a "path" -d 'Print the path of a lock file, for scripts in other languages'
-complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache lint completions man help" -f -a "prune" -d 'Remove lock files that nobody holds or waits for'
-complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache lint completions man help" -f -a "cache" -d 'List or forget the build caches that are known to be warm'
-complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache lint completions man help" -f -a "lint" -d 'Find what makes builds race: cache mounts without a lock, images that two services build'
-complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache lint completions man help" -f -a "completions" -d 'Print a completion script'
-complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache lint completions man help" -f -a "man" -d 'Print a man page'
-complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache lint completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache lint fingerprint completions man help" -f -a "status" -d 'List held locks: tag, holder, since when, number of waiters, command'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache lint fingerprint completions man help" -f -a "path" -d 'Print the path of a lock file, for scripts in other languages'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache lint fingerprint completions man help" -f -a "prune" -d 'Remove lock files that nobody holds or waits for'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache lint fingerprint completions man help" -f -a "cache" -d 'List or forget the build caches that are known to be warm'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache lint fingerprint completions man help" -f -a "lint" -d 'Find what makes builds race: cache mounts without a lock, images that two services build'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache lint fingerprint completions man help" -f -a "fingerprint" -d 'Print the fingerprint of what a build command reads, as --if-changed computes it'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache lint fingerprint completions man help" -f -a "completions" -d 'Print a completion script'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache lint fingerprint completions man help" -f -a "man" -d 'Print a man page'
+complete -c buildlock -n "__fish_buildlock_using_subcommand help; and not __fish_seen_subcommand_from status path prune cache lint fingerprint completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c buildlock -n "__fish_buildlock_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "ls" -d 'List the caches that are known to be warm: ID, since when, for which files'
 complete -c buildlock -n "__fish_buildlock_using_subcommand help; and __fish_seen_subcommand_from cache" -f -a "forget" -d 'Forget that a cache is warm, so that the next build with it runs alone'

@@ -92,6 +92,24 @@ pub struct BuildArgs {
     #[arg(short, long)]
     pub(crate) force: bool,
 
+    /// Build if the image was not built from the current inputs
+    ///
+    /// Without it, an image that exists is enough. The inputs are the build context as .dockerignore
+    /// leaves it, the Dockerfile, the options, the platform, and the base images. The image carries
+    /// their fingerprint in the label buildlock.inputs, which buildlock adds to the build command.
+    /// docs/if-changed.md says what counts. [env: BUILDLOCK_IF_CHANGED, true or false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_value = "false", default_missing_value = "true", hide_possible_values = true,
+          action = clap::ArgAction::Set, hide_default_value = true)]
+    pub(crate) if_changed: bool,
+
+    /// File or folder that the build command reads, for --if-changed (repeatable)
+    ///
+    /// For a build command that buildlock cannot read. The command itself has to set the label, which
+    /// it finds in BUILDLOCK_LABEL: docker build --label "$BUILDLOCK_LABEL" …
+    #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
+    pub(crate) inputs: Vec<PathBuf>,
+
     /// What a waiter does when the build that it waited for failed
     ///
     /// [env: BUILDLOCK_ON_FAILURE]
@@ -218,6 +236,18 @@ pub enum Sub {
         #[arg(value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
         paths: Vec<PathBuf>,
     },
+    /// Print the fingerprint of what a build command reads, as --if-changed computes it
+    ///
+    /// With -v, also what went into it, without secrets. With --diff, instead, in what the inputs
+    /// differ from those of the image that exists: one line for each kind of input.
+    ///
+    /// Exit status: 0; with --diff 1 if the image would be built; 2 wrong usage, 125 an input cannot
+    /// be read.
+    Fingerprint {
+        /// What to look at.
+        #[command(flatten)]
+        inputs: FingerprintArgs,
+    },
     /// Print a completion script
     Completions {
         /// Shell to complete for
@@ -227,9 +257,37 @@ pub enum Sub {
     /// Print a man page
     Man {
         /// Subcommand whose page to print; by default buildlock(1)
-        #[arg(value_name = "SUBCOMMAND", value_parser = ["status", "path", "prune", "cache", "lint", "completions", "man"])]
+        #[arg(value_name = "SUBCOMMAND", value_parser = ["status", "path", "prune", "cache", "lint", "fingerprint", "completions", "man"])]
         page: Option<String>,
     },
+}
+
+/// Options of `buildlock fingerprint`.
+#[derive(Debug, Args)]
+pub struct FingerprintArgs {
+    /// Say in what the inputs differ from those of the image
+    #[arg(long)]
+    pub(crate) diff: bool,
+
+    /// Image that the build command builds (repeatable)
+    #[arg(short, long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<Tag>,
+
+    /// File or folder that the build command reads (repeatable)
+    #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
+    pub(crate) inputs: Vec<PathBuf>,
+
+    /// Engine where images are looked up
+    #[arg(long, value_name = "ENGINE", value_enum)]
+    pub(crate) engine: Option<Engine>,
+
+    /// Where the image must be: local or registry
+    #[arg(long, value_name = "WHERE", value_parser = parse_check)]
+    pub(crate) check: Option<Check>,
+
+    /// The build command, with its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// What `buildlock cache` does.

@@ -19,9 +19,9 @@ use std::ffi::{OsStr, OsString};
 
 pub use self::client::Client;
 pub use self::engine::Engine;
-pub(crate) use self::output::goes_elsewhere;
+pub(crate) use self::output::{goes_elsewhere, output_fields};
 pub use self::redact::describe;
-pub use self::task::BuildOptions;
+pub use self::task::{BuildOptions, Given};
 pub(crate) use self::task::{ComposeOrBake, Tool};
 
 use self::builder::BuilderUse;
@@ -44,6 +44,16 @@ impl Command {
         let lossy: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
         let words: Vec<&str> = lossy.iter().map(AsRef::as_ref).collect();
         Command { known: known::recognize(&argv, &words), argv }
+    }
+
+    /// Returns this command with a label for the image that it builds, `NAME=VALUE`. Returns none if
+    /// it is not known to build one image.
+    pub(crate) fn with_label(&self, label: &str) -> Option<Self> {
+        self.build()?;
+        let at = self.known.as_ref()?.after_verb;
+        let mut argv = self.argv.clone();
+        argv.splice(at..at, ["--label".into(), label.into()]);
+        Some(Command::new(argv))
     }
 
     /// Returns the program to run. It is empty only if the command is.
@@ -247,10 +257,49 @@ mod tests {
     }
 
     #[test]
+    fn label_is_added_behind_the_verb() {
+        let labelled = |line: &str| {
+            let command = command(line).with_label("a=b")?;
+            Some([&[command.program().to_owned()], command.arguments()].concat())
+        };
+        let words = |line: &str| Some(command(line).argv);
+        for (line, expected) in [
+            ("docker build -t a .", "docker build --label a=b -t a ."),
+            ("docker image build -t a .", "docker image build --label a=b -t a ."),
+            (
+                "sudo -n docker --context x buildx --builder b build .",
+                "sudo -n docker --context x buildx --builder b build --label a=b .",
+            ),
+            ("docker-buildx b .", "docker-buildx b --label a=b ."),
+            ("buildah bud .", "buildah bud --label a=b ."),
+            ("env A=b podman build", "env A=b podman build --label a=b"),
+        ] {
+            assert_eq!(labelled(line), words(expected), "{line}");
+        }
+        assert_eq!(labelled("make image"), None);
+        assert_eq!(labelled("docker compose build"), None);
+    }
+
+    #[test]
     fn the_outputs_of_a_build_are_found() {
         let line = "docker buildx build --push --builder b --platform linux/amd64,linux/arm64 \
                     -o type=local,dest=out --iidfile id --metadata-file=m -q --check -t a .";
         let command = command(line);
+        let build = command.build().unwrap();
+        let given: Vec<_> = build.given.iter().map(|it| (&*it.name, it.value.as_deref())).collect();
+        assert_eq!(
+            given[..3],
+            [("push", None), ("builder", Some("b")), ("platform", Some("linux/amd64,linux/arm64"))]
+        );
+        assert_eq!(
+            given[3..6],
+            [
+                ("o", Some("type=local,dest=out")),
+                ("iidfile", Some("id")),
+                ("metadata-file", Some("m"))
+            ]
+        );
+        assert_eq!(given[6..], [("q", None), ("check", None), ("t", Some("a"))]);
         assert_eq!(
             command.build(),
             Some(&BuildOptions {
@@ -266,6 +315,8 @@ mod tests {
                 no_build_option: Some("--check".into()),
                 cache_namespace: None,
                 reads_stdin: false,
+                given: build.given.clone(),
+                operands: vec![".".into()],
             })
         );
         assert_eq!(command.builder(), Some("b"));

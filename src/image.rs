@@ -9,6 +9,7 @@
 
 mod answer;
 pub mod check;
+mod description;
 mod engine;
 mod images;
 mod missing;
@@ -19,11 +20,13 @@ mod wanted;
 
 pub(crate) use self::answer::{CacheMount, EngineProcess, Identity};
 pub(crate) use self::check::Check;
+pub(crate) use self::description::{Description, LABEL};
 pub(crate) use self::engine::compose::compose_config;
 pub(crate) use self::engine::docker::buildx;
 pub(crate) use self::engine::podman::is_buildah;
-pub(crate) use self::images::Images;
+pub(crate) use self::images::{Images, UpToDate};
 pub(crate) use self::missing::{Instead, Missing, Why};
+pub(crate) use self::platform::Platform;
 
 /// Readers of what engines, clients and registries say, for the fuzz targets.
 pub mod readers {

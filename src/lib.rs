@@ -9,10 +9,12 @@ pub mod cache;
 mod child;
 pub mod cli;
 pub mod command;
+mod dockerfile;
 pub mod duration;
 pub mod exit;
 #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "only locks in etcd run out"))]
 mod expiry;
+pub mod fingerprint;
 pub mod generate;
 mod go_json;
 pub mod image;

@@ -83,6 +83,9 @@ fn call(cli: Cli) -> Result<Exit> {
             let options = lint::Options { fix, strict, quiet: common.log.quiet, format, paths };
             return lint::run(&options, &mut out);
         }
+        Sub::Fingerprint { inputs } => {
+            return run::fingerprint(inputs, common.log.verbose, &mut out);
+        }
         Sub::Completions { shell } => generate::completions(shell, &mut out)?,
         Sub::Man { page } => generate::man(page.as_deref(), &mut out)?,
     }

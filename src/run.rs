@@ -6,6 +6,7 @@
 mod builder;
 mod caches;
 mod diagnose;
+mod fingerprint;
 mod job;
 mod locking;
 mod look;
@@ -14,12 +15,14 @@ mod open_store;
 mod preflight;
 mod recursion;
 mod skip;
+mod up_to_date;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Result, anyhow, bail};
 
+pub use self::fingerprint::fingerprint;
 use self::job::Job;
 use self::locking::Locked;
 use self::look::Look;
@@ -29,6 +32,7 @@ use crate::child::{self, Ended};
 use crate::cli::{BuildArgs, CommonArgs};
 use crate::duration::Deadline;
 use crate::exit::{self, Exit};
+use crate::fingerprint::Fingerprint;
 use crate::image::{Missing, Why};
 use crate::lock::HeldLocks;
 use crate::log;
@@ -44,24 +48,23 @@ pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
     let job = Job::new(args, common)?; // 1. Validate.
     match job.look()? {
         Look::Present => return job.skip(), // 2. Look.
-        Look::Missing(missing) => diagnose::why_untold(&missing),
-        Look::Forced => {}
+        Look::ToBuild(it) => it.why.iter().for_each(diagnose::why_built_again),
     }
     job.validate_build()?;
     let job = Arc::new(job);
     let mut store = OpenStore::new(&job.store)?;
     let deadline = Deadline::after(job.timeout);
-    let locks = match job.lock_and_look_again(deadline, &store)? {
-        Locked::Ours(locks) => locks,               // 3. Lock.
-        Locked::Present => return store.skip(&job), // 4. Look again.
+    let (locks, inputs) = match job.lock_and_look_again(deadline, &store)? {
+        Locked::Ours(locks, inputs) => (locks, inputs), // 3. Lock.
+        Locked::Present => return store.skip(&job),     // 4. Look again.
         Locked::Failed(status) => return Ok(Exit::Code(status)),
         Locked::TimedOut => return Ok(Exit::Code(job.conflict_exit_code)),
         Locked::Interrupted(signal) => return Ok(Exit::Signal(signal)),
     };
-    let mut build = RunningBuild::new(locks, deadline);
+    let mut build = RunningBuild::new(locks, inputs, deadline);
     let signals = store.signals()?;
     let ended = job.build(&mut build, signals)?; // 5. Build.
-    let exit = job.verify(&ended, signals); // 6. Verify.
+    let exit = job.verify(&build, &ended, signals); // 6. Verify.
     let exit = job.release(build, &ended, exit, signals); // 7. Release.
     if !ended.left.is_empty() {
         // They need what the store keeps for us, until it runs out.
@@ -73,6 +76,8 @@ pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
 /// A build under way.
 struct RunningBuild {
     locks: HeldLocks,
+    /// The fingerprint of what is built, with `--if-changed`.
+    inputs: Option<Fingerprint>,
     /// What is left of the time for waiting; no limit if `None`.
     patience: Option<Duration>,
     /// When the build command was last started.
@@ -82,9 +87,9 @@ struct RunningBuild {
 }
 
 impl RunningBuild {
-    fn new(locks: HeldLocks, deadline: Deadline) -> Self {
+    fn new(locks: HeldLocks, inputs: Option<Fingerprint>, deadline: Deadline) -> Self {
         let (patience, started) = (deadline.left(), SystemTime::now());
-        RunningBuild { locks, patience, started, at_fault: Vec::new() }
+        RunningBuild { locks, inputs, patience, started, at_fault: Vec::new() }
     }
 }
 
@@ -100,15 +105,17 @@ impl Job {
     }
 
     /// 5. Runs the build command while holding the locks; once more if a shared cache may be the
-    ///    cause of a failure.
+    ///    cause of a failure, or if its inputs changed meanwhile.
     fn build(self: &Arc<Self>, build: &mut RunningBuild, signals: &Signals) -> Result<Ended> {
-        let ended = self.run_command(&build.locks, signals)?;
+        build.inputs.iter().for_each(|inputs| self.distrust_images(inputs));
+        let ended = self.run_command(build, signals)?;
         let ended =
             if self.cache_may_be_at_fault(&ended, &build.locks) && self.can_run_again(&ended) {
                 self.run_again_alone(build, ended, signals)?
             } else {
                 ended
             };
+        let ended = self.build_changed_inputs(build, ended, signals)?;
         build.locks.iter().filter_map(|lock| lock.lost()).for_each(|why| tracing::warn!("{why}"));
         if !ended.left.is_empty() {
             let until = match self.store.scope() {
@@ -123,7 +130,8 @@ impl Job {
     }
 
     /// Runs the build command, which inherits the locks.
-    fn run_command(&self, locks: &HeldLocks, signals: &Signals) -> Result<Ended> {
+    fn run_command(&self, build: &RunningBuild, signals: &Signals) -> Result<Ended> {
+        let RunningBuild { locks, inputs, .. } = build;
         log::building(&self.tags, &self.command.to_string());
         let expiry = locks.iter().find_map(|lock| lock.expiry());
         // The fence of the first tag's lock. The next holder of that lock gets a larger one,
@@ -131,9 +139,12 @@ impl Job {
         let fence = locks.iter().next().and_then(|lock| lock.fence());
         let fence = fence.map(|fence| ("BUILDLOCK_FENCE", fence.to_string().into()));
         let forced = nested::forced_by_us(self.force, &self.tags);
+        let label = inputs.as_ref().map(Fingerprint::label);
+        let labelled = label.as_ref().and_then(|label| self.command.with_label(label));
+        let label = label.map(|label| ("BUILDLOCK_LABEL", label.into()));
         let request = child::RunRequest {
-            command: &self.command,
-            environment: forced.into_iter().chain(fence).collect(),
+            command: labelled.as_ref().unwrap_or(&self.command),
+            environment: forced.into_iter().chain(fence).chain(label).collect(),
             lock_descriptors: locks.iter().flat_map(|lock| lock.descriptors()).collect(),
             expiry: expiry.as_deref(),
             limit: self.build_timeout,
@@ -144,7 +155,12 @@ impl Job {
     }
 
     /// 6. Verifies: if the build command exited 0, every image must now be present.
-    fn verify(self: &Arc<Self>, ended: &Ended, signals: &Signals) -> Result<Exit> {
+    fn verify(
+        self: &Arc<Self>,
+        build: &RunningBuild,
+        ended: &Ended,
+        signals: &Signals,
+    ) -> Result<Exit> {
         let failed = |exit, why| {
             log::failed(&self.tags, exit, Some(ended.elapsed), why);
             Ok(exit)
@@ -171,8 +187,8 @@ impl Job {
                        built the image";
             return failed(Exit::Signal(signal), why);
         }
-        let job = Arc::clone(self);
-        match signals.unless_interrupted(move || job.find_built_images())? {
+        let (job, inputs) = (Arc::clone(self), build.inputs.clone());
+        match signals.unless_interrupted(move || job.find_built_images(inputs.as_ref()))? {
             Work::Done(()) => {
                 log::built(&self.tags, ended.elapsed);
                 Ok(Exit::SUCCESS)
@@ -184,8 +200,12 @@ impl Job {
     }
 
     /// Fails unless every image is there after a build.
-    fn find_built_images(&self) -> Result<()> {
-        match self.images.first_missing(&self.tags) {
+    fn find_built_images(&self, inputs: Option<&Fingerprint>) -> Result<()> {
+        let missing = match inputs {
+            Some(inputs) => self.verify_label(inputs),
+            None => self.images.first_missing(&self.tags),
+        };
+        match missing {
             // Of an image that is there, the engine may not tell for which platforms it is. Before
             // a build that means to build; after a build that exited 0 it is the best there is.
             Ok(None | Some(Missing { why: Why::Untold(_), .. })) => Ok(()),

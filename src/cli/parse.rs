@@ -16,6 +16,7 @@ use crate::log;
 const ENVIRONMENT: &[(&str, &str)] = &[
     ("timeout", "BUILDLOCK_TIMEOUT"),
     ("build_timeout", "BUILDLOCK_BUILD_TIMEOUT"),
+    ("if_changed", "BUILDLOCK_IF_CHANGED"),
     ("on_failure", "BUILDLOCK_ON_FAILURE"),
     ("engine", "BUILDLOCK_ENGINE"),
     ("check", "BUILDLOCK_CHECK"),

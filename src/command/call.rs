@@ -41,6 +41,8 @@ pub(super) struct Known {
     pub client: Client,
     pub task: Task,
     pub builder: BuilderUse,
+    /// Where the arguments after the verb begin in the command.
+    pub after_verb: usize,
     /// Whether a wrapper may read stdin.
     pub wrapper_may_read_stdin: bool,
 }
@@ -65,7 +67,14 @@ impl<'a> Call<'a> {
 
     /// Returns this call as a recognized one that does `task`.
     pub(super) fn known(&self, client: Client, task: Task, builder: BuilderUse) -> Known {
-        Known { client, task, builder, wrapper_may_read_stdin: self.wrappers.may_read_stdin }
+        let rest = self.client_call.as_ref().map_or(0, |call| call.rest.len());
+        Known {
+            client,
+            task,
+            builder,
+            after_verb: self.wrappers.program + 1 + self.arguments.len() - rest,
+            wrapper_may_read_stdin: self.wrappers.may_read_stdin,
+        }
     }
 }
 

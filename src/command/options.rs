@@ -26,7 +26,7 @@ pub(super) enum Valued {
 }
 
 impl Valued {
-    fn has(self, name: &str) -> bool {
+    pub(super) fn has(self, name: &str) -> bool {
         match self {
             Valued::Only(names) => names.has(name),
             Valued::AllBut(names) => !names.has(name),

@@ -40,14 +40,14 @@ pub(super) fn image_names(output: &str) -> Vec<String> {
 }
 
 fn field(output: &str, name: &str) -> Option<String> {
-    csv_fields(output).into_iter().find_map(|field| {
+    output_fields(output).into_iter().find_map(|field| {
         let (key, value) = field.split_once('=')?;
         (key.trim().eq_ignore_ascii_case(name)).then(|| value.trim().to_owned())
     })
 }
 
 /// Splits a line as buildx does: at commas, except within double quotes (RFC 4180).
-fn csv_fields(line: &str) -> Vec<String> {
+pub(crate) fn output_fields(line: &str) -> Vec<String> {
     let mut fields = vec![String::new()];
     let mut quoted = false;
     let mut characters = line.chars().peekable();

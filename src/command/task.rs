@@ -46,6 +46,21 @@ pub struct BuildOptions {
     pub no_build_option: Option<String>,
     /// Whether the command reads the context or the Dockerfile from stdin (`-`, `-f -`).
     pub reads_stdin: bool,
+    /// All options, in order.
+    pub given: Vec<Given>,
+    /// The words that are neither options nor their values: the context.
+    pub operands: Vec<String>,
+}
+
+/// An option of a build command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// The letter or the name, without dashes.
+    pub name: String,
+    /// The value, if the option has one.
+    pub value: Option<String>,
+    /// Whether it is one that needs no value.
+    pub is_switch: bool,
 }
 
 impl BuildOptions {

@@ -3,13 +3,15 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use super::answer::{Answer, CacheMount, EngineProcess, Identity};
 use super::check::Check;
+use super::description::Description;
 use super::engine;
 use super::engine::backend::Backend;
 use super::missing::{Missing, Why};
+use super::platform::Platform;
 use super::present;
 use super::present::meaning::Meaning;
 use super::retry::insist;
@@ -27,6 +29,14 @@ pub struct Images {
     wanted: Wanted,
     /// What the build command puts before the IDs of its cache mounts.
     cache_namespace: Option<String>,
+}
+
+/// What a look for images that were built from certain inputs found.
+pub(crate) enum UpToDate<'a> {
+    /// They all were, and are one image, which has this ID if it is on the engine.
+    Yes { id: Option<String> },
+    /// The first one that was not.
+    No(Missing<'a>),
 }
 
 impl Images {
@@ -90,6 +100,70 @@ impl Images {
             Answer::Missing => Some(Why::None),
             Answer::Present(there) => self.present.shortfall(engine, wanted, tag, &there),
         })
+    }
+
+    /// Looks whether the image of each tag was built from the inputs with this fingerprint, and
+    /// whether they are one image.
+    ///
+    /// # Errors
+    /// As for [`Images::first_missing`].
+    pub(crate) fn first_outdated<'a>(&self, tags: &'a [Tag], inputs: &str) -> Result<UpToDate<'a>> {
+        let mut id = None;
+        for tag in tags {
+            let described = insist(tag, || self.present.describe(&*self.engine, tag))?;
+            let Some(images) = described.filter(|images| !images.is_empty()) else {
+                return Ok(UpToDate::No(Missing { tag, why: Why::None }));
+            };
+            let there: Vec<_> = images.iter().filter_map(|it| it.platform.clone()).collect();
+            let shortfall = self.present.shortfall(&*self.engine, &self.wanted, tag, &there);
+            let outdated = images.iter().find(|image| image.inputs.as_deref() != Some(inputs));
+            let why = shortfall.or_else(|| Some(Why::Outdated(outdated?.inputs.clone())));
+            if let Some(why) = why {
+                return Ok(UpToDate::No(Missing { tag, why }));
+            }
+            let this = images.into_iter().find_map(|image| image.id);
+            if id.as_ref().is_some_and(|id| *id != this) {
+                return Ok(UpToDate::No(Missing { tag, why: Why::Several }));
+            }
+            id = Some(this);
+        }
+        Ok(UpToDate::Yes { id: id.flatten() })
+    }
+
+    /// Describes an image that a Dockerfile names, as the engine has it. Returns none if the engine
+    /// does not have it.
+    ///
+    /// # Errors
+    /// The engine gave no certain answer, even when asked again.
+    pub(crate) fn describe(&self, name: &str) -> Result<Option<Description>> {
+        insist(&name, || self.engine.describe(name))
+    }
+
+    /// Returns the platforms that the build command names.
+    pub(crate) fn platforms(&self) -> &[Platform] {
+        &self.wanted.platforms
+    }
+
+    /// Returns the digest that a reference has in its registry. Returns none if there is no such
+    /// image.
+    ///
+    /// # Errors
+    /// There was no certain answer.
+    pub(crate) fn digest_in_registry(&self, tag: &Tag) -> Result<Option<String>> {
+        self.engine.digest_in_registry(tag).map_err(|error| anyhow!(error.why))
+    }
+
+    /// Returns the platform that the engine builds for if nothing else is said.
+    ///
+    /// # Errors
+    /// The engine gave no certain answer, even when asked again.
+    pub(crate) fn own_platform(&self) -> Result<String> {
+        insist(&self.engine.client(), || self.engine.own_platform())
+    }
+
+    /// Returns the builder that the build command may use, if it is not the engine's own.
+    pub(crate) fn builder(&self) -> Option<String> {
+        self.engine.builder()
     }
 
     /// Returns the ID of an image on the engine. With `--check registry` or a command, the image

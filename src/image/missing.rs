@@ -18,6 +18,19 @@ pub enum Why {
     None,
     /// There is one, but not for every platform it has to be for.
     Other(Instead),
+    /// There is one, but it was not built from the current inputs. Its label is this, if it has
+    /// one.
+    Outdated(Option<String>),
+    /// There is one that was built from the current inputs, but a build was interrupted before it
+    /// could be verified.
+    Unverified,
+    /// There is one whose label says that it was built from the current inputs, but it is not the
+    /// image that was: labels are inherited.
+    Inherited,
+    /// The images of these tags are not the same one.
+    Several,
+    /// There is one, but the build is never skipped, for this reason.
+    NeverSkipped(String),
     /// There is one, but the engine does not say whether it is for all of these platforms.
     Untold(String),
 }

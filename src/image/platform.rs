@@ -35,6 +35,18 @@ impl Platform {
         Some(Self::new(lower(os), lower(architecture), lower(variant)))
     }
 
+    pub(crate) fn os(&self) -> &str {
+        &self.os
+    }
+
+    pub(crate) fn architecture(&self) -> &str {
+        &self.architecture
+    }
+
+    pub(crate) fn variant(&self) -> &str {
+        &self.variant
+    }
+
     /// Returns the platform, or nothing if the engine did not name one.
     pub(crate) fn known(self) -> Option<Self> {
         (!self.os.is_empty() && !self.architecture.is_empty()).then_some(self)

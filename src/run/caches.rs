@@ -73,7 +73,7 @@ impl Job {
                 build.locks.append(caches);
                 build.at_fault = shared;
                 build.started = SystemTime::now();
-                self.run_command(&build.locks, signals)
+                self.run_command(build, signals)
             }
             Ok(Work::Done(None)) => Ok(ended),
             Ok(Work::Interrupted(signal)) => {

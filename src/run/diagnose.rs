@@ -7,19 +7,39 @@ use super::preflight::{does_not_run, how_to_push, program};
 use crate::child::NotRun;
 use crate::command::{BuildOptions, Client, Command, Engine, goes_elsewhere};
 use crate::exit;
-use crate::image::{Check, Instead, Missing, Why};
+use crate::image::{Check, Instead, LABEL, Missing, Why};
 use crate::interpreter;
 use crate::reference::Tag;
 
 /// Says why an image that may be present is built all the same.
-pub(super) fn why_untold(missing: &Missing<'_>) {
-    if let Why::Untold(wanted) = &missing.why {
-        tracing::warn!(
-            "{}: there is an image, but the engine does not say whether it is for all of {wanted}, \
-             so it is built again each time; Docker 28 says so where it has the containerd image \
-             store, and --check registry looks in the registry",
-            missing.tag
-        );
+pub(super) fn why_built_again(missing: &Missing<'_>) {
+    let tag = missing.tag;
+    match &missing.why {
+        Why::Untold(wanted) => tracing::warn!(
+            "{tag}: there is an image, but the engine does not say whether it is for all of \
+             {wanted}, so it is built again each time; Docker 28 says so where it has the containerd \
+             image store, and --check registry looks in the registry"
+        ),
+        Why::NeverSkipped(reason) => tracing::info!("{tag}: {reason}, so it is always built"),
+        Why::Outdated(_) | Why::Unverified | Why::Inherited | Why::Several => {
+            tracing::info!("{tag}: {}", why_outdated(&missing.why));
+        }
+        Why::None | Why::Other(_) => {}
+    }
+}
+
+/// Returns why an image that is there does not count with `--if-changed`.
+fn why_outdated(why: &Why) -> String {
+    match why {
+        Why::Outdated(Some(difference)) => format!("not up to date: {difference}"),
+        Why::Unverified => "not up to date: the build that made it was interrupted".to_owned(),
+        Why::Inherited => {
+            "not up to date: its label is that of another image, from which it was made".to_owned()
+        }
+        Why::Several => "not up to date: its tags are several images".to_owned(),
+        Why::Outdated(None) | Why::None | Why::Other(_) | Why::Untold(_) | Why::NeverSkipped(_) => {
+            "not up to date".to_owned()
+        }
     }
 }
 
@@ -41,6 +61,12 @@ pub(super) fn why_missing(command: &Command, missing: &Missing<'_>, check: &Chec
     let tag = missing.tag;
     if let Check::Command(_) = check {
         return format!("there is no image {tag}, says the command of --check");
+    }
+    if let Why::Outdated(_) | Why::Several = &missing.why {
+        return format!(
+            "{tag} does not have the label {LABEL} of this build; did another build take the name, \
+             or does the build command not use $BUILDLOCK_LABEL?"
+        );
     }
     if let Why::Other(Instead { there, wanted }) = &missing.why {
         return format!(

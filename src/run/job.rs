@@ -14,6 +14,7 @@ use crate::cli::{BuildArgs, CommonArgs, OnFailure};
 use crate::command::Command;
 use crate::duration::Limit;
 use crate::exit::Exit;
+use crate::fingerprint::Inputs;
 use crate::image::{Check, Images};
 use crate::lock::Store;
 use crate::lock::place::Place;
@@ -31,6 +32,8 @@ pub(super) struct Job {
     pub(super) caches: Caches,
     pub(super) command: Arc<Command>,
     pub(super) images: Images,
+    /// What the build command reads, with `--if-changed`.
+    pub(super) inputs: Option<Inputs>,
     pub(super) store: Arc<dyn Store>,
     pub(super) timeout: Limit,
     pub(super) build_timeout: Option<Duration>,
@@ -69,6 +72,13 @@ impl Job {
         preflight::check_that_it_ends_with_an_image(&command, &check)?;
         preflight::warn_if_a_cache_has_several_writers(&command, &program, !args.caches.is_empty());
         let images = Images::of(&command, &program, args.engine, check.clone())?;
+        let inputs = match args.if_changed {
+            true => Some(Inputs::of(&command, args.inputs, &tags, &images)?),
+            false if !args.inputs.is_empty() => {
+                bail!("--inputs says what --if-changed looks at; give both")
+            }
+            false => None,
+        };
         if images.are_podmans() {
             tags = tags.into_iter().map(Tag::in_podman).collect();
         }
@@ -95,6 +105,7 @@ impl Job {
             force: args.force || nested::is_forced_by_ancestor(&tags, &*store),
             store,
             images,
+            inputs,
             command,
             tags,
             subjects,

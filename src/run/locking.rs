@@ -5,10 +5,12 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 
 use super::job::Job;
+use super::look::Look;
 use super::open_store::OpenStore;
 use crate::child::signals::Work;
 use crate::duration::Deadline;
 use crate::exit::Exit;
+use crate::fingerprint::Fingerprint;
 use crate::lock::{self, HeldLocks, Key, Patience, Turn};
 use crate::log;
 use crate::record::Holder;
@@ -19,7 +21,8 @@ const LOST_ROUNDS_MAX: usize = 100;
 
 /// How the wait for all locks ended.
 pub(super) enum Locked {
-    Ours(HeldLocks),
+    /// The locks are ours, and this is what has to be built.
+    Ours(HeldLocks, Option<Fingerprint>),
     /// Every image is present by now.
     Present,
     /// The build that was waited for failed with this status, and its failure is shared.
@@ -51,21 +54,25 @@ impl Job {
         let mut lost_rounds = 0;
         let mut waited_for = Vec::new();
         loop {
-            let locks = match self.lock(deadline, &mut waited_for)? {
-                Turn::Held(locks) if !self.is_present()? => locks,
-                Turn::Held(_) | Turn::Settled => {
-                    self.warn_of_other_builds("the image", &waited_for);
-                    return Ok(Locked::Present);
-                }
+            let locked = match self.lock(deadline, &mut waited_for)? {
+                Turn::Held(locks) => match self.look()? {
+                    Look::ToBuild(it) => Some((locks, it.inputs)),
+                    Look::Present => None,
+                },
+                Turn::Settled => None,
                 Turn::Failed(status) => {
                     self.warn_of_other_builds("the failure", &waited_for);
                     return Ok(Locked::Failed(status));
                 }
                 Turn::TimedOut => return Ok(Locked::TimedOut),
             };
+            let Some((locks, inputs)) = locked else {
+                self.warn_of_other_builds("the image", &waited_for);
+                return Ok(Locked::Present);
+            };
             // A lock may have been lost during the wait for another lock or for the engine.
             let Some(why) = locks.iter().find_map(|lock| lock.lost()) else {
-                return Ok(Locked::Ours(locks));
+                return Ok(Locked::Ours(locks, inputs));
             };
             drop(locks);
             lost_rounds += 1;
@@ -136,6 +143,10 @@ impl Job {
     /// Warns if the build that was waited for, and that left `result`, ran another command than this
     /// call would, or ran it in another folder.
     fn warn_of_other_builds(&self, result: &str, waited_for: &[(Subject, Holder)]) {
+        if self.inputs.is_some() {
+            // The image was built from these very inputs, whoever built it.
+            return;
+        }
         let ours = self.ourselves();
         // A holder without a build is somebody's script.
         let is_other =

@@ -1,7 +1,7 @@
 //! Endless recursion: a `docker` in PATH calls `buildlock -- docker "$@"`, which finds the same
 //! `docker` again.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -53,9 +53,18 @@ fn has_same_words(pid: u32, command: &Command) -> bool {
     let mut words = words.map(OsStr::from_bytes);
     let is_buildlock =
         words.next().is_some_and(|name| name.as_encoded_bytes().ends_with(b"buildlock"));
-    let ours = std::iter::once(command.program());
-    let ours = ours.chain(command.arguments().iter().map(|word| word.as_os_str()));
-    is_buildlock && words.any(|word| word == "--") && words.eq(ours)
+    is_buildlock && words.any(|word| word == "--") && words.eq(without_our_label(command))
+}
+
+/// Returns the words of a command, without the label that an outer call has added to it.
+fn without_our_label(command: &Command) -> impl Iterator<Item = &OsStr> {
+    let label = std::env::var_os("BUILDLOCK_LABEL").unwrap_or_default();
+    let arguments = command.arguments();
+    let is_it = |pair: &[OsString]| pair[0] == "--label" && pair[1] == label;
+    let at = arguments.windows(2).position(is_it);
+    let words = arguments.iter().enumerate();
+    let kept = words.filter(move |(n, _)| at.is_none_or(|at| *n != at && *n != at + 1));
+    std::iter::once(command.program()).chain(kept.map(|(_, word)| word.as_os_str()))
 }
 
 /// Returns the program in PATH that the wrapper `name`, the first in PATH, probably stands for: the

@@ -400,3 +400,39 @@ fn option_after_the_separator_belongs_to_the_build_command() {
 
     assert_eq!(f.lines("args.log"), ["docker build --timeout soon -t env:abc ."]);
 }
+
+#[test]
+fn inputs_that_cannot_be_known_are_refused_before_any_waiting() {
+    fn build<'w>(words: &[&'w str]) -> Vec<&'w str> {
+        [&["--if-changed", "--", "docker", "build", "-t", "env:abc"], words].concat()
+    }
+    assert_refused(&build(&["-"]), 125, &["stdin"]);
+    assert_refused(&build(&["-f", "-", "."]), 125, &["stdin"]);
+    assert_refused(&build(&["/missing"]), 125, &["context /missing is not a folder"]);
+    assert_refused(&build(&["/dev/null"]), 125, &["not a folder"]);
+    assert_refused(&build(&["-f", "/missing", "."]), 125, &["Dockerfile /missing does not exist"]);
+    assert_refused(&build(&["-f", "/dev/null", "."]), 125, &["not a regular file"]);
+    let own = build(&["--label", "buildlock.inputs=x", "."]);
+    assert_refused(&own, 125, &["buildlock's own"]);
+    let script = ["--if-changed", "-t", "env:abc", "--", "sh", "-c", "true"];
+    assert_refused(&script, 125, &["--inputs PATH"]);
+    let missing = ["--if-changed", "--inputs", "/missing", "-t", "env:abc", "--", "true"];
+    assert_refused(&missing, 125, &["--inputs /missing"]);
+    let alone = ["--inputs", "/", "-t", "env:abc", "--", "true"];
+    assert_refused(&alone, 125, &["give both"]);
+    let check = ["--if-changed", "--check", "true", "--inputs", "/", "-t", "env:abc", "--", "true"];
+    assert_refused(&check, 125, &["must be local or registry"]);
+}
+
+#[test]
+fn dockerfile_that_a_foreign_program_reads_is_refused_before_any_waiting() {
+    let (f, _held) = contended();
+    let run = |syntax: &str| {
+        let text = format!("# syntax={syntax}\nFROM scratch\n");
+        fs::write(f.path("work/Dockerfile"), text).unwrap();
+        let words = ["--if-changed", "-w", "0s", "--", "docker", "build", "-t", "env:abc", "."];
+        f.buildlock(words).run()
+    };
+    run("example.com/other:1").assert_code(125).assert_stderr("# syntax=");
+    run("docker/dockerfile:1").assert_no_stderr("# syntax=");
+}

@@ -14,9 +14,12 @@ mod cluster;
 mod network;
 
 mod compose;
+mod contexts;
+mod dockerfile;
 mod examples;
 #[cfg(feature = "etcd")]
 mod hosts;
+mod if_changed;
 mod podman;
 mod real_engine;
 mod registry;

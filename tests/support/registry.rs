@@ -5,8 +5,8 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -176,7 +176,7 @@ pub enum Says {
 /// A registry whose answers a test decides, until it is dropped.
 pub struct OddRegistry {
     address: SocketAddr,
-    asked: Arc<AtomicUsize>,
+    requests: Arc<Mutex<Vec<String>>>,
     over: Arc<AtomicBool>,
     listening: Option<JoinHandle<()>>,
 }
@@ -186,19 +186,19 @@ impl OddRegistry {
     pub fn start(says: Says) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (asked, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let (count, end, says) = (Arc::clone(&asked), Arc::clone(&over), Arc::new(says));
+        let (requests, over) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+        let (heard, end, says) = (Arc::clone(&requests), Arc::clone(&over), Arc::new(says));
         let listening = std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if end.load(Ordering::SeqCst) {
                     return;
                 }
-                let (says, count, end) = (Arc::clone(&says), Arc::clone(&count), Arc::clone(&end));
+                let (says, heard, end) = (Arc::clone(&says), Arc::clone(&heard), Arc::clone(&end));
                 let mut stream = stream.unwrap();
-                std::thread::spawn(move || answer(&mut stream, &says, &count, &end));
+                std::thread::spawn(move || answer(&mut stream, &says, &heard, &end));
             }
         });
-        Self { address, asked, over, listening: Some(listening) }
+        Self { address, requests, over, listening: Some(listening) }
     }
 
     /// Returns its address, as an image's name begins.
@@ -208,7 +208,12 @@ impl OddRegistry {
 
     /// Returns how many requests it has had.
     pub fn asked(&self) -> usize {
-        self.asked.load(Ordering::SeqCst)
+        self.requests.lock().unwrap().len()
+    }
+
+    /// Returns the first line of each request so far.
+    pub fn requests(&self) -> Vec<String> {
+        self.requests.lock().unwrap().clone()
     }
 }
 
@@ -223,7 +228,7 @@ impl Drop for OddRegistry {
     }
 }
 
-fn answer(stream: &mut TcpStream, says: &Says, count: &AtomicUsize, end: &AtomicBool) {
+fn answer(stream: &mut TcpStream, says: &Says, heard: &Mutex<Vec<String>>, end: &AtomicBool) {
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let mut head = Vec::new();
     let mut byte = [0];
@@ -237,7 +242,8 @@ fn answer(stream: &mut TcpStream, says: &Says, count: &AtomicUsize, end: &Atomic
             return;
         }
     }
-    count.fetch_add(1, Ordering::SeqCst);
+    let first_line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
+    heard.lock().unwrap().push(first_line);
     let (status, kind, body) = match says {
         Says::Nothing => {
             // Until the client has had enough.

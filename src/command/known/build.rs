@@ -7,7 +7,7 @@ use crate::command::call::{Call, ClientCall, Known};
 use crate::command::engine::Engine;
 use crate::command::options::{Names, Opt, Valued, is_option, read_option};
 use crate::command::output::{goes_elsewhere, goes_to_engine, image_names};
-use crate::command::task::{BuildOptions, Task};
+use crate::command::task::{BuildOptions, Given, Task};
 
 /// The options of all these commands take a value, except for these.
 ///
@@ -92,17 +92,23 @@ fn read(words: &[&str], engine: Engine, mut each: impl FnMut(Opt<'_>)) -> BuildO
     let mut at = 0;
     while let Some(&word) = words.get(at) {
         if word == "--" {
-            build.reads_stdin |= words[at..].contains(&"-");
+            let operands = &words[at + 1..];
+            build.reads_stdin |= operands.contains(&"-");
+            build.operands.extend(operands.iter().map(|word| (*word).to_owned()));
             break;
         }
         if !is_option(word) {
             build.reads_stdin |= word == "-";
+            build.operands.push(word.to_owned());
             at += 1;
             continue;
         }
         at += read_option(&words[at..], VALUED, |opt| {
             platform.note(opt);
             note(&mut build, opt);
+            let value = opt.value.map(str::to_owned);
+            let is_switch = !VALUED.has(opt.name);
+            build.given.push(Given { name: opt.name.to_owned(), value, is_switch });
             each(opt);
         });
     }

@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::command::{BuildOptions, Client};
 use crate::image::answer::{Answer, CacheMount, EngineProcess, Identity, Unanswered};
+use crate::image::description::Description;
 use crate::image::wanted::Wanted;
 use crate::reference::Tag;
 use crate::scope::Scope;
@@ -29,6 +30,34 @@ pub(crate) trait Backend: Debug + Display + Send + Sync {
     /// # Errors
     /// The engine gave no certain answer.
     fn identity(&self, tag: &Tag, wanted: &Wanted) -> Result<Identity, Unanswered>;
+
+    /// Describes an image on the engine, by a name or a reference as a Dockerfile has it. Returns
+    /// none if there is no such image.
+    ///
+    /// # Errors
+    /// The engine gave no certain answer.
+    fn describe(&self, name: &str) -> Result<Option<Description>, Unanswered>;
+
+    /// Describes an image in its registry, with one description for each of its platforms. Returns
+    /// none if there is no such image.
+    ///
+    /// # Errors
+    /// The answer was neither that the image is there nor that it is not, or the registry cannot be
+    /// asked for more than that.
+    fn describe_in_registry(&self, tag: &Tag) -> Result<Option<Vec<Description>>, Unanswered>;
+
+    /// Returns the digest that a reference has in its registry, as this engine would pull it.
+    /// Returns none if there is no such image.
+    ///
+    /// # Errors
+    /// The answer was neither that the image is there nor that it is not.
+    fn digest_in_registry(&self, tag: &Tag) -> Result<Option<String>, Unanswered>;
+
+    /// Returns the platform that the engine builds for if nothing else is said.
+    ///
+    /// # Errors
+    /// The engine gave no certain answer.
+    fn own_platform(&self) -> Result<String, Unanswered>;
 
     /// Checks that [`Backend::look_in_registry`] can get an answer.
     ///

@@ -22,6 +22,7 @@ use super::backend::{Backend, ClientRules};
 use super::inspect;
 use crate::command::Client;
 use crate::image::answer::{Answer, CacheMount, EngineProcess, Identity, Unanswered};
+use crate::image::description::Description;
 use crate::image::wanted::Wanted;
 use crate::reference::Tag;
 use crate::scope::Scope;
@@ -84,6 +85,25 @@ impl Backend for DockerSocket {
             return Ok(answer);
         }
         Ok(answer)
+    }
+
+    fn describe(&self, name: &str) -> Result<Option<Description>, Unanswered> {
+        api::describe(&self.socket, name)
+    }
+
+    fn describe_in_registry(&self, tag: &Tag) -> Result<Option<Vec<Description>>, Unanswered> {
+        imagetools::describe(&self.client, &self.builders, tag)
+    }
+
+    fn digest_in_registry(&self, tag: &Tag) -> Result<Option<String>, Unanswered> {
+        if self.builder().is_some() {
+            return imagetools::digest(&self.client, &self.builders, tag);
+        }
+        distribution::digest(&self.client, &self.socket, tag)
+    }
+
+    fn own_platform(&self) -> Result<String, Unanswered> {
+        api::platform(&self.socket)
     }
 
     fn location_key(&self, scope: Scope) -> String {
@@ -150,6 +170,22 @@ impl Backend for DockerClient {
 
     fn look_in_registry(&self, tag: &Tag, wanted: &Wanted) -> Result<Answer, Unanswered> {
         imagetools::look(&self.client, &self.builders, tag, !wanted.platforms.is_empty())
+    }
+
+    fn describe(&self, name: &str) -> Result<Option<Description>, Unanswered> {
+        inspect::describe(&self.client, name)
+    }
+
+    fn describe_in_registry(&self, tag: &Tag) -> Result<Option<Vec<Description>>, Unanswered> {
+        imagetools::describe(&self.client, &self.builders, tag)
+    }
+
+    fn digest_in_registry(&self, tag: &Tag) -> Result<Option<String>, Unanswered> {
+        imagetools::digest(&self.client, &self.builders, tag)
+    }
+
+    fn own_platform(&self) -> Result<String, Unanswered> {
+        inspect::line(&self.client, &["version", "--format", "{{.Server.Os}}/{{.Server.Arch}}"])
     }
 
     fn location_key(&self, scope: Scope) -> String {

@@ -9,6 +9,7 @@ use super::client::{ClientOutput, run};
 use super::no_such_image::complains_of_no_such_image;
 use crate::command::{Client, Engine};
 use crate::image::answer::{Answer, Identity, Unanswered};
+use crate::image::description::Description;
 use crate::image::platform::Platform;
 use crate::image::wanted::Wanted;
 use crate::reference::Tag;
@@ -47,6 +48,37 @@ pub(crate) fn identity(client: &Client, name: &str) -> Result<Identity, Unanswer
         (_, Some(id)) => Identity::Known(id.to_owned()),
         (_, None) => Identity::Unknown,
     })
+}
+
+/// Describes the image `name`, or returns none if there is none.
+///
+/// # Errors
+/// The client said neither that the image is there nor that it is not.
+pub(crate) fn describe(client: &Client, name: &str) -> Result<Option<Description>, Unanswered> {
+    let said = run(client, &["image", "inspect", name])?;
+    let answer = read_inspect(client.engine, name, &said).ok_or_else(|| said.unanswered(client))?;
+    if answer == Answer::Missing {
+        return Ok(None);
+    }
+    let images = serde_json::from_slice::<Value>(&said.stdout).unwrap_or_default();
+    match Description::of_engine(&images[0]) {
+        Some(image) => Ok(Some(image)),
+        // A script called docker may only give a status.
+        None => Err(said.unanswered(client)),
+    }
+}
+
+/// Asks a client for one line.
+///
+/// # Errors
+/// It failed, or said nothing.
+pub(crate) fn line(client: &Client, words: &[&str]) -> Result<String, Unanswered> {
+    let said = run(client, words)?;
+    let text = String::from_utf8_lossy(&said.stdout).trim().to_owned();
+    if said.status != Some(0) || text.is_empty() || text.contains('\n') {
+        return Err(said.unanswered(client));
+    }
+    Ok(text)
 }
 
 /// Reads what a client answered to `image inspect NAME`, if anything in it is certain.

@@ -8,6 +8,7 @@ use super::backend::{Backend, ClientRules};
 use super::inspect;
 use crate::command::Client;
 use crate::image::answer::{Answer, Identity, Unanswered};
+use crate::image::description::Description;
 use crate::image::wanted::Wanted;
 use crate::reference::Tag;
 use crate::scope::Scope;
@@ -43,6 +44,22 @@ impl Backend for Nerdctl {
 
     fn identity(&self, tag: &Tag, _: &Wanted) -> Result<Identity, Unanswered> {
         inspect::identity(&self.client, tag.as_str())
+    }
+
+    fn describe(&self, name: &str) -> Result<Option<Description>, Unanswered> {
+        inspect::describe(&self.client, name)
+    }
+
+    fn describe_in_registry(&self, _: &Tag) -> Result<Option<Vec<Description>>, Unanswered> {
+        Err(Unanswered::permanent(CANNOT_ASK_A_REGISTRY))
+    }
+
+    fn digest_in_registry(&self, _: &Tag) -> Result<Option<String>, Unanswered> {
+        Err(Unanswered::permanent(CANNOT_ASK_A_REGISTRY))
+    }
+
+    fn own_platform(&self) -> Result<String, Unanswered> {
+        Ok(format!("linux/{}", std::env::consts::ARCH))
     }
 
     fn check_registry_access(&self) -> Result<()> {

@@ -13,6 +13,7 @@ use super::inspect;
 use super::no_such_image::complains_of_no_such_image;
 use crate::command::Client;
 use crate::image::answer::{Answer, Identity, Unanswered};
+use crate::image::description::Description;
 use crate::image::platform::{Platform, platforms_in};
 use crate::image::wanted::Wanted;
 use crate::reference::Tag;
@@ -75,6 +76,33 @@ impl Backend for Podman {
 
     fn look_in_registry(&self, tag: &Tag, wanted: &Wanted) -> Result<Answer, Unanswered> {
         skopeo::look(&self.client, tag, !wanted.platforms.is_empty())
+    }
+
+    fn describe(&self, name: &str) -> Result<Option<Description>, Unanswered> {
+        match self.tool {
+            Tool::Podman => inspect::describe(&self.client, name),
+            Tool::Buildah => Ok(inspect_with_buildah(&self.client, name)?.map(|image| {
+                let id = image["FromImageID"].as_str().map(str::to_owned);
+                Description { id, ..Description::of_oci(&image["OCIv1"]) }
+            })),
+        }
+    }
+
+    fn describe_in_registry(&self, tag: &Tag) -> Result<Option<Vec<Description>>, Unanswered> {
+        skopeo::describe(&self.client, tag)
+    }
+
+    fn digest_in_registry(&self, tag: &Tag) -> Result<Option<String>, Unanswered> {
+        skopeo::digest(&self.client, tag)
+    }
+
+    fn own_platform(&self) -> Result<String, Unanswered> {
+        match self.tool {
+            Tool::Podman => {
+                inspect::line(&self.client, &["info", "--format", "{{.Host.OS}}/{{.Host.Arch}}"])
+            }
+            Tool::Buildah => Ok(format!("linux/{}", std::env::consts::ARCH)),
+        }
     }
 
     /// Without a service, each user builds in a storage of their own.

@@ -2,6 +2,7 @@
 
 use super::meaning::Meaning;
 use crate::image::answer::{ANSWER_WITHIN, Answer, Unanswered};
+use crate::image::description::Description;
 use crate::image::engine::backend::Backend;
 use crate::image::engine::client::run_expression;
 use crate::image::wanted::Wanted;
@@ -36,5 +37,10 @@ impl Meaning for FromCommand {
             // The command itself decides what deserves a second try.
             _ => Err(Unanswered { is_transient: false, ..said.unanswered(&NAME) }),
         }
+    }
+
+    /// A command says only whether the image is there, not from which inputs it was built.
+    fn describe(&self, _: &dyn Backend, _: &Tag) -> Result<Option<Vec<Description>>, Unanswered> {
+        Err(Unanswered::permanent(format!("{NAME} cannot tell from which inputs it was built")))
     }
 }

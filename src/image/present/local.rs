@@ -2,6 +2,7 @@
 
 use super::meaning::Meaning;
 use crate::image::answer::{Answer, Identity, Unanswered};
+use crate::image::description::Description;
 use crate::image::engine::backend::Backend;
 use crate::image::missing::Why;
 use crate::image::platform::{Platform, list};
@@ -15,6 +16,15 @@ pub(crate) struct OnEngine;
 impl Meaning for OnEngine {
     fn look(&self, engine: &dyn Backend, wanted: &Wanted, tag: &Tag) -> Result<Answer, Unanswered> {
         engine.look(tag, wanted)
+    }
+
+    fn describe(
+        &self,
+        engine: &dyn Backend,
+        tag: &Tag,
+    ) -> Result<Option<Vec<Description>>, Unanswered> {
+        let name = if engine.has_podman_names() { tag.podman_name() } else { tag.as_str() };
+        Ok(engine.describe(name)?.map(|image| vec![image]))
     }
 
     fn shortfall(

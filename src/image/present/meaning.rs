@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use crate::image::answer::{Answer, Identity, Unanswered};
+use crate::image::description::Description;
 use crate::image::engine::backend::Backend;
 use crate::image::missing::Why;
 use crate::image::platform::Platform;
@@ -16,6 +17,17 @@ pub(crate) trait Meaning: Debug + Send + Sync {
     /// # Errors
     /// The answer was neither that the image is there nor that it is not.
     fn look(&self, engine: &dyn Backend, wanted: &Wanted, tag: &Tag) -> Result<Answer, Unanswered>;
+
+    /// Describes the image where it has to be, once for each platform that it is there for. Returns
+    /// none if it is not there.
+    ///
+    /// # Errors
+    /// There was no certain answer.
+    fn describe(
+        &self,
+        engine: &dyn Backend,
+        tag: &Tag,
+    ) -> Result<Option<Vec<Description>>, Unanswered>;
 
     /// Returns why an image that is there for the platforms `there` does not count, if it does not.
     fn shortfall(

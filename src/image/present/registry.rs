@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use super::meaning::Meaning;
 use crate::image::answer::{Answer, Unanswered};
+use crate::image::description::Description;
 use crate::image::engine::backend::Backend;
 use crate::image::platform::list;
 use crate::image::wanted::Wanted;
@@ -33,6 +34,14 @@ impl Meaning for InRegistry {
             )));
         }
         Ok(answer)
+    }
+
+    fn describe(
+        &self,
+        engine: &dyn Backend,
+        tag: &Tag,
+    ) -> Result<Option<Vec<Description>>, Unanswered> {
+        engine.describe_in_registry(tag)
     }
 
     fn uses_names_of_the_engine(&self) -> bool {

@@ -3,7 +3,7 @@
 
 use super::mixed::Shared;
 use super::stages::Stages;
-use super::variables::Char;
+use crate::dockerfile;
 
 /// A `--mount`, as far as lint needs it. What stands last counts.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Mount {
             id: Id::Target,
             unknown_key: None,
         };
-        for field in fields(text) {
+        for field in dockerfile::fields(text) {
             let (key, value) = field.split_once('=').unwrap_or((&field, ""));
             mount.set(&key.to_lowercase(), value, stages);
         }
@@ -62,7 +62,7 @@ impl Mount {
     }
 
     fn set(&mut self, key: &str, value: &str, stages: &Stages) {
-        let expanded = || stages.expand(&Char::all(value));
+        let expanded = || stages.expand(value);
         let lower_case = || expanded().map(|value| value.to_lowercase());
         match key {
             "type" => self.kind = lower_case(),
@@ -128,23 +128,4 @@ fn cleaned(path: &str) -> String {
 /// Go's `ParseBool`; a key without a value is true.
 fn is_true(value: &str) -> bool {
     ["", "1", "t", "T", "true", "TRUE", "True"].contains(&value)
-}
-
-/// Splits a line of CSV.
-fn fields(line: &str) -> Vec<String> {
-    let mut fields = Vec::new();
-    let mut field = String::new();
-    let mut is_quoted = false;
-    let mut chars = line.chars().peekable();
-    while let Some(char) = chars.next() {
-        match char {
-            '"' if is_quoted && chars.next_if_eq(&'"').is_some() => field.push('"'),
-            '"' if is_quoted => is_quoted = false,
-            '"' if field.is_empty() => is_quoted = true,
-            ',' if !is_quoted => fields.push(std::mem::take(&mut field)),
-            _ => field.push(char),
-        }
-    }
-    fields.push(field);
-    fields
 }

@@ -4,12 +4,11 @@ use super::super::finding::{Rule, TextFinding};
 use super::super::shell::Call;
 use super::super::tools::{self, Verdict};
 use super::accepted::{Accepted, Answer};
-use super::instruction::Instruction;
 use super::mixed::Shared;
 use super::mount::Mount;
 use super::places;
 use super::stages::Stages;
-use super::unreadable::Unreadable;
+use crate::dockerfile::{Instruction, Unreadable};
 
 /// What the mounts of a Dockerfile have come to.
 #[derive(Debug, Default)]

@@ -3,7 +3,7 @@
 use super::super::shell::Call;
 use super::super::tools::{MOVED, Move, Place, VARIABLES};
 use super::stages::Stages;
-use super::variables::{Char, Value};
+use crate::dockerfile::Value;
 
 /// Gives calls the variables of the Dockerfile that turn caches off.
 pub(super) fn add_environment(stages: &Stages, calls: &mut [Call]) {
@@ -47,12 +47,12 @@ pub(super) fn usual(stages: &Stages, path: &str, moves: &[Move]) -> Vec<Place> {
 /// Returns what a variable has here: for the calls, and for the stage.
 fn values(stages: &Stages, name: &str, moves: &[Move]) -> Vec<String> {
     let moved = moves.iter().filter(|it| it.variable == name).filter_map(|it| {
-        let value = stages.expand(&Char::all(&it.value))?;
+        let value = stages.expand(&it.value)?;
         Some(stages.in_workdir(&value))
     });
     let of_stage = match stages.value(name) {
         Value::Known(value) => Some(value),
-        Value::Unset | Value::Unknown => None,
+        Value::Unset | Value::Declared | Value::Unknown => None,
     };
     moved.chain(of_stage).collect()
 }

@@ -4,14 +4,13 @@ use std::collections::HashMap;
 
 use super::super::shell::Call;
 use super::super::tools::{Ran, VARIABLES};
-use super::instruction::{Instruction, Kind};
-use super::joined::BLANKS;
-use super::unreadable::Unreadable;
-use super::variables::{self, Char, Value};
+use crate::dockerfile::{self, Instruction, Kind, Unreadable, Value};
 
 /// What the instructions so far have set.
 #[derive(Debug, Default)]
 pub(super) struct Stages {
+    /// The escape character of the Dockerfile.
+    escape: char,
     /// ARG in front of the first FROM. `None` without a default.
     global: HashMap<String, Option<String>>,
     /// The stages that have ended and have a name.
@@ -35,43 +34,46 @@ struct Stage {
 }
 
 impl Stages {
+    pub(super) fn new(escape: char) -> Self {
+        Stages { escape, ..Stages::default() }
+    }
+
     /// Applies an instruction.
     ///
     /// # Errors
     /// BuildKit would refuse its arguments.
-    pub(super) fn apply(
-        &mut self,
-        instruction: &Instruction<'_>,
-        escape: char,
-    ) -> Result<(), Unreadable> {
+    pub(super) fn apply(&mut self, instruction: &Instruction<'_>) -> Result<(), Unreadable> {
         let arguments = instruction.arguments.as_str();
         let refused = |why: &str| Unreadable::new(instruction.at, why);
         match instruction.kind {
             _ if instruction.on_build => {}
             Kind::From => {
-                let (base, name) =
-                    from(arguments).ok_or_else(|| refused("FROM takes IMAGE or IMAGE AS NAME"))?;
+                let (base, name) = dockerfile::from_words(arguments)
+                    .ok_or_else(|| refused("FROM takes IMAGE or IMAGE AS NAME"))?;
                 self.begin(&base.to_lowercase(), name.map(str::to_lowercase));
             }
             Kind::Arg => {
-                for word in variables::words(arguments, escape) {
-                    let (name, value) = variables::assignment(&word);
-                    let value = value.map(|value| self.expand(value));
+                for (name, value) in dockerfile::arg_pairs(arguments, self.escape) {
+                    let value = value.map(|value| self.expand(&value));
                     self.declare(name, value);
                 }
             }
             Kind::Env => {
-                let words = variables::words(arguments, escape);
-                let values = self.env_values(&words);
-                let values = values.ok_or_else(|| refused("ENV needs a name and a value"))?;
+                let pairs = dockerfile::env_pairs(arguments, self.escape)
+                    .ok_or_else(|| refused("ENV needs a name and a value"))?;
+                // None of the values sees the others.
+                let expand = |(name, value): (String, String)| {
+                    (self.expand(&name).unwrap_or(name), self.expand(&value))
+                };
+                let values: Vec<_> = pairs.into_iter().map(expand).collect();
                 self.current.env.extend(values);
             }
             Kind::Workdir => {
-                let path = self.expand(&Char::all(arguments));
+                let path = self.expand(arguments);
                 let path = path.map(|path| self.in_workdir(&path));
                 self.current.workdir = path;
             }
-            Kind::Run | Kind::Other => {}
+            Kind::Add | Kind::Copy | Kind::Run | Kind::Other => {}
         }
         Ok(())
     }
@@ -100,22 +102,6 @@ impl Stages {
     /// Returns what the `RUN`s of this stage and of those below it have done.
     pub(super) fn ran(&self) -> &Ran {
         &self.current.ran
-    }
-
-    /// Returns the names and values of an ENV, if all words have both. None of the values sees the
-    /// others.
-    fn env_values(&self, words: &[Vec<Char>]) -> Option<Vec<(String, Option<String>)>> {
-        let (first, rest) = words.split_first()?;
-        if variables::assignment(first).1.is_some() {
-            let value = |word: &Vec<Char>| {
-                let (name, value) = variables::assignment(word);
-                Some((name, self.expand(value?)))
-            };
-            return words.iter().map(value).collect();
-        }
-        // ENV name the rest is the value
-        let value = rest.join(Char::all(" ").as_slice());
-        (!rest.is_empty()).then(|| vec![(variables::string(first), self.expand(&value))])
     }
 
     /// Declares an ARG. `value` is `None` without a default.
@@ -158,18 +144,21 @@ impl Stages {
             return or(value, Value::Unknown);
         }
         if let Some(value) = self.arg(name) {
-            return or(value, Value::Unset);
+            return or(value, Value::Declared);
         }
         if !self.in_stage {
-            return self.global.get(name).map_or(Value::Unknown, |value| or(value, Value::Unset));
+            return self
+                .global
+                .get(name)
+                .map_or(Value::Unknown, |value| or(value, Value::Declared));
         }
         let usual = VARIABLES.iter().find(|(variable, _)| *variable == name);
         usual.map_or(Value::Unknown, |(_, path)| Value::Known((*path).to_owned()))
     }
 
     /// Expands the variables in a text. Returns `None` if only the build knows the result.
-    pub(super) fn expand(&self, text: &[Char]) -> Option<String> {
-        variables::expand(text, &|name| self.value(name))
+    pub(super) fn expand(&self, text: &str) -> Option<String> {
+        dockerfile::expand(text, self.escape, &|name| self.value(name))
     }
 
     /// Returns a path as seen from the working folder.
@@ -178,28 +167,5 @@ impl Stages {
             Some(workdir) if !path.starts_with('/') => format!("{workdir}/{path}"),
             _ => path.to_owned(),
         }
-    }
-}
-
-/// Reads `IMAGE` and `IMAGE AS NAME`.
-fn from(arguments: &str) -> Option<(&str, Option<&str>)> {
-    let words: Vec<_> = arguments.split(BLANKS).filter(|word| !word.is_empty()).collect();
-    match words.as_slice() {
-        [image] => Some((image, None)),
-        [image, word, name] if word.eq_ignore_ascii_case("as") => Some((image, Some(name))),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base_and_name_are_words_between_ascii_blanks() {
-        assert_eq!(from("a"), Some(("a", None)));
-        assert_eq!(from("a \t aS b"), Some(("a", Some("b"))));
-        assert_eq!(from("a\u{a0}b"), Some(("a\u{a0}b", None)));
-        assert_eq!([from("a b"), from("a AS"), from("a IS b"), from("a AS b c")], [None; 4]);
     }
 }

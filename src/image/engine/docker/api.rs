@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::error::{error_message, explain};
 use super::http::{self, Response};
 use crate::image::answer::{ANSWER_WITHIN, Answer, Identity, Unanswered, excerpt};
+use crate::image::description::Description;
 use crate::image::engine::no_such_image::says_no_such_image;
 use crate::image::platform::{OciPlatform, Platform};
 
@@ -53,6 +54,45 @@ pub(crate) fn identity(socket: &Path, name: &str) -> Result<Identity, Unanswered
         Answer::Present(_) => Ok(match serde_json::from_slice::<Image>(&response.body) {
             Ok(image) => Identity::Known(image.id),
             Err(_) => Identity::Unknown,
+        }),
+    }
+}
+
+/// Describes the image `name`, or returns none if there is none.
+///
+/// # Errors
+/// As [`look`].
+pub(crate) fn describe(socket: &Path, name: &str) -> Result<Option<Description>, Unanswered> {
+    let response = get(socket, &format!("/images/{name}/json"))?;
+    match read_image(&response, socket, name)? {
+        Answer::Missing => Ok(None),
+        Answer::Present(_) => Ok(serde_json::from_slice(&response.body)
+            .ok()
+            .and_then(|image: serde_json::Value| Description::of_engine(&image))),
+    }
+}
+
+/// Asks for the platform of the engine.
+///
+/// # Errors
+/// The engine did not name it.
+pub(crate) fn platform(socket: &Path) -> Result<String, Unanswered> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Version {
+        os: String,
+        arch: String,
+    }
+    let response = get(socket, "/version")?;
+    match serde_json::from_slice(&response.body) {
+        Ok(Version { os, arch }) if response.status == 200 => Ok(format!("{os}/{arch}")),
+        _ => Err(Unanswered {
+            why: format!(
+                "the engine at {} does not say for which platform it builds: {}",
+                socket.display(),
+                excerpt(&response.body)
+            ),
+            is_transient: response.is_transient(),
         }),
     }
 }

@@ -28,6 +28,29 @@ const NO_CREDENTIALS: &str = "no basic auth credentials";
 /// # Errors
 /// The answer was neither that the image is present nor that it is missing.
 pub(crate) fn look(client: &Client, socket: &Path, tag: &Tag) -> Result<Answer, Unanswered> {
+    read_distribution(&ask_for(client, socket, tag)?, tag)
+}
+
+/// Asks the registry, by way of the engine, for the digest of the image. Returns none if there is
+/// no such image.
+///
+/// # Errors
+/// As [`look`].
+pub(crate) fn digest(
+    client: &Client,
+    socket: &Path,
+    tag: &Tag,
+) -> Result<Option<String>, Unanswered> {
+    let response = ask_for(client, socket, tag)?;
+    match read_distribution(&response, tag)? {
+        Answer::Missing => Ok(None),
+        Answer::Present(_) => Ok(serde_json::from_slice::<Distribution>(&response.body)
+            .ok()
+            .map(|there| there.descriptor.digest)),
+    }
+}
+
+fn ask_for(client: &Client, socket: &Path, tag: &Tag) -> Result<Response, Unanswered> {
     let (registry, name) = tag.in_registry();
     let path = format!("/distribution/{registry}/{name}/json");
     let registry = Registry::new(registry);
@@ -47,7 +70,7 @@ pub(crate) fn look(client: &Client, socket: &Path, tag: &Tag) -> Result<Answer, 
             (written, _) => ask(written)?,
         },
     };
-    read_distribution(&response, tag)
+    Ok(response)
 }
 
 /// Returns whether the registry wants other credentials, or any. Without any, the engine itself

@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::builders::Builders;
 use crate::command::Client;
 use crate::image::answer::{Answer, Unanswered};
+use crate::image::description::Description;
 use crate::image::engine::client::{ClientOutput, run};
 use crate::image::engine::unknown_manifest::{full_name, with_advice};
 use crate::image::platform::{OciPlatform, Platform};
@@ -21,16 +22,67 @@ pub(crate) fn look(
     tag: &Tag,
     with_platform: bool,
 ) -> Result<Answer, Unanswered> {
+    let format = with_platform.then_some(IMAGE);
+    Ok(inspect(client, builders, tag, format)?.0)
+}
+
+/// Describes the image in its registry: one description for each of its platforms, or none if there
+/// is no such image.
+///
+/// # Errors
+/// As [`look`].
+pub(crate) fn describe(
+    client: &Client,
+    builders: &Builders,
+    tag: &Tag,
+) -> Result<Option<Vec<Description>>, Unanswered> {
+    let (answer, said) = inspect(client, builders, tag, Some(IMAGE))?;
+    if answer == Answer::Missing {
+        return Ok(None);
+    }
+    let image: Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
+    let all = images_in(&image).into_iter().map(Description::of_oci);
+    Ok(Some(all.filter(|image| image.platform.is_some()).collect()))
+}
+
+/// Returns the digest of the image in its registry, or none if there is no such image.
+///
+/// # Errors
+/// As [`look`].
+pub(crate) fn digest(
+    client: &Client,
+    builders: &Builders,
+    tag: &Tag,
+) -> Result<Option<String>, Unanswered> {
+    let (answer, said) = inspect(client, builders, tag, Some("{{.Manifest.Digest}}"))?;
+    let digest = String::from_utf8_lossy(&said.stdout).trim().to_owned();
+    match answer {
+        Answer::Missing => Ok(None),
+        Answer::Present(_) if digest.starts_with("sha256:") => Ok(Some(digest)),
+        Answer::Present(_) => Err(said.unanswered(client)),
+    }
+}
+
+/// The configuration of the image, or of each platform's.
+const IMAGE: &str = "{{json .Image}}";
+
+fn inspect(
+    client: &Client,
+    builders: &Builders,
+    tag: &Tag,
+    format: Option<&str>,
+) -> Result<(Answer, ClientOutput), Unanswered> {
     let name = full_name(tag);
     let builder = builders.by_flag();
     let mut words = vec!["buildx"];
     words.extend(builder.iter().flat_map(|builder| ["--builder", builder]));
     words.extend(["imagetools", "inspect", &name]);
-    if with_platform {
-        words.extend(["--format", "{{json .Image}}"]);
-    }
+    words.extend(format.iter().flat_map(|format| ["--format", format]));
     let said = run(client, &words).map_err(with_advice)?;
-    read_imagetools(&said, tag).ok_or_else(|| with_advice(said.unanswered(client)))
+    match read_imagetools(&said, tag) {
+        Some(answer) => Ok((answer, said)),
+        None => Err(with_advice(said.unanswered(client))),
+    }
 }
 
 /// Reads what buildx said about an image in its registry, if anything in it is certain.
@@ -44,8 +96,12 @@ pub fn read_imagetools(said: &ClientOutput, tag: &Tag) -> Option<Answer> {
 /// Reads the configuration of one image, or several of them by their platforms.
 fn platforms_in(output: &[u8]) -> Vec<Platform> {
     let image: Value = serde_json::from_slice(output).unwrap_or_default();
+    images_in(&image).into_iter().filter_map(OciPlatform::read).collect()
+}
+
+fn images_in(image: &Value) -> Vec<&Value> {
     let several = image.as_object().into_iter().flat_map(|images| images.values());
-    [&image].into_iter().chain(several).filter_map(OciPlatform::read).collect()
+    [image].into_iter().chain(several).collect()
 }
 
 fn says_not_found(complaint: &[u8], tag: &Tag) -> bool {

@@ -4,12 +4,13 @@ use serde_json::Value;
 
 use crate::command::{Client, Engine};
 use crate::image::answer::{Answer, Unanswered};
+use crate::image::description::Description;
 use crate::image::engine::client::{ClientOutput, run};
 use crate::image::engine::unknown_manifest::{
     full_name, is_harbors_not_found, says_unknown, split_tag, with_advice,
 };
 use crate::image::platform::platforms_in;
-use crate::reference::Tag;
+use crate::reference::{Tag, sha256_hex};
 
 /// Runs `skopeo inspect docker://NAME` through the build command's wrappers. Podman itself would
 /// answer from its own storage where it can.
@@ -17,6 +18,44 @@ use crate::reference::Tag;
 /// # Errors
 /// It said neither that the image is present nor that it is missing.
 pub(crate) fn look(client: &Client, tag: &Tag, with_platform: bool) -> Result<Answer, Unanswered> {
+    match inspect(client, tag, &["--raw"])?.0 {
+        // A manifest list names its platforms. For a single image, its configuration does.
+        answer if answer.names_no_platform() && with_platform => {
+            Ok(inspect(client, tag, &["--config"])?.0)
+        }
+        answer => Ok(answer),
+    }
+}
+
+/// Describes the image in its registry, for this machine's platform. Returns none if there is no
+/// such image.
+///
+/// # Errors
+/// As [`look`].
+pub(crate) fn describe(client: &Client, tag: &Tag) -> Result<Option<Vec<Description>>, Unanswered> {
+    let (answer, said) = inspect(client, tag, &["--config"])?;
+    if answer == Answer::Missing {
+        return Ok(None);
+    }
+    let image: Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
+    Ok(Some(vec![Description::of_oci(&image)]))
+}
+
+/// Returns the digest of the image in its registry, or none if there is no such image.
+///
+/// # Errors
+/// As [`look`].
+pub(crate) fn digest(client: &Client, tag: &Tag) -> Result<Option<String>, Unanswered> {
+    let (answer, said) = inspect(client, tag, &["--raw"])?;
+    // The digest of an image is that of its manifest.
+    Ok((answer != Answer::Missing).then(|| format!("sha256:{}", sha256_hex(&said.stdout))))
+}
+
+fn inspect(
+    client: &Client,
+    tag: &Tag,
+    options: &[&str],
+) -> Result<(Answer, ClientOutput), Unanswered> {
     let skopeo = Client {
         engine: Engine::Podman,
         program: "skopeo".into(),
@@ -24,14 +63,11 @@ pub(crate) fn look(client: &Client, tag: &Tag, with_platform: bool) -> Result<An
         ..client.clone()
     };
     let name = format!("docker://{}", full_name(tag));
-    let inspect = |what: &str| {
-        let said = run(&skopeo, &["inspect", what, &name]).map_err(with_advice)?;
-        read_skopeo(&said, tag).ok_or_else(|| with_advice(said.unanswered(&skopeo)))
-    };
-    match inspect("--raw")? {
-        // A manifest list names its platforms. For a single image, its configuration does.
-        answer if answer.names_no_platform() && with_platform => inspect("--config"),
-        answer => Ok(answer),
+    let words: Vec<&str> = ["inspect"].iter().chain(options).copied().chain([&*name]).collect();
+    let said = run(&skopeo, &words).map_err(with_advice)?;
+    match read_skopeo(&said, tag) {
+        Some(answer) => Ok((answer, said)),
+        None => Err(with_advice(said.unanswered(&skopeo))),
     }
 }
 

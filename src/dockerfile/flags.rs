@@ -7,17 +7,17 @@ use super::joined::Joined;
 
 /// A word in front of an instruction's arguments that begins with `--`.
 #[derive(Debug)]
-pub(super) struct Flag {
+pub(crate) struct Flag {
     /// The word without its dashes and quotes.
-    pub(super) text: String,
+    pub(crate) text: String,
     /// Its first byte in the file.
-    pub(super) at: usize,
+    pub(crate) at: usize,
     /// Where its value can be extended in the file. `None` if it ends within a character.
-    pub(super) end: Option<usize>,
+    pub(crate) end: Option<usize>,
 }
 
 /// Reads the flags from this byte of the line on. Returns them with where the arguments begin.
-pub(super) fn read(text: &str, joined: &Joined, start: usize) -> (Vec<Flag>, usize) {
+pub(crate) fn read(text: &str, joined: &Joined, start: usize) -> (Vec<Flag>, usize) {
     let bytes = joined.line.as_bytes();
     let mut flags = Vec::new();
     let mut at = start;

@@ -3,22 +3,22 @@
 use std::ops::Range;
 
 /// What separates the words of an instruction for BuildKit.
-pub(super) const BLANKS: [char; 5] = ['\t', '\x0B', '\x0C', '\r', ' '];
+pub(crate) const BLANKS: [char; 5] = ['\t', '\x0B', '\x0C', '\r', ' '];
 
 /// An instruction's lines as one, without the comments and empty lines between them.
 #[derive(Debug)]
-pub(super) struct Joined {
-    pub(super) line: String,
+pub(crate) struct Joined {
+    pub(crate) line: String,
     /// The position in the file of each byte of `line`.
     positions: Vec<usize>,
     /// Behind the last of the lines in the file.
-    pub(super) end: usize,
+    pub(crate) end: usize,
 }
 
 impl Joined {
     /// Joins the lines from this byte on. A line that says nothing, where an instruction could
     /// begin, is joined to nothing.
-    pub(super) fn read(text: &str, start: usize, escape: char) -> Self {
+    pub(crate) fn read(text: &str, start: usize, escape: char) -> Self {
         let mut joined = Joined { line: String::new(), positions: Vec::new(), end: start };
         let mut goes_on = false;
         while joined.end < text.len() {
@@ -45,7 +45,7 @@ impl Joined {
 
     /// Returns where a byte of the joined line stands in the file. Behind the last byte, that is
     /// the place where more can be written.
-    pub(super) fn position(&self, at: usize) -> usize {
+    pub(crate) fn position(&self, at: usize) -> usize {
         match self.positions.get(at) {
             Some(position) => *position,
             None => self.positions.last().map_or(self.end, |last| last + 1),
@@ -53,13 +53,13 @@ impl Joined {
     }
 
     /// Returns where more can be written behind the byte before this one.
-    pub(super) fn position_behind(&self, at: usize) -> usize {
+    pub(crate) fn position_behind(&self, at: usize) -> usize {
         at.checked_sub(1).map_or(self.position(at), |last| self.position(last) + 1)
     }
 }
 
 /// Returns the line from this byte on, without its end, and where the next one begins.
-pub(super) fn line(text: &str, at: usize) -> (Range<usize>, usize) {
+pub(crate) fn line(text: &str, at: usize) -> (Range<usize>, usize) {
     let newline = text[at..].find('\n').map(|length| at + length);
     let line = text[at..newline.unwrap_or(text.len())].trim_end_matches('\r');
     (at..at + line.len(), newline.map_or(text.len(), |newline| newline + 1))

@@ -11,45 +11,45 @@ use super::flags::{self, Flag};
 use super::joined::{BLANKS, Joined, line};
 use super::unreadable::Unreadable;
 
-/// A Dockerfile, as far as lint needs it.
+/// A Dockerfile.
 #[derive(Debug)]
-pub(super) struct Dockerfile<'a> {
+pub(crate) struct Dockerfile<'a> {
     /// The character that continues a line (`# escape=`).
-    pub(super) escape: char,
-    pub(super) instructions: Vec<Instruction<'a>>,
+    pub(crate) escape: char,
+    pub(crate) instructions: Vec<Instruction<'a>>,
 }
 
 /// An instruction with its lines joined.
 #[derive(Debug)]
-pub(super) struct Instruction<'a> {
-    pub(super) kind: Kind,
+pub(crate) struct Instruction<'a> {
+    pub(crate) kind: Kind,
     /// Whether it stands behind ONBUILD, and so is for the images built from this one.
-    pub(super) on_build: bool,
+    pub(crate) on_build: bool,
     /// Its first byte in the file.
-    pub(super) at: usize,
-    pub(super) flags: Vec<Flag>,
+    pub(crate) at: usize,
+    pub(crate) flags: Vec<Flag>,
     /// The words behind the flags, without the here-documents' names.
-    pub(super) arguments: String,
+    pub(crate) arguments: String,
     /// The text of each here-document.
-    pub(super) heredocs: Vec<&'a str>,
+    pub(crate) heredocs: Vec<&'a str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
+    Add,
     Arg,
+    Copy,
     Env,
     From,
     Run,
     Workdir,
-    /// Says nothing about mounts or variables.
+    /// Says nothing about mounts, variables or other images.
     Other,
 }
 
-/// Instructions that say nothing about mounts or variables.
-const OTHER: [&str; 12] = [
-    "ADD",
+/// Instructions that say nothing about mounts, variables or other images.
+const OTHER: [&str; 10] = [
     "CMD",
-    "COPY",
     "ENTRYPOINT",
     "EXPOSE",
     "HEALTHCHECK",
@@ -65,31 +65,50 @@ const OTHER: [&str; 12] = [
 ///
 /// # Errors
 /// BuildKit would refuse the file.
-pub(super) fn read(text: &str) -> Result<Dockerfile<'_>, Unreadable> {
+pub(crate) fn read(text: &str) -> Result<Dockerfile<'_>, Unreadable> {
     let escape = escape(text)?;
-    let mut instructions = Vec::new();
-    let mut at = 0;
     let mut in_stage = false;
-    while at < text.len() {
-        let joined = Joined::read(text, at, escape);
-        at = joined.end;
-        if joined.line.trim().is_empty() {
-            continue;
+    let instructions = instructions(text, escape, |instruction| match instruction.kind {
+        Kind::From => {
+            in_stage = true;
+            Ok(())
         }
-        let instruction = instruction(text, &joined, &mut at)?;
-        match instruction.kind {
-            Kind::From => in_stage = true,
-            Kind::Arg if !instruction.on_build => {}
-            _ if in_stage => {}
-            _ => return Err(Unreadable::new(instruction.at, "FROM must come first")),
-        }
-        instructions.push(instruction);
-    }
+        Kind::Arg if !instruction.on_build => Ok(()),
+        _ if in_stage => Ok(()),
+        _ => Err(Unreadable::new(instruction.at, "FROM must come first")),
+    })?;
     if in_stage {
         Ok(Dockerfile { escape, instructions })
     } else {
         Err(Unreadable::new(0, "it has no FROM"))
     }
+}
+
+/// Reads an `ONBUILD` trigger, as an image's configuration has it.
+///
+/// # Errors
+/// BuildKit would refuse it.
+pub(crate) fn read_trigger(text: &str) -> Result<Vec<Instruction<'_>>, Unreadable> {
+    instructions(text, escape(text)?, |_| Ok(()))
+}
+
+fn instructions(
+    text: &str,
+    escape: char,
+    mut check: impl FnMut(&Instruction<'_>) -> Result<(), Unreadable>,
+) -> Result<Vec<Instruction<'_>>, Unreadable> {
+    let mut instructions = Vec::new();
+    let mut at = 0;
+    while at < text.len() {
+        let joined = Joined::read(text, at, escape);
+        at = joined.end;
+        if !joined.line.trim().is_empty() {
+            let instruction = instruction(text, &joined, &mut at)?;
+            check(&instruction)?;
+            instructions.push(instruction);
+        }
+    }
+    Ok(instructions)
 }
 
 /// Returns the escape character, which a directive at the top of the file may change.
@@ -184,7 +203,9 @@ impl<'l> Head<'l> {
             "" | "FROM" | "MAINTAINER" | "ONBUILD" if self.on_build => {
                 Err(format!("ONBUILD needs another instruction, not '{}'", self.word))
             }
+            "ADD" => Ok(Kind::Add),
             "ARG" => Ok(Kind::Arg),
+            "COPY" => Ok(Kind::Copy),
             "ENV" => Ok(Kind::Env),
             "FROM" => Ok(Kind::From),
             "RUN" => Ok(Kind::Run),
@@ -325,6 +346,16 @@ impl Iterator for Words<'_> {
     }
 }
 
+/// Reads `IMAGE` and `IMAGE AS NAME`.
+pub(crate) fn from_words(arguments: &str) -> Option<(&str, Option<&str>)> {
+    let words: Vec<_> = arguments.split(BLANKS).filter(|word| !word.is_empty()).collect();
+    match words.as_slice() {
+        [image] => Some((image, None)),
+        [image, word, name] if word.eq_ignore_ascii_case("as") => Some((image, Some(name))),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -411,5 +442,16 @@ mod tests {
         assert_eq!(escape("# a comment\n# escape=`\n"), Some('\\'));
         assert_eq!(escape("\n# escape=`\n"), Some('\\'));
         assert_eq!(escape("# other=x\n# escape=`\n"), Some('\\'));
+    }
+
+    #[test]
+    fn base_and_name_are_words_between_ascii_blanks() {
+        assert_eq!(from_words("a"), Some(("a", None)));
+        assert_eq!(from_words("a \t aS b"), Some(("a", Some("b"))));
+        assert_eq!(from_words("a\u{a0}b"), Some(("a\u{a0}b", None)));
+        assert_eq!(
+            [from_words("a b"), from_words("a AS"), from_words("a IS b"), from_words("a AS b c")],
+            [None; 4]
+        );
     }
 }

@@ -2,14 +2,14 @@
 
 /// The first thing in a file that BuildKit would refuse.
 #[derive(Debug)]
-pub(in crate::lint) struct Unreadable {
+pub(crate) struct Unreadable {
     /// Its first byte in the file.
-    pub(in crate::lint) at: usize,
-    pub(in crate::lint) why: String,
+    pub(crate) at: usize,
+    pub(crate) why: String,
 }
 
 impl Unreadable {
-    pub(super) fn new(at: usize, why: impl Into<String>) -> Self {
+    pub(crate) fn new(at: usize, why: impl Into<String>) -> Self {
         Unreadable { at, why: why.into() }
     }
 }

@@ -1,0 +1,63 @@
+//! Which builder a build command uses, as far as its words and the environment tell.
+
+use crate::command::{Client, Command, Engine};
+use crate::dockerfile::Dialect;
+
+/// A kind of builder. They read ignore files by different rules, and make different images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Builder {
+    BuildKit,
+    /// Docker's own, before BuildKit.
+    Legacy,
+    /// One of these two: it depends on the client, its plugins and the engine.
+    OneOfDockers,
+    /// Podman's and Buildah's.
+    Buildah,
+}
+
+impl Builder {
+    pub(crate) fn of(command: &Command, client: &Client) -> Self {
+        match client.engine {
+            Engine::Podman => Builder::Buildah,
+            Engine::Nerdctl => Builder::BuildKit,
+            Engine::Docker if command.is_buildx() => Builder::BuildKit,
+            Engine::Docker => {
+                let variable = client.variable("DOCKER_BUILDKIT");
+                match variable.as_deref().and_then(|value| parse_bool(value.to_str()?)) {
+                    Some(true) => Builder::BuildKit,
+                    Some(false) => Builder::Legacy,
+                    None => Builder::OneOfDockers,
+                }
+            }
+        }
+    }
+
+    /// Returns the ways in which it may read a Dockerfile.
+    pub(crate) fn dialects(self) -> &'static [Dialect] {
+        match self {
+            Builder::BuildKit => &[Dialect::BuildKit],
+            Builder::Legacy => &[Dialect::Legacy],
+            Builder::OneOfDockers => &[Dialect::BuildKit, Dialect::Legacy],
+            Builder::Buildah => &[Dialect::Buildah],
+        }
+    }
+
+    /// Returns the builder as the fingerprint has it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Builder::BuildKit => "buildkit",
+            Builder::Legacy => "legacy",
+            Builder::OneOfDockers => "docker",
+            Builder::Buildah => "buildah",
+        }
+    }
+}
+
+/// Reads a truth value as docker's client does (Go, `strconv.ParseBool`).
+fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
+    }
+}

@@ -1,0 +1,66 @@
+//! A single file that counts: a Dockerfile, an ignore file, what an option or `--inputs` names.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use nix::libc;
+use sha2::{Digest as _, Sha256};
+
+use super::stamp::Time;
+
+/// A file that has been read.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub(super) bytes: Vec<u8>,
+    pub(super) changed: Time,
+}
+
+/// Reads a file; a link is followed. Returns none if there is none. `what` names it in messages.
+///
+/// # Errors
+/// It cannot be read, or is not a regular file.
+pub(super) fn read(path: &Path, what: &str) -> Result<Option<Contents>> {
+    let Some((mut file, changed)) = open(path, what)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    match file.read_to_end(&mut bytes) {
+        Ok(_) => Ok(Some(Contents { bytes, changed })),
+        Err(error) => bail!("cannot read {what} {}: {error}", path.display()),
+    }
+}
+
+/// Hashes a file's content and permissions, however large it is. Returns none if there is none.
+///
+/// # Errors
+/// As for [`read`].
+pub(super) fn hash(path: &Path, what: &str) -> Result<Option<([u8; 32], Time)>> {
+    let Some((mut file, changed)) = open(path, what)? else { return Ok(None) };
+    let mut hasher = Sha256::new();
+    let mode = file.metadata().map_or(0, |stat| stat.mode() & 0o7777);
+    hasher.update(mode.to_be_bytes());
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(Some((hasher.finalize().into(), changed))),
+            Ok(read) => hasher.update(&buffer[..read]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => bail!("cannot read {what} {}: {error}", path.display()),
+        }
+    }
+}
+
+fn open(path: &Path, what: &str) -> Result<Option<(File, Time)>> {
+    // A FIFO would block.
+    let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let opened = opened.and_then(|file| Ok((file.metadata()?, file)));
+    match opened {
+        Ok((stat, file)) if stat.is_file() => {
+            Ok(Some((file, (stat.ctime(), u32::try_from(stat.ctime_nsec()).unwrap_or_default()))))
+        }
+        Ok(_) => bail!("{what} {} is not a regular file", path.display()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => bail!("cannot read {what} {}: {error}", path.display()),
+    }
+}

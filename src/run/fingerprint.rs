@@ -1,0 +1,88 @@
+//! `buildlock fingerprint`: what `--if-changed` compares.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+
+use super::preflight;
+use crate::cli::FingerprintArgs;
+use crate::command::Command;
+use crate::exit::Exit;
+use crate::fingerprint::{Fingerprint, Inputs, Kind};
+use crate::image::{Check, Images, UpToDate, Why};
+use crate::reference::Tag;
+
+/// Prints the fingerprint of what a build command reads; or, with `--diff`, in what it differs from
+/// that of the image.
+///
+/// # Errors
+/// An input cannot be read, or the engine gave no certain answer.
+pub fn fingerprint(args: FingerprintArgs, verbose: bool, out: &mut impl Write) -> Result<Exit> {
+    let command = Arc::new(Command::new(args.command));
+    let program = preflight::program(&command)?;
+    let tags = match preflight::tags(args.tags, &command) {
+        Ok(tags) => tags,
+        Err(error) if args.diff => return Err(error),
+        Err(_) => Vec::new(),
+    };
+    let check = args.check.unwrap_or(Check::Local);
+    let images = Images::of(&command, &program, args.engine, check)?;
+    let podman = images.are_podmans();
+    let tags: Vec<Tag> =
+        tags.into_iter().map(|tag| if podman { tag.in_podman() } else { tag }).collect();
+    let inputs = Inputs::of(&command, args.inputs, &tags, &images)?;
+    let fingerprint = inputs.fingerprint(&images)?;
+    if args.diff {
+        return print_difference(&fingerprint, &images, &tags, out);
+    }
+    writeln!(out, "{}", fingerprint.value())?;
+    if verbose {
+        print_details(&fingerprint, out)?;
+    }
+    Ok(Exit::SUCCESS)
+}
+
+fn print_details(fingerprint: &Fingerprint, out: &mut impl Write) -> Result<()> {
+    for kind in Kind::ALL {
+        for detail in fingerprint.details().iter().filter(|detail| detail.kind == kind) {
+            let hash = detail.hash.map(|hash| format!("{hash:016x}  ")).unwrap_or_default();
+            writeln!(out, "{}  {hash}{}", kind.word(), detail.text)?;
+        }
+    }
+    if let Some(reason) = fingerprint.never_skipped() {
+        writeln!(out, "never skipped: {reason}")?;
+    }
+    Ok(())
+}
+
+/// Prints one line for each kind of input that differs. The status is 1 if there is any.
+fn print_difference(
+    fingerprint: &Fingerprint,
+    images: &Images,
+    tags: &[Tag],
+    out: &mut impl Write,
+) -> Result<Exit> {
+    if tags.is_empty() {
+        bail!("no tag: say with -t which image to compare with");
+    }
+    if let Some(reason) = fingerprint.never_skipped() {
+        writeln!(out, "always built: {reason}")?;
+    }
+    let missing = match images.first_outdated(tags, fingerprint.value())? {
+        UpToDate::Yes { .. } if fingerprint.never_skipped().is_none() => return Ok(Exit::SUCCESS),
+        UpToDate::Yes { .. } => return Ok(Exit::Code(1)),
+        UpToDate::No(missing) => missing,
+    };
+    match missing.why {
+        Why::Outdated(label) => {
+            for line in fingerprint.differences(label.as_deref()) {
+                writeln!(out, "{}: {line}", missing.tag)?;
+            }
+        }
+        Why::None => writeln!(out, "{}: there is no image", missing.tag)?,
+        Why::Several => writeln!(out, "{}: its tags are several images", missing.tag)?,
+        _ => writeln!(out, "{}: the image is for another platform", missing.tag)?,
+    }
+    Ok(Exit::Code(1))
+}
