@@ -103,7 +103,7 @@ lint:                          ## check formatting, clippy, dependencies, spelli
 	  test -z "$$CI"; \
 	fi
 	@if command -v codespell >/dev/null; then \
-	  codespell --ignore-words-list abd,fo,regsitry $(prose); \
+	  codespell --ignore-words-list abd,crate,doas,fo,nd,regsitry,uptodate $(prose); \
 	else \
 	  echo "lint: no codespell, spelling not checked" >&2; \
 	fi
