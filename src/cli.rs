@@ -241,8 +241,7 @@ pub enum Sub {
     /// With -v, also what went into it, without secrets. With --diff, instead, in what the inputs
     /// differ from those of the image that exists: one line for each kind of input.
     ///
-    /// Exit status: 0; with --diff 1 if the image would be built; 2 wrong usage, 125 an input cannot
-    /// be read.
+    /// Exit status: 0; with --diff 1 if they differ; 2 wrong usage, 125 an input cannot be read.
     Fingerprint {
         /// What to look at.
         #[command(flatten)]

@@ -2,7 +2,7 @@
 //!
 //! The rule behind every detail: build once too often rather than skip once wrongly.
 //!
-//! - `inputs.rs`: what a build command reads, and the fingerprint of it all.
+//! - `inputs.rs`: what a build command reads. `sum.rs`, `moment.rs`: the fingerprint of it all.
 //! - `context.rs`: the walk over a context, as `ignore.rs` leaves it, with a cache of hashes.
 //! - `dockerfile.rs`, `bases.rs`: the images that a Dockerfile reads, and what they are now.
 //! - `options.rs`: what counts of the command's options.
@@ -21,16 +21,20 @@ mod file;
 pub mod hash_cache;
 pub mod ignore;
 mod inputs;
+mod moment;
 pub(crate) mod note;
 mod options;
 mod pattern;
 mod remote;
 mod source;
 mod stamp;
+mod sum;
 mod syntax;
 mod value;
 
-pub(crate) use self::inputs::{Change, Fingerprint, Inputs};
+pub(crate) use self::inputs::Inputs;
+pub(crate) use self::moment::{Change, Fingerprint};
+pub(crate) use self::sum::Detail;
 pub(crate) use self::value::Kind;
 
 /// Readers of what the builders read, for the tests.

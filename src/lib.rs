@@ -9,6 +9,7 @@ pub mod cache;
 mod child;
 pub mod cli;
 pub mod command;
+mod components;
 mod dockerfile;
 pub mod duration;
 pub mod exit;

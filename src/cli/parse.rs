@@ -98,8 +98,19 @@ fn grammar_for_subcommands() -> clap::Command {
 fn with_environment(grammar: clap::Command, accepts: impl Fn(&str) -> bool) -> clap::Command {
     let is_set = |variable: &str| std::env::var_os(variable).is_some_and(|value| !value.is_empty());
     let is_used = |(option, variable): &&(&str, &str)| accepts(option) && is_set(variable);
-    ENVIRONMENT.iter().filter(is_used).fold(grammar, |grammar, (option, variable)| {
-        grammar.mut_arg(option, |arg| arg.env(variable).hide_env(true))
+    let grammar =
+        ENVIRONMENT.iter().filter(is_used).fold(grammar, |grammar, (option, variable)| {
+            grammar.mut_arg(option, |arg| arg.env(variable).hide_env(true))
+        });
+    // `fingerprint` looks where the main job looks.
+    let has_fingerprint = grammar.find_subcommand("fingerprint").is_some();
+    let shared = ENVIRONMENT.iter().filter(|(option, variable)| {
+        has_fingerprint && is_set(variable) && ["check", "engine"].contains(option)
+    });
+    shared.fold(grammar, |grammar, (option, variable)| {
+        grammar.mut_subcommand("fingerprint", |subcommand| {
+            subcommand.mut_arg(option, |arg| arg.env(variable).hide_env(true))
+        })
     })
 }
 

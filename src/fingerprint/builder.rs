@@ -21,6 +21,8 @@ impl Builder {
             Engine::Podman => Builder::Buildah,
             Engine::Nerdctl => Builder::BuildKit,
             Engine::Docker if command.is_buildx() => Builder::BuildKit,
+            // sudo may drop the variable.
+            Engine::Docker if client.wrapper_changes_user_or_env => Builder::OneOfDockers,
             Engine::Docker => {
                 let variable = client.variable("DOCKER_BUILDKIT");
                 match variable.as_deref().and_then(|value| parse_bool(value.to_str()?)) {

@@ -9,7 +9,7 @@ use super::stamp::Time;
 pub(super) struct Clock {
     /// The time of day, which can be set.
     pub(super) time: Time,
-    /// Seconds since the machine was started, which nobody can set.
+    /// Seconds since the machine was started, which cannot be set.
     uptime: i64,
     /// Differs each time the machine is started.
     boot: [u8; 36],

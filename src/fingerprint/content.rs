@@ -129,7 +129,7 @@ fn hash_file(root: &OwnedFd, path: &[u8], buffer: &mut [u8]) -> Result<(Stat, Di
             };
             size += count as u64;
             hasher.update(&buffer[..count]);
-            // Whoever appends to a file for ever must not keep us reading.
+            // A file that grows without end must not keep this process reading.
             if count == 0 || size > Stamp::new(&before).size {
                 break;
             }

@@ -7,23 +7,22 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::bases::{Base, Finder};
+use super::bases::Finder;
 use super::builder::Builder;
-use super::context::hash_context;
 use super::contexts::ContextSource;
-use super::dockerfile::{Build, Reader, Reads, Reference, Role};
-use super::entries::{Entry, to_bytes};
-use super::file;
-use super::hash_cache::HashCache;
+use super::dockerfile::{Build, NotRead, Reader, Role};
+use super::entries::to_bytes;
 use super::ignore::IgnoreRules;
-use super::options::{Context, Options, Variables};
+use super::moment::Fingerprint;
+use super::options::{Context, Options, Variables, shown};
 use super::source;
 use super::stamp::Time;
+use super::sum::{Detail, Sum};
 use super::syntax::Syntax;
-use super::value::{Digest, Kind, Value};
-use crate::command::{Client, Command};
-use crate::image::{Check, Images, LABEL, Platform};
-use crate::reference::{Tag, sha256};
+use super::value::Kind;
+use crate::command::{Client, Command, Engine};
+use crate::image::{Check, Images, Platform};
+use crate::reference::Tag;
 
 /// What a build command reads.
 #[derive(Debug)]
@@ -44,36 +43,6 @@ struct Known {
     context: PathBuf,
 }
 
-/// The fingerprint of a build's inputs at one moment.
-#[derive(Clone, Debug)]
-pub(crate) struct Fingerprint {
-    value: Value,
-    never_skipped: Option<String>,
-    bases: Vec<Base>,
-    /// A hash for each file or folder that counts, for people.
-    details: Vec<Detail>,
-    newest_change: Option<Time>,
-    newest_folder_change: Option<Time>,
-}
-
-/// Something that counts, as people see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Detail {
-    pub(crate) kind: Kind,
-    pub(crate) text: String,
-    /// Of an entry of the context.
-    pub(crate) hash: Option<u64>,
-}
-
-/// How inputs have changed since the start of a build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
-    /// Something that counts was changed, perhaps there and back again.
-    Contents,
-    /// Something was created in a folder or removed from it that does not count now.
-    Folders,
-}
-
 impl Inputs {
     /// Finds out what `command` reads, beside the `paths` of `--inputs`.
     ///
@@ -91,7 +60,10 @@ impl Inputs {
             );
         }
         let known = match (command.build(), command.client()) {
-            (Some(_), Some(client)) => Some(Known::of(command, client)?),
+            (Some(_), Some(client)) => {
+                refuse_several_platforms_of_podman(command, client, images)?;
+                Some(Known::of(command, client)?)
+            }
             _ if paths.is_empty() => bail!(
                 "--if-changed: buildlock cannot tell what this build command reads; name it with \
                  --inputs PATH, and have the command set the label: docker build --label \
@@ -119,17 +91,24 @@ impl Inputs {
         /// More than the kernel's clock for files lags behind, in all its configurations.
         const TICK: Duration = Duration::from_millis(12);
         let started = now();
-        let fingerprint = self.compute(images)?;
+        let (fingerprint, _) = self.compute(images, Sum::new(false))?;
         // What was changed in this very tick of the clock can change again without a trace.
         if fingerprint.newest().is_none_or(|newest| newest < started) {
             return Ok(fingerprint);
         }
         std::thread::sleep(TICK);
-        self.compute(images)
+        Ok(self.compute(images, Sum::new(false))?.0)
     }
 
-    fn compute(&self, images: &Images) -> Result<Fingerprint> {
-        let mut sum = Sum::default();
+    /// Computes the fingerprint of the inputs as they are now, and returns what went into it.
+    ///
+    /// # Errors
+    /// As for [`Inputs::fingerprint`].
+    pub(crate) fn explain(&self, images: &Images) -> Result<(Fingerprint, Vec<Detail>)> {
+        self.compute(images, Sum::new(true))
+    }
+
+    fn compute(&self, images: &Images, mut sum: Sum) -> Result<(Fingerprint, Vec<Detail>)> {
         match &self.known {
             Some(known) => known.add_to(&mut sum, images, &self.tags)?,
             None => {
@@ -138,7 +117,7 @@ impl Inputs {
                 for word in words {
                     sum.add(Kind::Options, word.as_encoded_bytes());
                 }
-                sum.detail(Kind::Options, self.command.to_string());
+                sum.detail(Kind::Options, || self.command.to_string());
                 sum.add_platform(None, images)?;
             }
         }
@@ -147,12 +126,12 @@ impl Inputs {
         }
         if self.command.pushes() && *images.check() == Check::Local {
             sum.never(
-                "the build command pushes, and a push that failed leaves an image here; --check \
-                 registry looks there"
+                "the build command pushes, and a push that failed leaves an image on the engine \
+                 (--check registry looks in the registry)"
                     .to_owned(),
             );
         }
-        Ok(sum.fingerprint())
+        Ok(sum.finish())
     }
 }
 
@@ -177,14 +156,7 @@ impl Known {
                 bail!("--if-changed: the context comes from stdin, and cannot be known")
             }
         };
-        let is_relative = |path: &Path| path.is_relative();
-        if client.may_run_elsewhere && is_relative(&context) {
-            bail!(
-                "--if-changed: the build command may run in another folder, where {} is something \
-                 else; name the context with its full path",
-                context.display()
-            );
-        }
+        refuse_paths_of_another_folder(client, &context, &options)?;
         let known = Known { builder: Builder::of(command, client), options, context };
         known.check()?;
         Ok(known)
@@ -198,10 +170,24 @@ impl Known {
         if !self.context.is_dir() {
             bail!("--if-changed: the context {} is not a folder", self.context.display());
         }
-        let given = self.options.dockerfiles.first().map(PathBuf::as_path);
-        let (_, contents) = source::dockerfile(self.builder, &self.context, given)?;
+        for given in self.given_dockerfiles() {
+            let (_, contents) = source::dockerfile(self.builder, &self.context, given)?;
+            self.refuse_foreign_syntax(&contents.bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Returns the values of `-f`, or none for the Dockerfile in the context.
+    fn given_dockerfiles(&self) -> Vec<Option<&Path>> {
+        match self.options.dockerfiles.as_slice() {
+            [] => vec![None],
+            files => files.iter().map(|file| Some(&**file)).collect(),
+        }
+    }
+
+    fn refuse_foreign_syntax(&self, dockerfile: &[u8]) -> Result<()> {
         let named = self.options.syntax().and_then(Syntax::of);
-        match named.or_else(|| Syntax::of_dockerfile(&contents.bytes)) {
+        match named.or_else(|| Syntax::of_dockerfile(dockerfile)) {
             Some(syntax) if syntax.is_foreign && self.builder != Builder::Legacy => bail!(
                 "--if-changed: the Dockerfile is read by {} (# syntax=), and buildlock does not know \
                  what that reads",
@@ -212,17 +198,16 @@ impl Known {
     }
 
     fn add_to(&self, sum: &mut Sum, images: &Images, tags: &[Tag]) -> Result<()> {
-        self.check()?;
         let Options { never_skip, entries, files, .. } = &self.options;
         never_skip.iter().for_each(|why| sum.never(why.clone()));
         sum.add(Kind::Options, &to_bytes(entries));
-        entries.iter().map(Entry::to_string).for_each(|it| sum.detail(Kind::Options, it));
+        entries.iter().for_each(|it| sum.detail(Kind::Options, || it.to_string()));
         for (option, path) in files {
             sum.add_path(Kind::Options, path, option)?;
         }
         let native = sum.add_platform(Some(self.builder), images)?;
         if let Context::Remote(url, _) = &self.options.context {
-            sum.never(format!("the Dockerfile is in the context {url}"));
+            sum.never(format!("the Dockerfile is in the context {}", shown(url)));
             return Ok(());
         }
         self.add_sources(sum, images, tags, native.as_ref())
@@ -235,15 +220,12 @@ impl Known {
         tags: &[Tag],
         native: Option<&Platform>,
     ) -> Result<()> {
-        let mut given: Vec<_> = self.options.dockerfiles.iter().map(|it| Some(&**it)).collect();
-        if given.is_empty() {
-            given.push(None);
-        }
         let mut rules: Option<IgnoreRules> = None;
-        for given in given {
+        for given in self.given_dockerfiles() {
             let (path, contents) = source::dockerfile(self.builder, &self.context, given)?;
+            self.refuse_foreign_syntax(&contents.bytes)?;
             sum.add(Kind::Dockerfile, &contents.bytes);
-            sum.detail(Kind::Dockerfile, path.display().to_string());
+            sum.detail(Kind::Dockerfile, || path.display().to_string());
             sum.changed(Some(contents.changed));
             let ignore_file = self.options.ignore_file.as_deref();
             let ignored = source::ignored(self.builder, &self.context, &path, ignore_file)?;
@@ -290,19 +272,17 @@ impl Known {
                     target: target.or(builder_platform),
                     native: builder_platform,
                 };
-                let not_read = |it: super::dockerfile::NotRead| {
-                    anyhow!("{}:{}: {}", path.display(), it.line, it.why)
-                };
+                let not_read = |it: NotRead| anyhow!("{}:{}: {}", path.display(), it.line, it.why);
                 let reader = Reader::read(dockerfile, &build).map_err(not_read)?;
                 for base in &reader.reads().bases {
-                    let triggers = sum.add_base(&mut finder, base, target, tags);
+                    let triggers = sum.add_base(&mut finder, base, target, tags)?;
                     if base.role != Role::From || triggers.is_empty() {
                         continue;
                     }
                     let more = reader.triggers(base, &triggers).map_err(not_read)?;
-                    more.bases
-                        .iter()
-                        .for_each(|it| _ = sum.add_base(&mut finder, it, target, tags));
+                    for base in &more.bases {
+                        sum.add_base(&mut finder, base, target, tags)?;
+                    }
                     sum.add_moving(&more);
                 }
                 sum.add_moving(reader.reads());
@@ -312,188 +292,38 @@ impl Known {
     }
 }
 
-/// A fingerprint in the making.
-#[derive(Default)]
-struct Sum {
-    /// What counts of each kind, in the order of [`Kind::ALL`]: a list of hashes.
-    parts: [Vec<u8>; Kind::ALL.len()],
-    never_skipped: Option<String>,
-    bases: Vec<Base>,
-    details: Vec<Detail>,
-    newest_change: Option<Time>,
-    newest_folder_change: Option<Time>,
-}
-
-impl Sum {
-    fn add(&mut self, kind: Kind, bytes: &[u8]) {
-        self.parts[kind as usize].extend(sha256(bytes));
-    }
-
-    fn detail(&mut self, kind: Kind, text: String) {
-        self.details.push(Detail { kind, text, hash: None });
-    }
-
-    fn never(&mut self, why: String) {
-        self.never_skipped.get_or_insert(why);
-    }
-
-    fn changed(&mut self, when: Option<Time>) {
-        self.newest_change = self.newest_change.max(when);
-    }
-
-    /// Adds a file or a whole folder. Its path does not count.
-    fn add_path(&mut self, kind: Kind, path: &Path, option: &str) -> Result<()> {
-        if path.is_dir() {
-            return self.add_folder(kind, path, &IgnoreRules::none());
-        }
-        let Some((hash, changed)) = file::hash(path, option)? else {
-            bail!("{option} {} does not exist", path.display());
-        };
-        self.add(kind, &hash);
-        self.changed(Some(changed));
-        self.detail(kind, format!("{option} {}", path.display()));
-        Ok(())
-    }
-
-    fn add_folder(&mut self, kind: Kind, folder: &Path, rules: &IgnoreRules) -> Result<()> {
-        let mut cache = HashCache::open(folder);
-        let context = hash_context(folder, rules, &mut cache)?;
-        cache.save();
-        self.add(kind, &context.digest);
-        self.changed(context.newest_change);
-        self.newest_folder_change =
-            self.newest_folder_change.max(Some(context.newest_folder_change));
-        self.details.extend(context.entries.into_iter().map(|entry| Detail {
-            kind,
-            text: entry.path.display().to_string(),
-            hash: Some(entry.digest),
-        }));
-        Ok(())
-    }
-
-    /// Adds the builder's kind, and the platforms that it builds for. Returns the engine's own.
-    fn add_platform(
-        &mut self,
-        builder: Option<Builder>,
-        images: &Images,
-    ) -> Result<Option<Platform>> {
-        let builder = builder.map_or("unknown", Builder::name);
-        let own = images.own_platform()?;
-        let named: Vec<_> = images.platforms().iter().map(ToString::to_string).collect();
-        let platforms = if named.is_empty() { own.clone() } else { named.join(",") };
-        let text = format!("{platforms}, built by {builder}");
-        self.add(Kind::Platform, text.as_bytes());
-        self.detail(Kind::Platform, text);
-        Ok(Platform::parse(&own))
-    }
-
-    /// Adds an image that the build reads. Returns the instructions that a build upon it executes.
-    fn add_base(
-        &mut self,
-        finder: &mut Finder<'_>,
-        base: &super::dockerfile::Base,
-        target: Option<&Platform>,
-        tags: &[Tag],
-    ) -> Vec<String> {
-        let (name, (found, triggers)) = match &base.reference {
-            Reference::Image(name) => (name, finder.find(name, base.platform.as_ref().or(target))),
-            Reference::Unknown(written) => {
-                let why = format!("buildlock cannot tell which image {written} is");
-                (written, (Base::Unknown(why), Vec::new()))
-            }
-        };
-        let is_ours = |tag: &Tag| tags.iter().any(|ours| ours.is_same_name(tag));
-        if name.parse::<Tag>().is_ok_and(|tag| is_ours(&tag)) {
-            self.never(format!("it is built upon itself ({name})"));
-        }
-        if let Base::Unknown(why) = &found {
-            self.never(why.clone());
-        }
-        self.add(Kind::Bases, &found.digest());
-        self.detail(Kind::Bases, format!("{name}, {found}"));
-        self.bases.push(found);
-        triggers
-    }
-
-    fn add_moving(&mut self, reads: &Reads) {
-        if let Some(moving) = reads.moving.first() {
-            self.never(format!("ADD fetches {}, which can change", moving.source));
-        }
-    }
-
-    fn fingerprint(self) -> Fingerprint {
-        let digests: [Digest; Kind::ALL.len()] = self.parts.map(sha256);
-        Fingerprint {
-            value: Value::of(digests),
-            never_skipped: self.never_skipped,
-            bases: self.bases,
-            details: self.details,
-            newest_change: self.newest_change,
-            newest_folder_change: self.newest_folder_change,
-        }
+/// Refuses relative paths if the build command may look them up in another folder than ours.
+fn refuse_paths_of_another_folder(
+    client: &Client,
+    context: &Path,
+    options: &Options,
+) -> Result<()> {
+    let mut paths = std::iter::once(context).chain(options.paths());
+    match paths.find(|path| client.may_run_elsewhere && path.is_relative()) {
+        None => Ok(()),
+        Some(path) => bail!(
+            "--if-changed: the build command may run in another folder, where {} is something else; \
+             give its full path",
+            path.display()
+        ),
     }
 }
 
-impl Fingerprint {
-    /// Returns the label's value.
-    pub(crate) fn value(&self) -> &str {
-        self.value.as_str()
+/// Refuses what cannot be compared: podman's tag names only one of several images, and a manifest
+/// list has no label.
+fn refuse_several_platforms_of_podman(
+    command: &Command,
+    client: &Client,
+    images: &Images,
+) -> Result<()> {
+    let is_list = command.build().is_some_and(|build| build.manifest.is_some());
+    if client.engine == Engine::Podman && (is_list || images.platforms().len() > 1) {
+        bail!(
+            "--if-changed: podman's images for several platforms cannot be compared; call \
+               buildlock once for each platform, with a tag for each"
+        );
     }
-
-    /// Returns the label: `NAME=VALUE`.
-    pub(crate) fn label(&self) -> String {
-        format!("{LABEL}={}", self.value())
-    }
-
-    /// Returns why such a build is never skipped, if it is not.
-    pub(crate) fn never_skipped(&self) -> Option<&str> {
-        self.never_skipped.as_deref()
-    }
-
-    /// Says in what the inputs differ from those of an image with this label.
-    pub(crate) fn difference(&self, label: Option<&str>) -> String {
-        self.value.difference(label)
-    }
-
-    /// Says the same, with one line for each kind of input.
-    pub(crate) fn differences(&self, label: Option<&str>) -> Vec<String> {
-        self.value.differences(label)
-    }
-
-    /// Returns how the inputs have changed between this moment and a later one.
-    pub(crate) fn change(&self, later: &Fingerprint) -> Option<Change> {
-        let is_same = |kind: Kind| self.value.part(kind) == later.value.part(kind);
-        let are_same_bases = self.bases.len() == later.bases.len()
-            && later.bases.iter().zip(&self.bases).all(|(now, before)| now.still_is(before));
-        let others = Kind::ALL.into_iter().filter(|&kind| kind != Kind::Bases);
-        if !others.into_iter().all(is_same)
-            || !are_same_bases
-            || self.newest_change != later.newest_change
-        {
-            return Some(Change::Contents);
-        }
-        (self.newest_folder_change != later.newest_folder_change).then_some(Change::Folders)
-    }
-
-    /// Says what has changed between this moment and a later one.
-    pub(crate) fn what_changed(&self, later: &Fingerprint) -> String {
-        match self.change(later) {
-            Some(Change::Contents) if self.value == later.value => {
-                "a file was changed and changed back".to_owned()
-            }
-            Some(Change::Folders) => "files came and went in a folder".to_owned(),
-            _ => later.difference(Some(self.value())),
-        }
-    }
-
-    /// Returns all that counts.
-    pub(crate) fn details(&self) -> &[Detail] {
-        &self.details
-    }
-
-    fn newest(&self) -> Option<Time> {
-        self.newest_change.max(self.newest_folder_change)
-    }
+    Ok(())
 }
 
 /// Returns the time by the clock that gives files theirs.

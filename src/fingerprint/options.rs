@@ -8,7 +8,7 @@ mod names;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
@@ -92,6 +92,17 @@ impl Options {
         }
         reader.variables();
         Ok(reader.finish())
+    }
+
+    /// Returns all paths that the options name.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &Path> {
+        let contexts = self.contexts.iter().filter_map(|context| match &context.source {
+            ContextSource::Path(path) => Some(path),
+            _ => None,
+        });
+        let files = self.files.iter().map(|(_, path)| path);
+        let all = self.dockerfiles.iter().chain(&self.ignore_file).chain(files).chain(contexts);
+        all.map(PathBuf::as_path)
     }
 
     /// Returns the image that the command wants the Dockerfile to be read by.
@@ -356,7 +367,7 @@ fn context(operands: &[String], engine: Engine) -> Result<Context> {
 }
 
 /// Returns a word as it may be shown.
-fn shown(word: &str) -> String {
+pub(super) fn shown(word: &str) -> String {
     crate::command::describe(&[word.into()])
 }
 

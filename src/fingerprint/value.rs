@@ -107,13 +107,12 @@ impl Value {
         let Some(label) = label else { return format!("it has no label {LABEL}") };
         match self.kinds_unlike(label) {
             Err(why) => why.to_owned(),
-            Ok(kinds) if kinds.is_empty() => "its label is of another build".to_owned(),
             Ok(kinds) => {
                 let names: Vec<_> = kinds.into_iter().map(Kind::name).collect();
-                let (last, others) = names.split_last().expect("there is one");
-                match others {
-                    [] => format!("{last} changed"),
-                    _ => format!("{} and {last} changed", others.join(", ")),
+                match names.as_slice() {
+                    [] => "its label is of another build".to_owned(),
+                    [one] => format!("{one} changed"),
+                    [others @ .., last] => format!("{} and {last} changed", others.join(", ")),
                 }
             }
         }

@@ -110,14 +110,16 @@ impl Images {
     pub(crate) fn first_outdated<'a>(&self, tags: &'a [Tag], inputs: &str) -> Result<UpToDate<'a>> {
         let mut id = None;
         for tag in tags {
-            let described = insist(tag, || self.present.describe(&*self.engine, tag))?;
-            let Some(images) = described.filter(|images| !images.is_empty()) else {
+            let (engine, wanted) = (&*self.engine, &self.wanted);
+            let Some(images) = insist(tag, || self.present.describe(engine, wanted, tag))? else {
                 return Ok(UpToDate::No(Missing { tag, why: Why::None }));
             };
-            let there: Vec<_> = images.iter().filter_map(|it| it.platform.clone()).collect();
-            let shortfall = self.present.shortfall(&*self.engine, &self.wanted, tag, &there);
             let outdated = images.iter().find(|image| image.inputs.as_deref() != Some(inputs));
-            let why = shortfall.or_else(|| Some(Why::Outdated(outdated?.inputs.clone())));
+            let there: Vec<_> = images.iter().filter_map(|it| it.platform.clone()).collect();
+            let why = match outdated {
+                Some(image) => Some(Why::Outdated(image.inputs.clone())),
+                None => self.present.shortfall(engine, wanted, tag, &there),
+            };
             if let Some(why) = why {
                 return Ok(UpToDate::No(Missing { tag, why }));
             }
@@ -161,9 +163,10 @@ impl Images {
         insist(&self.engine.client(), || self.engine.own_platform())
     }
 
-    /// Returns the builder that the build command may use, if it is not the engine's own.
-    pub(crate) fn builder(&self) -> Option<String> {
-        self.engine.builder()
+    /// Returns whether the builder takes base images from the engine, if they are there. A builder
+    /// of its own, and that of nerdctl, asks the registry.
+    pub(crate) fn are_the_builders(&self) -> bool {
+        self.engine.client().engine != Engine::Nerdctl && self.engine.builder().is_none()
     }
 
     /// Returns the ID of an image on the engine. With `--check registry` or a command, the image

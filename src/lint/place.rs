@@ -1,15 +1,14 @@
 //! Finds a file to be written, without following links that another user may have planted.
 
-use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat, readlinkat};
-use rustix::io::Errno;
 
+use crate::components::Components;
 use crate::user;
 
 const ROOT: u32 = 0;
@@ -29,17 +28,13 @@ impl Place {
     /// The path leads nowhere, or through a link that belongs neither to us nor to root. Its owner
     /// could have it lead into folders that only we may write.
     pub(super) fn of(path: &Path) -> Result<Self> {
-        /// As many as the kernel follows (path_resolution(7)).
-        const LINKS_MAX: usize = 40;
-        let mut links = 0;
-        let mut left = VecDeque::new();
+        let mut left = Components::of(path);
         let mut folder = open_start(path)?;
-        prepend(&mut left, path);
-        while let Some(name) = left.pop_front() {
+        while let Some(name) = left.next() {
             let there = openat(&folder, &name, looked_at(), Mode::empty())?;
             let stat = fstat(&there)?;
             if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
-                if left.is_empty() {
+                if left.are_at_the_end() {
                     return Ok(Place { folder, name });
                 }
                 folder = there;
@@ -52,17 +47,13 @@ impl Place {
                     user::name(stat.st_uid)
                 );
             }
-            links += 1;
-            if links > LINKS_MAX {
-                return Err(Errno::LOOP.into());
-            }
             // This reads the link that was opened, whatever has its name by now (readlink(2)).
             let target = readlinkat(&there, "", Vec::new())?.into_bytes();
             let target = PathBuf::from(OsString::from_vec(target));
             if target.has_root() {
                 folder = open_start(&target)?;
             }
-            prepend(&mut left, &target);
+            left.follow(&target)?;
         }
         bail!("it is not a file")
     }
@@ -77,13 +68,4 @@ fn open_start(path: &Path) -> Result<OwnedFd> {
 /// Opens whatever is there, a link too, without reading from it.
 fn looked_at() -> OFlags {
     OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC
-}
-
-/// Puts the components of `path` in front of those that are left.
-fn prepend(left: &mut VecDeque<OsString>, path: &Path) {
-    for component in path.components().rev() {
-        if matches!(component, Component::Normal(_) | Component::ParentDir) {
-            left.push_front(component.as_os_str().to_owned());
-        }
-    }
 }

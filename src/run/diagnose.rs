@@ -62,7 +62,12 @@ pub(super) fn why_missing(command: &Command, missing: &Missing<'_>, check: &Chec
     if let Check::Command(_) = check {
         return format!("there is no image {tag}, says the command of --check");
     }
-    if let Why::Outdated(_) | Why::Several = &missing.why {
+    if missing.why == Why::Several {
+        return format!(
+            "the tags are several images, among them {tag}; did another build take one of the names?"
+        );
+    }
+    if let Why::Outdated(_) = &missing.why {
         return format!(
             "{tag} does not have the label {LABEL} of this build; did another build take the name, \
              or does the build command not use $BUILDLOCK_LABEL?"

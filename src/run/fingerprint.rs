@@ -9,7 +9,7 @@ use super::preflight;
 use crate::cli::FingerprintArgs;
 use crate::command::Command;
 use crate::exit::Exit;
-use crate::fingerprint::{Fingerprint, Inputs, Kind};
+use crate::fingerprint::{Detail, Fingerprint, Inputs, Kind};
 use crate::image::{Check, Images, UpToDate, Why};
 use crate::reference::Tag;
 
@@ -32,20 +32,24 @@ pub fn fingerprint(args: FingerprintArgs, verbose: bool, out: &mut impl Write) -
     let tags: Vec<Tag> =
         tags.into_iter().map(|tag| if podman { tag.in_podman() } else { tag }).collect();
     let inputs = Inputs::of(&command, args.inputs, &tags, &images)?;
-    let fingerprint = inputs.fingerprint(&images)?;
+    let (fingerprint, details) = inputs.explain(&images)?;
     if args.diff {
         return print_difference(&fingerprint, &images, &tags, out);
     }
     writeln!(out, "{}", fingerprint.value())?;
     if verbose {
-        print_details(&fingerprint, out)?;
+        print_details(&fingerprint, &details, out)?;
     }
     Ok(Exit::SUCCESS)
 }
 
-fn print_details(fingerprint: &Fingerprint, out: &mut impl Write) -> Result<()> {
+fn print_details(
+    fingerprint: &Fingerprint,
+    details: &[Detail],
+    out: &mut impl Write,
+) -> Result<()> {
     for kind in Kind::ALL {
-        for detail in fingerprint.details().iter().filter(|detail| detail.kind == kind) {
+        for detail in details.iter().filter(|detail| detail.kind == kind) {
             let hash = detail.hash.map(|hash| format!("{hash:016x}  ")).unwrap_or_default();
             writeln!(out, "{}  {hash}{}", kind.word(), detail.text)?;
         }

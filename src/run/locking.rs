@@ -67,7 +67,10 @@ impl Job {
                 Turn::TimedOut => return Ok(Locked::TimedOut),
             };
             let Some((locks, inputs)) = locked else {
-                self.warn_of_other_builds("the image", &waited_for);
+                // With --if-changed, the image was built from these very inputs.
+                if self.inputs.is_none() {
+                    self.warn_of_other_builds("the image", &waited_for);
+                }
                 return Ok(Locked::Present);
             };
             // A lock may have been lost during the wait for another lock or for the engine.
@@ -143,10 +146,6 @@ impl Job {
     /// Warns if the build that was waited for, and that left `result`, ran another command than this
     /// call would, or ran it in another folder.
     fn warn_of_other_builds(&self, result: &str, waited_for: &[(Subject, Holder)]) {
-        if self.inputs.is_some() {
-            // The image was built from these very inputs, whoever built it.
-            return;
-        }
         let ours = self.ourselves();
         // A holder without a build is somebody's script.
         let is_other =

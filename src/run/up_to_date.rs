@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 use super::RunningBuild;
 use super::job::Job;
 use super::look::Look;
-use crate::child::Ended;
 use crate::child::signals::{Signals, Work};
+use crate::child::{self, Ended};
 use crate::exit::Exit;
 use crate::fingerprint::{Change, Fingerprint, note};
 use crate::image::{Missing, UpToDate, Why};
@@ -101,6 +101,14 @@ impl Job {
                 bail!(
                     "the inputs changed while the build command ran ({}), and again while it ran \
                      once more, so the image may be a mixture; call again when they are settled",
+                    before.what_changed(&now)
+                );
+            }
+            if self.command.may_read_stdin() && !child::stdin_can_be_read_again() {
+                bail!(
+                    "the inputs changed while the build command ran ({}), so the image may be a \
+                     mixture; the build command is not run again, because it may have read its stdin \
+                     (give it another, as in </dev/null)",
                     before.what_changed(&now)
                 );
             }

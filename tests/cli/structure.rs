@@ -6,6 +6,7 @@ use std::path::Path;
 
 /// Files that everything else may use, and that use only each other.
 const GROUND_FLOOR: &[&str] = &[
+    "components",
     "duration",
     "exit",
     "expiry",

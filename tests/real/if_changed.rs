@@ -37,6 +37,11 @@ impl<'s> Project<'s> {
         fs::write(self.path(name), text).unwrap();
     }
 
+    /// Prepares `buildlock fingerprint OPTIONS -- docker build -t TAG FOLDER`.
+    fn fingerprint(&self, options: &[&str]) -> Invocation<'s> {
+        self.site.buildlock(["fingerprint"]).args(options).arg("--").args(self.words())
+    }
+
     fn words(&self) -> Vec<String> {
         let mut words: Vec<String> =
             ["docker", "build", "--network", "none"].map(Into::into).into();
@@ -335,12 +340,83 @@ fn build_that_was_killed_before_it_was_verified_counts_for_nothing() {
 }
 
 #[test]
+fn fingerprint_is_that_of_the_label_and_says_what_has_changed() {
+    for_each_builder(|site| {
+        let mut it = Project::new(site, "shown");
+        it.options = ["--build-arg", "VALUE=s3cret"].map(Into::into).into();
+        let missing = it.fingerprint(&["--diff"]).run();
+        missing.assert_code(1).assert_stdout(format!("{}: there is no image\n", it.tag));
+        it.assert_builds();
+        it.fingerprint(&[]).run().assert_code(0).assert_stdout(format!("{}\n", it.label()));
+        it.fingerprint(&["--diff"]).run().assert_code(0).assert_stdout("");
+        let all = text(&it.fingerprint(&["-v"]).run());
+        for shown in ["--build-arg VALUE", "file", site.base(), &it.label()] {
+            assert!(all.contains(shown), "no {shown} in {all}");
+        }
+        assert!(!all.contains("s3cret"), "{all}");
+        it.write("file", "other\n");
+        it.options = ["--build-arg", "VALUE=2"].map(Into::into).into();
+        let diff = it.fingerprint(&["--diff"]).run();
+        let expected = format!("{0}: the context changed\n{0}: the options changed\n", it.tag);
+        diff.assert_code(1).assert_stdout(expected);
+    });
+}
+
+#[test]
+fn some_builds_are_never_skipped_and_say_why() {
+    for_each_builder(|site| {
+        let mut it = Project::new(site, "always");
+        let assert_always = |it: &Project<'_>, why: &str| {
+            for _ in 0..2 {
+                it.assert_builds().assert_stderr(why).assert_stderr("so it is always built");
+            }
+        };
+        it.options = vec!["--no-cache".into()];
+        assert_always(&it, "--no-cache asks for a build");
+        it.options.clear();
+        it.write("Dockerfile", &format!("FROM {}\nCOPY file /more\n", it.tag));
+        assert_always(&it, "it is built upon itself");
+    });
+}
+
+#[test]
+fn note_of_a_verified_image_survives_a_prune() {
+    for_each_client(|site| {
+        let it = Project::new(site, "pruned");
+        it.assert_builds();
+        site.f.buildlock(["prune"]).run().assert_code(0);
+        let upon = site.context(&format!("FROM {}\nCOPY file /more\n", it.tag));
+        site.client.ask(["build", "--network", "none", "-t", &it.tag, upon.to_str().unwrap()]);
+        it.assert_builds().assert_stderr("its label is that of another image");
+    });
+}
+
+#[test]
+fn command_that_may_have_read_its_stdin_is_not_run_again() {
+    for_each_client(|site| {
+        let it = Project::new(site, "stdin");
+        let script = format!(
+            "cat >/dev/null; docker build --network none -t {} --label \"$BUILDLOCK_LABEL\" {} && echo x >changing",
+            it.tag,
+            it.folder.display()
+        );
+        fs::write(site.f.path("work/changing"), "").unwrap();
+        let call = site.buildlock(["--if-changed", "--inputs", "changing", "-t", &it.tag, "--"]);
+        let call = call.args(["sh", "-c", &script]).current_dir(site.f.path("work"));
+        let refused = call.stdin("words").run();
+        refused.assert_code(125).assert_stderr("it may have read its stdin");
+    });
+}
+
+#[test]
 fn random_changes_are_never_skipped() {
     for_each_builder(|site| {
         let steps =
-            std::env::var("BUILDLOCK_TEST_STEPS").map_or(25, |steps| steps.parse().unwrap());
+            std::env::var("BUILDLOCK_TEST_STEPS").map_or(10, |steps| steps.parse().unwrap());
         let it = Project::new(site, "random");
-        let mut random = Random(u64::from(std::process::id()) << 16 | 1);
+        let seed = std::env::var("BUILDLOCK_TEST_SEED")
+            .map_or_else(|_| u64::from(std::process::id()) << 16 | 1, |seed| seed.parse().unwrap());
+        let mut random = Random(seed);
         it.assert_builds();
         for step in 0..steps {
             let before = snapshot(&it.folder);
@@ -353,7 +429,7 @@ fn random_changes_are_never_skipped() {
                 assert_eq!(
                     count(std::slice::from_ref(&run), "built"),
                     1,
-                    "step {step}, {what}\n{run}"
+                    "seed {seed}, step {step}, {what}\n{run}"
                 );
             }
             it.assert_skips();

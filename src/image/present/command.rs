@@ -40,7 +40,12 @@ impl Meaning for FromCommand {
     }
 
     /// A command says only whether the image is there, not from which inputs it was built.
-    fn describe(&self, _: &dyn Backend, _: &Tag) -> Result<Option<Vec<Description>>, Unanswered> {
+    fn describe(
+        &self,
+        _: &dyn Backend,
+        _: &Wanted,
+        _: &Tag,
+    ) -> Result<Option<Vec<Description>>, Unanswered> {
         Err(Unanswered::permanent(format!("{NAME} cannot tell from which inputs it was built")))
     }
 }

@@ -21,10 +21,16 @@ impl Meaning for OnEngine {
     fn describe(
         &self,
         engine: &dyn Backend,
+        wanted: &Wanted,
         tag: &Tag,
     ) -> Result<Option<Vec<Description>>, Unanswered> {
         let name = if engine.has_podman_names() { tag.podman_name() } else { tag.as_str() };
-        Ok(engine.describe(name)?.map(|image| vec![image]))
+        let Some(mut image) = engine.describe(name)? else { return Ok(None) };
+        if wanted.is_for_several_platforms() {
+            // The engine shows one platform of several.
+            image.platform = None;
+        }
+        Ok(Some(vec![image]))
     }
 
     fn shortfall(

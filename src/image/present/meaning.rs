@@ -26,6 +26,7 @@ pub(crate) trait Meaning: Debug + Send + Sync {
     fn describe(
         &self,
         engine: &dyn Backend,
+        wanted: &Wanted,
         tag: &Tag,
     ) -> Result<Option<Vec<Description>>, Unanswered>;
 

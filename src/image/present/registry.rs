@@ -39,6 +39,7 @@ impl Meaning for InRegistry {
     fn describe(
         &self,
         engine: &dyn Backend,
+        _: &Wanted,
         tag: &Tag,
     ) -> Result<Option<Vec<Description>>, Unanswered> {
         engine.describe_in_registry(tag)

@@ -1,14 +1,12 @@
 //! Finds the real path of the lock folder, without following links that another user may have
 //! planted.
 
-use std::collections::VecDeque;
-use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use rustix::io::Errno;
 
+use crate::components::Components;
 use crate::user;
 
 /// A sticky folder where everybody may create files.
@@ -34,20 +32,16 @@ pub(super) fn real_path(path: &Path) -> Result<PathBuf> {
 /// (proc_sys_fs(5)), whether or not that is set. In a sticky folder where everybody may create
 /// files, a link counts only if it belongs to us or to the owner of the folder.
 fn follow(path: &Path) -> Result<PathBuf> {
-    /// As many as the kernel follows (path_resolution(7)).
-    const LINKS_MAX: usize = 40;
-    let mut links = 0;
-    let mut left = VecDeque::new();
+    let mut left = Components::of(path);
     let mut found = PathBuf::from("/");
-    prepend(&mut left, path);
-    while let Some(name) = left.pop_front() {
+    while let Some(name) = left.next() {
         if name == ".." {
             found.pop();
             continue;
         }
         let next = found.join(&name);
         let link = std::fs::symlink_metadata(&next).ok().filter(std::fs::Metadata::is_symlink);
-        let Some(link) = link.filter(|_| !left.is_empty()) else {
+        let Some(link) = link.filter(|_| !left.are_at_the_end()) else {
             found = next;
             continue;
         };
@@ -64,24 +58,11 @@ fn follow(path: &Path) -> Result<PathBuf> {
                 user::name(link.uid())
             );
         }
-        links += 1;
-        if links > LINKS_MAX {
-            return Err(std::io::Error::from(Errno::LOOP).into());
-        }
         let target = std::fs::read_link(&next)?;
         if target.has_root() {
             found = PathBuf::from("/");
         }
-        prepend(&mut left, &target);
+        left.follow(&target).map_err(std::io::Error::from)?;
     }
     Ok(found)
-}
-
-/// Puts the components of `path` in front of those that are left.
-fn prepend(left: &mut VecDeque<OsString>, path: &Path) {
-    for component in path.components().rev() {
-        if matches!(component, Component::Normal(_) | Component::ParentDir) {
-            left.push_front(component.as_os_str().to_owned());
-        }
-    }
 }

@@ -66,9 +66,17 @@ pub(crate) fn describe(socket: &Path, name: &str) -> Result<Option<Description>,
     let response = get(socket, &format!("/images/{name}/json"))?;
     match read_image(&response, socket, name)? {
         Answer::Missing => Ok(None),
-        Answer::Present(_) => Ok(serde_json::from_slice(&response.body)
-            .ok()
-            .and_then(|image: serde_json::Value| Description::of_engine(&image))),
+        Answer::Present(_) => {
+            let image = serde_json::from_slice::<serde_json::Value>(&response.body);
+            match image.ok().and_then(|image| Description::of_engine(&image)) {
+                Some(image) => Ok(Some(image)),
+                None => Err(Unanswered::permanent(format!(
+                    "the engine at {} does not describe the image {name}: {}",
+                    socket.display(),
+                    excerpt(&response.body)
+                ))),
+            }
+        }
     }
 }
 

@@ -42,7 +42,11 @@ pub(crate) fn describe(
     }
     let image: Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
     let all = images_in(&image).into_iter().map(Description::of_oci);
-    Ok(Some(all.filter(|image| image.platform.is_some()).collect()))
+    let all: Vec<_> = all.filter(|image| image.platform.is_some()).collect();
+    if all.is_empty() {
+        return Err(said.unanswered(client));
+    }
+    Ok(Some(all))
 }
 
 /// Returns the digest of the image in its registry, or none if there is no such image.

@@ -38,7 +38,11 @@ pub(crate) fn describe(client: &Client, tag: &Tag) -> Result<Option<Vec<Descript
         return Ok(None);
     }
     let image: Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
-    Ok(Some(vec![Description::of_oci(&image)]))
+    let image = Description::of_oci(&image);
+    if image.platform.is_none() {
+        return Err(said.unanswered(client));
+    }
+    Ok(Some(vec![image]))
 }
 
 /// Returns the digest of the image in its registry, or none if there is no such image.

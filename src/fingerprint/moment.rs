@@ -1,0 +1,85 @@
+//! The fingerprint of a build's inputs at one moment, and what has changed since another one.
+
+use super::bases::Base;
+use super::stamp::Time;
+use super::value::{Kind, Value};
+use crate::image::LABEL;
+
+/// The fingerprint of a build's inputs at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Fingerprint {
+    pub(super) value: Value,
+    pub(super) never_skipped: Option<String>,
+    pub(super) bases: Vec<Base>,
+    /// When a file, a link or a Dockerfile was last changed.
+    pub(super) newest_change: Option<Time>,
+    /// When something was last created in a folder, or removed from it.
+    pub(super) newest_folder_change: Option<Time>,
+}
+
+/// How inputs have changed since the start of a build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Something that counts was changed, perhaps there and back again.
+    Contents,
+    /// Something was created in a folder or removed from it that does not count now.
+    Folders,
+}
+
+impl Fingerprint {
+    /// Returns the label's value.
+    pub(crate) fn value(&self) -> &str {
+        self.value.as_str()
+    }
+
+    /// Returns the label: `NAME=VALUE`.
+    pub(crate) fn label(&self) -> String {
+        format!("{LABEL}={}", self.value())
+    }
+
+    /// Returns why such a build is never skipped, if it is not.
+    pub(crate) fn never_skipped(&self) -> Option<&str> {
+        self.never_skipped.as_deref()
+    }
+
+    /// Says in what the inputs differ from those of an image with this label.
+    pub(crate) fn difference(&self, label: Option<&str>) -> String {
+        self.value.difference(label)
+    }
+
+    /// Says the same, with one line for each kind of input.
+    pub(crate) fn differences(&self, label: Option<&str>) -> Vec<String> {
+        self.value.differences(label)
+    }
+
+    /// Returns how the inputs have changed between this moment and a later one.
+    pub(crate) fn change(&self, later: &Fingerprint) -> Option<Change> {
+        let is_same = |kind: Kind| self.value.part(kind) == later.value.part(kind);
+        let are_same_bases = self.bases.len() == later.bases.len()
+            && later.bases.iter().zip(&self.bases).all(|(now, before)| now.still_is(before));
+        let others = Kind::ALL.into_iter().filter(|&kind| kind != Kind::Bases);
+        if !others.into_iter().all(is_same)
+            || !are_same_bases
+            || self.newest_change != later.newest_change
+        {
+            return Some(Change::Contents);
+        }
+        (self.newest_folder_change != later.newest_folder_change).then_some(Change::Folders)
+    }
+
+    /// Says what has changed between this moment and a later one.
+    pub(crate) fn what_changed(&self, later: &Fingerprint) -> String {
+        match self.change(later) {
+            Some(Change::Contents) if self.value == later.value => {
+                "a file was changed and changed back".to_owned()
+            }
+            Some(Change::Folders) => "files came and went in a folder".to_owned(),
+            _ => later.difference(Some(self.value())),
+        }
+    }
+
+    /// Returns when any input was last changed.
+    pub(super) fn newest(&self) -> Option<Time> {
+        self.newest_change.max(self.newest_folder_change)
+    }
+}

@@ -1,0 +1,169 @@
+//! A fingerprint in the making: everything that counts is added to it.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use super::bases::{Base, Finder};
+use super::builder::Builder;
+use super::context::hash_context;
+use super::dockerfile::{self, Reads, Reference};
+use super::file;
+use super::hash_cache::HashCache;
+use super::ignore::IgnoreRules;
+use super::moment::Fingerprint;
+use super::options::shown;
+use super::stamp::Time;
+use super::value::{Digest, Kind, Value};
+use crate::image::{Images, Platform};
+use crate::reference::{Tag, sha256};
+
+/// Something that counts, for `buildlock fingerprint -v`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Detail {
+    pub(crate) kind: Kind,
+    pub(crate) text: String,
+    /// Of an entry of the context.
+    pub(crate) hash: Option<u64>,
+}
+
+/// A fingerprint in the making.
+#[derive(Default)]
+pub(super) struct Sum {
+    /// What counts of each kind, in the order of [`Kind::ALL`]: a list of hashes.
+    parts: [Vec<u8>; Kind::ALL.len()],
+    never_skipped: Option<String>,
+    bases: Vec<Base>,
+    /// Everything that counts, if it is wanted. A look at an image does not need it.
+    details: Option<Vec<Detail>>,
+    newest_change: Option<Time>,
+    newest_folder_change: Option<Time>,
+}
+
+impl Sum {
+    pub(super) fn new(with_details: bool) -> Self {
+        Sum { details: with_details.then(Vec::new), ..Self::default() }
+    }
+
+    pub(super) fn add(&mut self, kind: Kind, bytes: &[u8]) {
+        self.parts[kind as usize].extend(sha256(bytes));
+    }
+
+    pub(super) fn detail(&mut self, kind: Kind, text: impl FnOnce() -> String) {
+        if let Some(details) = &mut self.details {
+            details.push(Detail { kind, text: text(), hash: None });
+        }
+    }
+
+    pub(super) fn never(&mut self, why: String) {
+        self.never_skipped.get_or_insert(why);
+    }
+
+    pub(super) fn changed(&mut self, when: Option<Time>) {
+        self.newest_change = self.newest_change.max(when);
+    }
+
+    /// Adds a file or a whole folder. Its path does not count.
+    pub(super) fn add_path(&mut self, kind: Kind, path: &Path, option: &str) -> Result<()> {
+        if path.is_dir() {
+            return self.add_folder(kind, path, &IgnoreRules::none());
+        }
+        let Some((hash, changed)) = file::hash(path, option)? else {
+            bail!("{option} {} does not exist", path.display());
+        };
+        self.add(kind, &hash);
+        self.changed(Some(changed));
+        self.detail(kind, || format!("{option} {}", path.display()));
+        Ok(())
+    }
+
+    pub(super) fn add_folder(
+        &mut self,
+        kind: Kind,
+        folder: &Path,
+        rules: &IgnoreRules,
+    ) -> Result<()> {
+        let mut cache = HashCache::open(folder);
+        let context = hash_context(folder, rules, &mut cache)?;
+        cache.save();
+        self.add(kind, &context.digest);
+        self.changed(context.newest_change);
+        self.newest_folder_change =
+            self.newest_folder_change.max(Some(context.newest_folder_change));
+        if let Some(details) = &mut self.details {
+            details.extend(context.entries.into_iter().map(|entry| Detail {
+                kind,
+                text: entry.path.display().to_string(),
+                hash: Some(entry.digest),
+            }));
+        }
+        Ok(())
+    }
+
+    /// Adds the builder's kind, and the platforms that it builds for. Returns the engine's own.
+    pub(super) fn add_platform(
+        &mut self,
+        builder: Option<Builder>,
+        images: &Images,
+    ) -> Result<Option<Platform>> {
+        let builder = builder.map_or("unknown", Builder::name);
+        let own = images.own_platform()?;
+        let named: Vec<_> = images.platforms().iter().map(ToString::to_string).collect();
+        let platforms = if named.is_empty() { own.clone() } else { named.join(",") };
+        let text = format!("{platforms}, built by {builder}");
+        self.add(Kind::Platform, text.as_bytes());
+        self.detail(Kind::Platform, || text);
+        Ok(Platform::parse(&own))
+    }
+
+    /// Adds an image that the build reads. Returns the instructions that a build upon it executes.
+    pub(super) fn add_base(
+        &mut self,
+        finder: &mut Finder<'_>,
+        base: &dockerfile::Base,
+        target: Option<&Platform>,
+        tags: &[Tag],
+    ) -> Result<Vec<String>> {
+        let is_ours = |name: &str| {
+            let tag = name.parse::<Tag>();
+            tag.is_ok_and(|tag| tags.iter().any(|ours| ours.is_same_name(&tag)))
+        };
+        let (name, (found, triggers)) = match &base.reference {
+            Reference::Image(name) if is_ours(name) => {
+                self.never(format!("it is built upon itself ({name})"));
+                (name, (Base::Own, Vec::new()))
+            }
+            Reference::Image(name) => (name, finder.find(name, base.platform.as_ref().or(target))?),
+            Reference::Unknown(written) => {
+                let why = format!("buildlock cannot tell which image {written} is");
+                (written, (Base::Unknown(why), Vec::new()))
+            }
+        };
+        if let Base::Unknown(why) = &found {
+            self.never(why.clone());
+        }
+        self.add(Kind::Bases, &found.digest());
+        self.detail(Kind::Bases, || format!("{name}, {found}"));
+        self.bases.push(found);
+        Ok(triggers)
+    }
+
+    pub(super) fn add_moving(&mut self, reads: &Reads) {
+        if let Some(moving) = reads.moving.first() {
+            self.never(format!("ADD fetches {}, which can change", shown(&moving.source)));
+        }
+    }
+
+    /// Returns the fingerprint, and the details if they were wanted.
+    pub(super) fn finish(self) -> (Fingerprint, Vec<Detail>) {
+        let digests: [Digest; Kind::ALL.len()] = self.parts.map(sha256);
+        let fingerprint = Fingerprint {
+            value: Value::of(digests),
+            never_skipped: self.never_skipped,
+            bases: self.bases,
+            newest_change: self.newest_change,
+            newest_folder_change: self.newest_folder_change,
+        };
+        (fingerprint, self.details.unwrap_or_default())
+    }
+}
