@@ -18,7 +18,7 @@ use fastrand::Rng;
 use crate::support::engine::{Client, Site, for_each_builder};
 
 /// For each client and builder. That takes less than a minute.
-const CASES: u64 = 60;
+const CASES: u64 = 20;
 
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap())

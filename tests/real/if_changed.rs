@@ -170,7 +170,9 @@ fn two_worktrees_that_build_one_tag_in_turns_each_get_their_own_image() {
 }
 
 #[test]
-fn sixty_four_callers_after_a_change_make_one_build() {
+fn many_callers_after_a_change_make_one_build() {
+    let is_thorough = std::env::var_os("BUILDLOCK_TEST_ENGINES").is_some();
+    let callers = if is_thorough { 64 } else { 16 };
     for_each_builder(|site| {
         let it = Project::with_dockerfile(
             site,
@@ -179,13 +181,13 @@ fn sixty_four_callers_after_a_change_make_one_build() {
         );
         it.assert_builds();
         it.write("file", "other\n");
-        let all: Vec<_> = (0..64).map(|_| it.call().start()).collect();
+        let all: Vec<_> = (0..callers).map(|_| it.call().start()).collect();
         let all: Vec<_> = all.into_iter().map(Running::wait).collect();
         for run in &all {
             run.assert_code(0);
         }
         assert_eq!(count(&all, "built"), 1, "{}", all_output(&all));
-        assert_eq!(count(&all, "present"), 63, "{}", all_output(&all));
+        assert_eq!(count(&all, "present"), callers - 1, "{}", all_output(&all));
     });
 }
 
@@ -411,8 +413,7 @@ fn command_that_may_have_read_its_stdin_is_not_run_again() {
 #[test]
 fn random_changes_are_never_skipped() {
     for_each_builder(|site| {
-        let steps =
-            std::env::var("BUILDLOCK_TEST_STEPS").map_or(10, |steps| steps.parse().unwrap());
+        let steps = std::env::var("BUILDLOCK_TEST_STEPS").map_or(5, |steps| steps.parse().unwrap());
         let it = Project::new(site, "random");
         let seed = std::env::var("BUILDLOCK_TEST_SEED")
             .map_or_else(|_| u64::from(std::process::id()) << 16 | 1, |seed| seed.parse().unwrap());
