@@ -76,8 +76,9 @@ pub(super) fn describe(pid: u32, record: Option<Holder>, stat: &Stat) -> Holder 
     let command = uid.and_then(|uid| command_of(pid, uid));
     let host = uid.and_then(|_| our_host());
     let Some(record) = record.filter(|record| record.pid == pid) else {
-        // Another user's process may give itself any name.
-        let claimed = uid.is_some_and(|uid| !proc::is_trusted(uid));
+        // Another user's process may give itself any name, and one that we may not look at may only
+        // have been given the number of the one that took the lock.
+        let claimed = has_it.is_none() || uid.is_some_and(|uid| !proc::is_trusted(uid));
         let user = uid.map(user::name);
         return Holder { pid, user, command, gone, claimed, ..Holder::default() };
     };

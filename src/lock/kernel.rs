@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use rustix::fs::{AtFlags, CWD, Stat, StatxFlags};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::key::LockMode;
 use crate::proc;
@@ -184,26 +185,36 @@ fn shows_another_device(file: &File) -> bool {
 
 /// How much a search through the descriptors of other processes may read. For each descriptor, the
 /// kernel lists all locks on its file, and any user can take many thousands of them.
+///
+/// The time is this thread's own, so a search finds the same on a busy machine. It belongs to the
+/// thread that has made the bounds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     descriptors: usize,
-    until: Instant,
+    /// By the clock of the processor time of this thread.
+    until: Duration,
 }
 
 impl Bounds {
     /// Returns the bounds for our own ancestors.
     pub(super) fn generous() -> Self {
-        Bounds { descriptors: 16 * 1024, until: Instant::now() + Duration::from_millis(500) }
+        Bounds { descriptors: 16 * 1024, until: thread_time() + Duration::from_millis(500) }
     }
 
     /// Returns the bounds for a process that a record names.
     pub(super) fn narrow() -> Self {
-        Bounds { descriptors: 256, until: Instant::now() + Duration::from_millis(5) }
+        Bounds { descriptors: 256, until: thread_time() + Duration::from_millis(5) }
     }
 
     pub(super) fn are_reached(&self) -> bool {
-        self.descriptors == 0 || Instant::now() >= self.until
+        self.descriptors == 0 || thread_time() >= self.until
     }
+}
+
+/// Returns how long the processor has worked for this thread.
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// A lock that a process holds through one of its descriptors.
@@ -422,7 +433,7 @@ nonsense
         fs2::FileExt::lock_exclusive(&file).unwrap();
         let mut none = Bounds { descriptors: 0, ..Bounds::generous() };
         assert!(OpenLock::all_of(std::process::id(), &mut none).unwrap().is_empty());
-        let mut late = Bounds { until: Instant::now(), ..Bounds::generous() };
+        let mut late = Bounds { until: Duration::ZERO, ..Bounds::generous() };
         assert!(OpenLock::all_of(std::process::id(), &mut late).unwrap().is_empty());
     }
 
