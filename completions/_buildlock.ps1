@@ -43,6 +43,8 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             [CompletionResult]::new('--color', '--color', [CompletionResultType]::ParameterName, 'When to use colours and a live line while waiting')
             [CompletionResult]::new('-f', '-f', [CompletionResultType]::ParameterName, 'Build even if the image exists; still one at a time')
             [CompletionResult]::new('--force', '--force', [CompletionResultType]::ParameterName, 'Build even if the image exists; still one at a time')
+            [CompletionResult]::new('--each', '--each', [CompletionResultType]::ParameterName, 'Build each image of docker compose build or docker buildx bake by itself, at the same time')
+            [CompletionResult]::new('--fail-fast', '--fail-fast', [CompletionResultType]::ParameterName, 'With --each, end all other builds as soon as one has failed')
             [CompletionResult]::new('--no-retry', '--no-retry', [CompletionResultType]::ParameterName, 'After a failure with a shared cache, do not run the build command again alone')
             [CompletionResult]::new('-q', '-q', [CompletionResultType]::ParameterName, 'Only warnings and errors')
             [CompletionResult]::new('--quiet', '--quiet', [CompletionResultType]::ParameterName, 'Only warnings and errors')

@@ -40,6 +40,8 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand --color 'When to use colours and a live line while waiting'
             cand -f 'Build even if the image exists; still one at a time'
             cand --force 'Build even if the image exists; still one at a time'
+            cand --each 'Build each image of docker compose build or docker buildx bake by itself, at the same time'
+            cand --fail-fast 'With --each, end all other builds as soon as one has failed'
             cand --no-retry 'After a failure with a shared cache, do not run the build command again alone'
             cand -q 'Only warnings and errors'
             cand --quiet 'Only warnings and errors'

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_buildlock_global_optspecs
-    string join \n t/tag= w/timeout= build-timeout= k/kill-after= E/conflict-exit-code= f/force if-changed= inputs= on-failure= lock= cache= no-retry engine= check= lock-dir= store= q/quiet v/verbose log-format= color= h/help V/version
+    string join \n t/tag= w/timeout= build-timeout= k/kill-after= E/conflict-exit-code= f/force if-changed= inputs= each fail-fast on-failure= lock= cache= no-retry engine= check= lock-dir= store= q/quiet v/verbose log-format= color= h/help V/version
 end
 
 function __fish_buildlock_needs_command
@@ -48,6 +48,8 @@ complete -c buildlock -n "__fish_buildlock_needs_command" -l color -d 'When to u
 always\t'Always'
 never\t'Never'"
 complete -c buildlock -n "__fish_buildlock_needs_command" -s f -l force -d 'Build even if the image exists; still one at a time'
+complete -c buildlock -n "__fish_buildlock_needs_command" -l each -d 'Build each image of docker compose build or docker buildx bake by itself, at the same time'
+complete -c buildlock -n "__fish_buildlock_needs_command" -l fail-fast -d 'With --each, end all other builds as soon as one has failed'
 complete -c buildlock -n "__fish_buildlock_needs_command" -l no-retry -d 'After a failure with a shared cache, do not run the build command again alone'
 complete -c buildlock -n "__fish_buildlock_needs_command" -s q -l quiet -d 'Only warnings and errors'
 complete -c buildlock -n "__fish_buildlock_needs_command" -s v -l verbose -d 'Say more'

@@ -36,6 +36,7 @@ use self::running::{Running, Watched};
 use self::signals::{Arrived, Signals};
 use self::start::start;
 pub(crate) use self::stdin::stdin_can_be_read_again;
+pub(crate) use self::tree::send;
 use crate::exit::Exit;
 use crate::expiry::Expiry;
 

@@ -110,6 +110,17 @@ pub struct BuildArgs {
     #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
     pub(crate) inputs: Vec<PathBuf>,
 
+    /// Build each image of docker compose build or docker buildx bake by itself, at the same time
+    ///
+    /// One build for each service or target, with its own lock, look and verification. Services that
+    /// build one image alike are built once. What a build reads of others is built first.
+    #[arg(long)]
+    pub each: bool,
+
+    /// With --each, end all other builds as soon as one has failed
+    #[arg(long, requires = "each")]
+    pub(crate) fail_fast: bool,
+
     /// What a waiter does when the build that it waited for failed
     ///
     /// [env: BUILDLOCK_ON_FAILURE]

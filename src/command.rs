@@ -56,6 +56,11 @@ impl Command {
         Some(Command::new(argv))
     }
 
+    /// Returns all words of the command.
+    pub(crate) fn words(&self) -> &[OsString] {
+        &self.argv
+    }
+
     /// Returns the program to run. It is empty only if the command is.
     pub fn program(&self) -> &OsStr {
         self.argv.first().map_or(OsStr::new(""), OsString::as_os_str)
@@ -114,7 +119,7 @@ impl Command {
             Some(Task::Build(build)) => {
                 build.push || build.outputs.iter().any(|output| goes_to_registry(output))
             }
-            Some(Task::ComposeOrBake(call)) => call.pushes,
+            Some(Task::ComposeOrBake(call)) => call.pushes(),
             Some(Task::Other { .. }) | None => false,
         }
     }

@@ -18,7 +18,7 @@ mod present;
 mod retry;
 mod wanted;
 
-pub(crate) use self::answer::{CacheMount, EngineProcess, Identity};
+pub(crate) use self::answer::{ANSWER_WITHIN, CacheMount, EngineProcess, Identity, excerpt};
 pub(crate) use self::check::Check;
 pub(crate) use self::description::{Description, LABEL};
 pub(crate) use self::engine::compose::compose_config;

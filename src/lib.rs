@@ -12,6 +12,7 @@ pub mod command;
 mod components;
 mod dockerfile;
 pub mod duration;
+pub mod each;
 pub mod exit;
 #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "only locks in etcd run out"))]
 mod expiry;
@@ -32,6 +33,8 @@ pub mod signals;
 mod spawn;
 pub mod status;
 pub mod subject;
+mod targets;
 mod terminal;
 mod user;
 mod visible;
+mod yaml;

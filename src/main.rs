@@ -16,7 +16,7 @@ use buildlock::lock::place::Place;
 use buildlock::lock::{CACHE_LOCKS, Key, Pruned};
 use buildlock::record::Holder;
 use buildlock::subject::Subject;
-use buildlock::{cache, generate, lint, log, run, signals, status};
+use buildlock::{cache, each, generate, lint, log, run, signals, status};
 use nix::sys::signal::Signal;
 
 fn main() -> ExitCode {
@@ -53,7 +53,9 @@ fn main() -> ExitCode {
 
 fn call(cli: Cli) -> Result<Exit> {
     let Cli { build, common, subcommand } = cli;
-    let Some(subcommand) = subcommand else { return run::run(build, &common) };
+    let Some(subcommand) = subcommand else {
+        return if build.each { each::run(build, &common) } else { run::run(build, &common) };
+    };
     let mut out = std::io::stdout().lock();
     let place = || {
         let usage = |error| Failure::new(exit::SUBCOMMAND_USAGE, format!("{error:#}"));

@@ -83,6 +83,19 @@ pub(crate) fn die_with(parent: Pid) -> io::Result<()> {
     }
 }
 
+/// Has the program sent SIGTERM when the thread that starts it ends, and so when buildlock ends. It
+/// gets the signal actions and the mask that buildlock has inherited.
+pub(crate) fn end_with_us(command: &mut std::process::Command, inherited: signals::Inherited) {
+    let us = rustix::process::getpid();
+    // SAFETY: the closure only makes system calls, which are async-signal-safe.
+    unsafe {
+        command.pre_exec(move || {
+            inherited.restore()?;
+            die_with(us)
+        });
+    }
+}
+
 /// Has the program sent SIGTERM when the thread that starts it ends, and so when buildlock ends.
 pub(crate) fn ended_with_us(expression: duct::Expression) -> duct::Expression {
     expression.before_spawn(|command| {

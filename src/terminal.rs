@@ -102,6 +102,13 @@ impl LiveLine {
     }
 }
 
+impl LiveLine {
+    /// Writes something else to the terminal, in the place of the live line, and draws that below.
+    pub(crate) fn suspended(&self, write: impl FnOnce()) {
+        self.0.suspend(write);
+    }
+}
+
 impl Drop for LiveLine {
     fn drop(&mut self) {
         if !takes_more(Duration::ZERO) {

@@ -56,7 +56,7 @@ fn taken_in() -> impl Iterator<Item = libc::c_int> {
 }
 
 /// Returns whether the signal means that the build must end.
-pub(super) fn is_terminating(signal: libc::c_int) -> bool {
+pub(crate) fn is_terminating(signal: libc::c_int) -> bool {
     matches!(
         signal,
         libc::SIGINT
@@ -127,12 +127,12 @@ impl Signals {
         Ok(Signals { descriptor, inherited, stopping: Cell::new(None) })
     }
 
-    pub(super) fn inherited(&self) -> Inherited {
+    pub(crate) fn inherited(&self) -> Inherited {
         self.inherited
     }
 
     /// Returns the next signal, or `None` at `until` or once one of `news` can be read.
-    pub(super) fn next(&self, until: Option<Instant>, news: &[BorrowedFd<'_>]) -> Option<Arrived> {
+    pub(crate) fn next(&self, until: Option<Instant>, news: &[BorrowedFd<'_>]) -> Option<Arrived> {
         loop {
             self.stop_if_told();
             if let Ok(Some(info)) = self.descriptor.read_signal() {

@@ -18,7 +18,7 @@ fn pid_of(pid: u32) -> Pid {
 ///
 /// # Errors
 /// As kill(2): ESRCH, and EPERM for a setuid program.
-pub(super) fn send(pid: u32, signal: libc::c_int) -> Result<(), Errno> {
+pub(crate) fn send(pid: u32, signal: libc::c_int) -> Result<(), Errno> {
     // SAFETY: a system call without pointers. nix has no names for real-time signals.
     Errno::result(unsafe { libc::kill(pid.cast_signed(), signal) }).map(drop)
 }

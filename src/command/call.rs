@@ -65,14 +65,19 @@ impl<'a> Call<'a> {
         })
     }
 
+    /// Returns where `rest`, the last words of the command, begins in it.
+    pub(super) fn position(&self, rest: &[&str]) -> usize {
+        self.wrappers.program + 1 + self.arguments.len() - rest.len()
+    }
+
     /// Returns this call as a recognized one that does `task`.
     pub(super) fn known(&self, client: Client, task: Task, builder: BuilderUse) -> Known {
-        let rest = self.client_call.as_ref().map_or(0, |call| call.rest.len());
+        let rest = self.client_call.as_ref().map_or(&[][..], |call| call.rest);
         Known {
             client,
             task,
             builder,
-            after_verb: self.wrappers.program + 1 + self.arguments.len() - rest,
+            after_verb: self.position(rest),
             wrapper_may_read_stdin: self.wrappers.may_read_stdin,
         }
     }

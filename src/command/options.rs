@@ -123,19 +123,23 @@ pub(super) fn skip_options<'a>(
     at
 }
 
-/// Reads options and operands in any order, and returns the operands.
+/// Reads options and operands in any order, and returns where the operands stand.
 pub(super) fn operands(
     words: &[&str],
     valued: Valued,
     mut each: impl FnMut(Opt<'_>),
-) -> Vec<String> {
+) -> Vec<usize> {
     let mut operands = Vec::new();
     let mut at = 0;
-    while let Some(word) = words.get(at) {
+    while let Some(&word) = words.get(at) {
+        if word == "--" {
+            operands.extend(at + 1..words.len());
+            break;
+        }
         if is_option(word) {
             at += read_option(&words[at..], valued, &mut each);
         } else {
-            operands.push((*word).to_owned());
+            operands.push(at);
             at += 1;
         }
     }

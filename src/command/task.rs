@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::options::{Opt, Valued};
+use super::output::goes_to_registry;
+
 /// What the program in a build command is called for.
 #[derive(Debug)]
 pub(super) enum Task {
@@ -63,6 +66,18 @@ pub struct Given {
     pub is_switch: bool,
 }
 
+impl Given {
+    pub(super) fn of(opt: Opt<'_>, valued: Valued) -> Self {
+        let value = opt.value.map(str::to_owned);
+        Given { name: opt.name.to_owned(), value, is_switch: !valued.has(opt.name) }
+    }
+
+    /// Returns whether this switch is on: `--load`, `--load=true`.
+    fn is_on(&self) -> bool {
+        Opt { name: &self.name, value: self.value.as_deref() }.is_on()
+    }
+}
+
 impl BuildOptions {
     /// Returns the tags as options, for messages.
     pub(crate) fn tag_options(&self) -> String {
@@ -90,14 +105,14 @@ pub(crate) struct ComposeOrBake {
     pub called: String,
     /// The subcommand of compose (`build`, `up`), or `bake`.
     pub subcommand: String,
+    /// Where the subcommand stands in the build command.
+    pub at: usize,
     /// The services or targets that the command names.
     pub named: Vec<String>,
-    /// The value of `--parallel`, which limits how many builds run side by side. In docker-compose
-    /// 1 this option is a switch.
-    pub parallel: Option<String>,
-    /// Whether an option makes the tool push what it builds: `--push`, or bake's `--set` with a
-    /// registry as output.
-    pub pushes: bool,
+    /// Where they stand in the build command.
+    pub named_at: Vec<usize>,
+    /// All options, in order.
+    pub given: Vec<Given>,
 }
 
 impl ComposeOrBake {
@@ -109,5 +124,38 @@ impl ComposeOrBake {
     /// Returns whether the tool may build several images.
     pub(crate) fn may_build_several(&self) -> bool {
         self.only_builds() && self.named.len() != 1
+    }
+
+    /// Returns whether the tool is podman's.
+    pub(crate) fn is_podmans(&self) -> bool {
+        self.called.ends_with("podman-compose") || self.called.starts_with("podman ")
+    }
+
+    /// Returns the value of the last option with one of these names, if it has one.
+    pub(crate) fn value(&self, names: &[&str]) -> Option<&str> {
+        let given = self.given.iter().rev().find(|given| names.contains(&&*given.name));
+        given?.value.as_deref()
+    }
+
+    /// Returns whether a switch is on.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.given.iter().rev().find(|given| given.name == name).is_some_and(Given::is_on)
+    }
+
+    /// Returns the value of `--parallel`, which limits how many builds run side by side. In
+    /// docker-compose 1 this option is a switch.
+    pub(crate) fn parallel(&self) -> Option<&str> {
+        let given = self.given.iter().rev().find(|given| given.name == "parallel")?;
+        Some(given.value.as_deref().unwrap_or("true"))
+    }
+
+    /// Returns whether an option makes the tool push what it builds: `--push`, or bake's `--set`
+    /// with a registry as output.
+    pub(crate) fn pushes(&self) -> bool {
+        let sets_registry_output = |given: &Given| {
+            let output = given.value.as_deref().and_then(|set| Some(set.split_once("output=")?.1));
+            given.name == "set" && output.is_some_and(goes_to_registry)
+        };
+        self.has("push") || self.given.iter().any(sets_registry_output)
     }
 }

@@ -6,7 +6,6 @@ mod image;
 mod layer;
 mod project;
 mod service;
-mod yaml;
 
 use std::cell::LazyCell;
 use std::path::{Path, PathBuf};
@@ -18,10 +17,10 @@ pub(super) use layer::Place;
 use layer::{Layer, Source};
 pub(super) use service::Inline;
 use service::Service;
-use yaml::Yaml;
 
 use super::finding::WrongKind;
 use super::{file, walk};
+use crate::yaml::Yaml;
 
 /// What is in a compose file.
 #[derive(Debug, Default)]

@@ -65,10 +65,10 @@ impl Job {
             );
         }
         let command = Arc::new(Command::new(args.command));
-        let mut tags = preflight::tags(args.tags, &command)?;
         let program = preflight::program(&command)?;
         let check = args.check.unwrap_or(Check::Local);
         preflight::check_that_it_only_builds(&command, &check)?;
+        let mut tags = preflight::tags(args.tags, &command)?;
         preflight::check_that_it_ends_with_an_image(&command, &check)?;
         preflight::warn_if_a_cache_has_several_writers(&command, &program, !args.caches.is_empty());
         let images = Images::of(&command, &program, args.engine, check.clone())?;

@@ -2,10 +2,11 @@
 
 mod lock_folder;
 mod program;
+mod tags;
 
 use std::path::Path;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 
 use super::builder;
 use crate::command::{BuildOptions, Client, Command, ComposeOrBake, Engine, Tool, goes_elsewhere};
@@ -15,87 +16,7 @@ use crate::reference::Tag;
 
 pub(super) use self::lock_folder::warn_if_engine_sees_another_folder;
 pub(super) use self::program::{check_interpreter, does_not_run, program};
-
-/// Returns the tags to build: those given with `-t`, or else those that the build command names.
-///
-/// # Errors
-/// Fails if there are none, or if the build command's tags are not valid.
-pub(super) fn tags(given: Vec<Tag>, command: &Command) -> Result<Vec<Tag>> {
-    if given.is_empty() {
-        return named_tags(command);
-    }
-    if let Some(build) = command.build() {
-        warn_of_other_tags(&given, command, build);
-    }
-    Ok(given)
-}
-
-fn named_tags(command: &Command) -> Result<Vec<Tag>> {
-    let named = command.build().map_or(&[][..], |build| &build.tags);
-    if named.is_empty() {
-        bail!(no_tag(command));
-    }
-    let parse = |text: &String| {
-        text.parse().map_err(|error| anyhow!("the build command's tag '{text}': {error}"))
-    };
-    named.iter().map(parse).collect()
-}
-
-fn warn_of_other_tags(given: &[Tag], command: &Command, build: &BuildOptions) {
-    let named: Vec<Tag> = build.tags.iter().filter_map(|text| text.parse().ok()).collect();
-    // To podman, x is localhost/x.
-    let is_podman = command.client().is_some_and(|client| client.engine == Engine::Podman);
-    for tag in given {
-        let is_it = |other: &Tag| other == tag || is_podman && other.is_same_name(tag);
-        if !named.iter().any(is_it) {
-            tracing::warn!(
-                "{tag}: the build command does not give its image this tag; it says {}",
-                build.tag_options()
-            );
-        }
-    }
-}
-
-/// Says what to do if nothing tells which image is built.
-fn no_tag(command: &Command) -> String {
-    if let Some(several) = command.compose_or_bake().filter(|several| several.only_builds()) {
-        return no_tag_of_several(several);
-    }
-    if command.build().is_some() {
-        return "no tag: the build command has no -t TAG, so say which image it builds: \
-                buildlock -t TAG -- …"
-            .to_owned();
-    }
-    match command.tags_in_script().as_slice() {
-        [] => "no tag: this is not a build command that buildlock knows, so say which image it \
-               builds: buildlock -t TAG -- …"
-            .to_owned(),
-        tags => format!(
-            "no tag: buildlock does not take tags from a script; this one seems to build {}, so \
-             say: buildlock {} -- …",
-            tags.join(" and "),
-            tags.iter().map(|tag| format!("-t {tag}")).collect::<Vec<_>>().join(" ")
-        ),
-    }
-}
-
-fn no_tag_of_several(several: &ComposeOrBake) -> String {
-    let (called, verb) = (&several.called, &several.subcommand);
-    let what = match several.tool {
-        Tool::Bake => "TARGET",
-        Tool::Compose => "SERVICE",
-    };
-    match several.named.as_slice() {
-        [one] => format!(
-            "no tag: '{called} {verb}' takes the image's name from its file; say which image {one} \
-             is: buildlock -t TAG -- {called} {verb} {one}"
-        ),
-        _ => format!(
-            "no tag: '{called} {verb}' may build several images; call buildlock once for each of \
-             them: buildlock -t TAG -- {called} {verb} {what}"
-        ),
-    }
-}
+pub(super) use self::tags::tags;
 
 /// Checks that the build command does nothing but build.
 ///
@@ -156,14 +77,14 @@ fn how_to_build_in_turn(
     program: &Path,
 ) -> Option<&'static str> {
     let variable = |name: &str| command.client()?.variable(name)?.into_string().ok();
-    let limit = several.parallel.clone().or_else(|| variable("COMPOSE_PARALLEL_LIMIT"));
+    let limit =
+        several.parallel().map(str::to_owned).or_else(|| variable("COMPOSE_PARALLEL_LIMIT"));
     let is_limited = limit.as_deref() == Some("1");
     match several.tool {
         Tool::Bake => Some("call buildlock once for each target"),
         // Version 1 is a Python script. It builds side by side only if told to.
         Tool::Compose if is_docker_compose(several) && interpreter::is_script(program) => several
-            .parallel
-            .as_ref()
+            .parallel()
             .map(|_| "leave out --parallel, or call buildlock once for each service"),
         Tool::Compose if several.called.starts_with("podman-compose") => (!is_limited).then_some(
             "add --parallel 1 (podman-compose --parallel 1 build), or call buildlock once for each \

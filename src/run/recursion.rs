@@ -53,7 +53,9 @@ fn has_same_words(pid: u32, command: &Command) -> bool {
     let mut words = words.map(OsStr::from_bytes);
     let is_buildlock =
         words.next().is_some_and(|name| name.as_encoded_bytes().ends_with(b"buildlock"));
-    is_buildlock && words.any(|word| word == "--") && words.eq(without_our_label(command))
+    // With --each, buildlock calls itself, perhaps with the same build command.
+    let is_each = words.by_ref().take_while(|&word| word != "--").any(|word| word == "--each");
+    is_buildlock && !is_each && words.eq(without_our_label(command))
 }
 
 /// Returns the words of a command, without the label that an outer call has added to it.

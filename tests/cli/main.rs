@@ -23,6 +23,7 @@ mod locks;
 mod logs;
 mod nesting;
 mod one_build;
+mod several;
 mod signal_matrix;
 mod signals;
 mod status;

@@ -56,7 +56,6 @@ fn tag_is_required_where_none_can_be_inferred() {
         &["true"][..],
         &["sh", "-c", "docker build -t env:abc ."],
         &["docker", "build", "."],
-        &["docker", "run", "-t", "env:abc"],
         &["docker", "ps"],
         &["docker"],
     ] {

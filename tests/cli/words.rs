@@ -68,11 +68,9 @@ fn push_is_accepted_if_the_image_is_looked_up_in_the_registry() {
 fn error_about_a_missing_tag_says_what_to_write() {
     for (command, said) in [
         ("docker build .", "the build command has no -t TAG"),
-        ("docker compose build", "buildlock -t TAG -- docker compose build SERVICE"),
-        ("docker compose -f x.yaml build api", "buildlock -t TAG -- docker compose build api"),
-        ("docker-compose build api worker", "once for each of them"),
-        ("docker buildx bake", "buildlock -t TAG -- docker buildx bake TARGET"),
-        ("docker buildx bake api", "buildlock -t TAG -- docker buildx bake api"),
+        ("podman-compose build", "buildlock -t TAG -- podman-compose build SERVICE"),
+        ("podman-compose build api", "buildlock -t TAG -- podman-compose build api"),
+        ("podman-compose build api worker", "once for each of them"),
         ("pack build env:abc", "buildlock -t TAG -- …"),
         ("make", "buildlock -t TAG -- …"),
     ] {

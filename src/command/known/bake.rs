@@ -1,9 +1,8 @@
 //! `docker buildx bake`.
 
 use crate::command::call::{Call, Known};
-use crate::command::options::{Names, Opt, Valued, operands};
-use crate::command::output::goes_to_registry;
-use crate::command::task::{ComposeOrBake, Task, Tool};
+use crate::command::options::{Names, Valued, operands};
+use crate::command::task::{ComposeOrBake, Given, Task, Tool};
 
 const VALUED: Valued = Valued::Only(Names {
     short: "f",
@@ -28,29 +27,21 @@ pub(super) fn recognize(call: &Call<'_>) -> Option<Known> {
         .as_ref()
         .filter(|it| it.builder.is_buildx && matches!(it.verb, Some("bake" | "f")))?;
     let builder = bake.builder.clone().with_words(bake.rest);
-    Some(call.known(bake.client.clone(), Task::ComposeOrBake(read(bake.rest)), builder))
+    let task = Task::ComposeOrBake(read(bake.rest, call.position(bake.rest)));
+    Some(call.known(bake.client.clone(), task, builder))
 }
 
-/// Reads the words after `bake`.
-fn read(words: &[&str]) -> ComposeOrBake {
-    let mut pushes = false;
-    let named = operands(words, VALUED, |opt| match opt.name {
-        "push" => pushes = opt.is_on(),
-        "set" => pushes |= sets_registry_output(opt),
-        _ => {}
-    });
+/// Reads the words after `bake`, which begin at this position of the build command.
+fn read(words: &[&str], position: usize) -> ComposeOrBake {
+    let mut given = Vec::new();
+    let named = operands(words, VALUED, |opt| given.push(Given::of(opt, VALUED)));
     ComposeOrBake {
         tool: Tool::Bake,
         called: "docker buildx".to_owned(),
         subcommand: "bake".to_owned(),
-        named,
-        parallel: None,
-        pushes,
+        at: position - 1,
+        named: named.iter().map(|&at| words[at].to_owned()).collect(),
+        named_at: named.iter().map(|at| position + at).collect(),
+        given,
     }
-}
-
-/// Recognizes `--set *.output=type=registry`.
-fn sets_registry_output(set: Opt<'_>) -> bool {
-    let output = set.value.and_then(|value| Some(value.split_once("output=")?.1));
-    output.is_some_and(goes_to_registry)
 }

@@ -106,9 +106,7 @@ fn read(words: &[&str], engine: Engine, mut each: impl FnMut(Opt<'_>)) -> BuildO
         at += read_option(&words[at..], VALUED, |opt| {
             platform.note(opt);
             note(&mut build, opt);
-            let value = opt.value.map(str::to_owned);
-            let is_switch = !VALUED.has(opt.name);
-            build.given.push(Given { name: opt.name.to_owned(), value, is_switch });
+            build.given.push(Given::of(opt, VALUED));
             each(opt);
         });
     }

@@ -6,8 +6,8 @@ use crate::command::builder::BuilderUse;
 use crate::command::call::{Call, Known};
 use crate::command::client::Client;
 use crate::command::engine::Engine;
-use crate::command::options::{Names, Opt, Valued, operands, skip_options};
-use crate::command::task::{ComposeOrBake, Task, Tool};
+use crate::command::options::{Names, Valued, operands, skip_options};
+use crate::command::task::{ComposeOrBake, Given, Task, Tool};
 
 /// Global options that take a value: those of `docker compose`, and those of docker-compose 1.
 const VALUED: Valued = Valued::Only(Names {
@@ -46,7 +46,8 @@ pub(super) fn recognize(call: &Call<'_>) -> Option<Known> {
 /// Recognizes `docker compose`.
 fn plugin(call: &Call<'_>) -> Option<Known> {
     let compose = call.client_call.as_ref().filter(|it| it.verb == Some("compose"))?;
-    let several = read(&format!("{} compose", call.name), compose.rest)?;
+    let called = format!("{} compose", call.name);
+    let several = read(&called, compose.rest, call.position(compose.rest))?;
     let builder = compose.builder.clone().with_words(compose.rest);
     Some(call.known(compose.client.clone(), Task::ComposeOrBake(several), builder))
 }
@@ -58,7 +59,7 @@ fn standalone(call: &Call<'_>, engine: Engine) -> Known {
         _ => Vec::new(),
     };
     let client = Client::with_wrappers(&call.wrappers, engine, engine.client().into(), globals);
-    let task = read(call.program, call.arguments)
+    let task = read(call.program, call.arguments, call.position(call.arguments))
         .map_or(Task::Other { push_or_run_verb: None }, Task::ComposeOrBake);
     call.known(client, task, BuilderUse::among(call.arguments))
 }
@@ -78,23 +79,21 @@ fn docker_options(words: &[&str]) -> Vec<OsString> {
     options
 }
 
-/// Reads the words after `docker compose` or `docker-compose`. Returns `None` without a subcommand.
-fn read(called: &str, words: &[&str]) -> Option<ComposeOrBake> {
-    let (mut parallel, mut pushes) = (None, false);
-    let mut note = |opt: Opt<'_>| match opt.name {
-        "parallel" => parallel = Some(opt.value.unwrap_or("true").to_owned()),
-        "push" => pushes = opt.is_on(),
-        _ => {}
-    };
-    let at = skip_options(words, VALUED, &mut note);
+/// Reads the words after `docker compose` or `docker-compose`, which begin at this position of the
+/// build command. Returns `None` without a subcommand.
+fn read(called: &str, words: &[&str], position: usize) -> Option<ComposeOrBake> {
+    let mut given = Vec::new();
+    let at = skip_options(words, VALUED, |opt| given.push(Given::of(opt, VALUED)));
     let subcommand = (*words.get(at)?).to_owned();
-    let named = operands(&words[at + 1..], BUILD_VALUED, note);
+    let rest = &words[at + 1..];
+    let named = operands(rest, BUILD_VALUED, |opt| given.push(Given::of(opt, BUILD_VALUED)));
     Some(ComposeOrBake {
         tool: Tool::Compose,
         called: called.to_owned(),
         subcommand,
-        named,
-        parallel,
-        pushes,
+        at: position + at,
+        named: named.iter().map(|&at| rest[at].to_owned()).collect(),
+        named_at: named.iter().map(|named| position + at + 1 + named).collect(),
+        given,
     })
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use super::yaml::Node;
+use crate::yaml::Node;
 
 /// How many services may extend each other in a row.
 const DEEPEST: usize = 250;

@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::image::{self, Image, NamedBy};
 use super::layer::{Layer, Place};
-use super::yaml::Node;
+use crate::yaml::Node;
 
 /// A service that is built. The last layer that says something counts.
 pub(super) struct Service<'a, 'b> {

@@ -9,7 +9,7 @@ use libyaml_safer::{Event, EventData, Mark, Parser, ScalarStyle};
 
 /// The documents of a file.
 #[derive(Debug, Default)]
-pub(super) struct Yaml {
+pub(crate) struct Yaml {
     nodes: Vec<Stored>,
     roots: Vec<usize>,
 }
@@ -32,7 +32,7 @@ enum Data {
 
 /// A node of one of the documents.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Node<'a> {
+pub(crate) struct Node<'a> {
     yaml: &'a Yaml,
     id: usize,
 }
@@ -47,7 +47,7 @@ struct Open {
 impl Yaml {
     /// Reads all documents, or says why that is impossible. Aliases are not expanded: a few lines of
     /// them could fill the memory.
-    pub(super) fn read(text: &[u8]) -> Result<Yaml, String> {
+    pub(crate) fn read(text: &[u8]) -> Result<Yaml, String> {
         let mut parser = Parser::new();
         let text = worked_around(text);
         let mut text = text.as_slice();
@@ -122,7 +122,7 @@ impl Yaml {
     }
 
     /// Returns the root of each document.
-    pub(super) fn documents(&self) -> impl Iterator<Item = Node<'_>> {
+    pub(crate) fn documents(&self) -> impl Iterator<Item = Node<'_>> {
         self.roots.iter().map(|id| Node { yaml: self, id: *id })
     }
 }
@@ -145,19 +145,19 @@ impl<'a> Node<'a> {
     }
 
     /// Returns the line and column, from 1.
-    pub(super) fn position(self) -> (usize, usize) {
+    pub(crate) fn position(self) -> (usize, usize) {
         let start = self.stored().start;
         (start.line as usize + 1, start.column as usize + 1)
     }
 
     /// Returns whether the other node's text is within this one's.
-    pub(super) fn contains(self, other: Node<'_>) -> bool {
+    pub(crate) fn contains(self, other: Node<'_>) -> bool {
         let (outer, inner) = (self.stored(), other.stored().start.index);
         outer.start.index <= inner && inner < outer.end.index
     }
 
     /// Returns the text of a scalar that is not null.
-    pub(super) fn text(self) -> Option<&'a str> {
+    pub(crate) fn text(self) -> Option<&'a str> {
         match &self.resolved().data {
             Data::Scalar { value, .. } if !self.is_null() => Some(value),
             _ => None,
@@ -165,12 +165,12 @@ impl<'a> Node<'a> {
     }
 
     /// Returns whether it is a scalar whose lines are those of the file (`|`).
-    pub(super) fn is_literal(self) -> bool {
+    pub(crate) fn is_literal(self) -> bool {
         matches!(self.stored().data, Data::Scalar { style: ScalarStyle::Literal, .. })
     }
 
     /// Returns whether it is null, or removed by compose's `!reset`.
-    pub(super) fn is_null(self) -> bool {
+    pub(crate) fn is_null(self) -> bool {
         let resolved = self.resolved();
         let is_reset =
             [self.stored(), resolved].iter().any(|it| it.tag.as_deref() == Some("!reset"));
@@ -180,7 +180,7 @@ impl<'a> Node<'a> {
     }
 
     /// Returns the items of a sequence.
-    pub(super) fn items(self) -> Vec<Node<'a>> {
+    pub(crate) fn items(self) -> Vec<Node<'a>> {
         match &self.resolved().data {
             Data::Sequence(ids) => ids.iter().map(|id| self.with(*id)).collect(),
             _ => Vec::new(),
@@ -189,7 +189,7 @@ impl<'a> Node<'a> {
 
     /// Returns the keys and values of a mapping. Those that it merges in come after its own
     /// (<https://yaml.org/type/merge.html>).
-    pub(super) fn pairs(self) -> Vec<(Node<'a>, Node<'a>)> {
+    pub(crate) fn pairs(self) -> Vec<(Node<'a>, Node<'a>)> {
         let (mut pairs, mut seen) = (Vec::new(), HashSet::new());
         self.add_pairs(&mut pairs, &mut seen);
         pairs
@@ -217,7 +217,7 @@ impl<'a> Node<'a> {
     }
 
     /// Returns what a mapping has under a key, its own or merged in.
-    pub(super) fn get(self, key: &str) -> Option<Node<'a>> {
+    pub(crate) fn get(self, key: &str) -> Option<Node<'a>> {
         self.pairs().into_iter().find(|(name, _)| name.text() == Some(key)).map(|(_, value)| value)
     }
 }

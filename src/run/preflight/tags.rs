@@ -1,0 +1,126 @@
+//! The tags to build: those given with `-t`, those that the words of the build command name, and
+//! those that compose or bake say.
+
+use anyhow::{Result, anyhow, bail};
+
+use crate::command::{BuildOptions, Command, ComposeOrBake, Engine, Tool};
+use crate::reference::Tag;
+use crate::targets;
+
+/// Returns the tags to build: those given with `-t`, or else those that the build command names.
+///
+/// # Errors
+/// Fails if there are none, or if the build command's tags are not valid.
+pub(crate) fn tags(given: Vec<Tag>, command: &Command) -> Result<Vec<Tag>> {
+    if let Some(several) = command.compose_or_bake().filter(|several| several.only_builds()) {
+        return tags_of_several(given, command, several);
+    }
+    if given.is_empty() {
+        return named_tags(command);
+    }
+    if let Some(build) = command.build() {
+        warn_of_other_tags(&given, command, build);
+    }
+    Ok(given)
+}
+
+/// Returns the tags of a call of compose or bake. Where one service is named, a given tag is taken
+/// for its image. Otherwise the given tags may be a part of what is built, and a look at them would
+/// say nothing of the rest.
+fn tags_of_several(
+    given: Vec<Tag>,
+    command: &Command,
+    several: &ComposeOrBake,
+) -> Result<Vec<Tag>> {
+    if !given.is_empty() && !several.may_build_several() {
+        return Ok(given);
+    }
+    let found = match targets::find(command, several) {
+        Ok(Some(found)) => found,
+        Ok(None) if given.is_empty() => bail!(no_tag_of_several(several)),
+        Ok(None) => return Ok(given),
+        Err(error) if given.is_empty() => return Err(error),
+        Err(error) => {
+            tracing::warn!("{error:#}; only the tags given with -t are locked and looked up");
+            return Ok(given);
+        }
+    };
+    if let Some((one, other, tag)) = targets::two_of_one_image(&found) {
+        tracing::warn!(
+            "{tag}: {} and {} both build it, at the same time; --each builds each image once",
+            one.name,
+            other.name
+        );
+    }
+    let mut tags = given;
+    for tag in found.iter().flat_map(targets::Target::images) {
+        if !tags.contains(tag) {
+            tags.push(tag.clone());
+        }
+    }
+    Ok(tags)
+}
+
+fn named_tags(command: &Command) -> Result<Vec<Tag>> {
+    let named = command.build().map_or(&[][..], |build| &build.tags);
+    if named.is_empty() {
+        bail!(no_tag(command));
+    }
+    let parse = |text: &String| {
+        text.parse().map_err(|error| anyhow!("the build command's tag '{text}': {error}"))
+    };
+    named.iter().map(parse).collect()
+}
+
+fn warn_of_other_tags(given: &[Tag], command: &Command, build: &BuildOptions) {
+    let named: Vec<Tag> = build.tags.iter().filter_map(|text| text.parse().ok()).collect();
+    // To podman, x is localhost/x.
+    let is_podman = command.client().is_some_and(|client| client.engine == Engine::Podman);
+    for tag in given {
+        let is_it = |other: &Tag| other == tag || is_podman && other.is_same_name(tag);
+        if !named.iter().any(is_it) {
+            tracing::warn!(
+                "{tag}: the build command does not give its image this tag; it says {}",
+                build.tag_options()
+            );
+        }
+    }
+}
+
+/// Says what to do if nothing tells which image is built.
+fn no_tag(command: &Command) -> String {
+    if command.build().is_some() {
+        return "no tag: the build command has no -t TAG, so say which image it builds: \
+                buildlock -t TAG -- …"
+            .to_owned();
+    }
+    match command.tags_in_script().as_slice() {
+        [] => "no tag: this is not a build command that buildlock knows, so say which image it \
+               builds: buildlock -t TAG -- …"
+            .to_owned(),
+        tags => format!(
+            "no tag: buildlock does not take tags from a script; this one seems to build {}, so \
+             say: buildlock {} -- …",
+            tags.join(" and "),
+            tags.iter().map(|tag| format!("-t {tag}")).collect::<Vec<_>>().join(" ")
+        ),
+    }
+}
+
+fn no_tag_of_several(several: &ComposeOrBake) -> String {
+    let (called, verb) = (&several.called, &several.subcommand);
+    let what = match several.tool {
+        Tool::Bake => "TARGET",
+        Tool::Compose => "SERVICE",
+    };
+    match several.named.as_slice() {
+        [one] => format!(
+            "no tag: '{called} {verb}' takes the image's name from its file; say which image {one} \
+             is: buildlock -t TAG -- {called} {verb} {one}"
+        ),
+        _ => format!(
+            "no tag: '{called} {verb}' may build several images; call buildlock once for each of \
+             them: buildlock -t TAG -- {called} {verb} {what}"
+        ),
+    }
+}

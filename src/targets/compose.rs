@@ -1,0 +1,69 @@
+//! Compose 2 and later: `docker compose config`.
+
+use anyhow::Result;
+use serde_json::{Map, Value};
+
+use super::{Question, Target, strings, tags, values_after};
+
+/// Asks with the global options of the build command and the services that it names. To name a
+/// service enables its profile, as in a build.
+pub(super) fn find(question: &Question<'_>) -> Result<Vec<Target>> {
+    let mut words = question.words_before();
+    words.extend(["config", "--format", "json"].map(Into::into));
+    words.extend(question.call.named.iter().map(Into::into));
+    let config = question.ask_for_json(&words)?;
+    let project = config["name"].as_str().unwrap_or_default();
+    let nothing = Map::new();
+    let services = config["services"].as_object().unwrap_or(&nothing);
+    let built = built_services(question, services);
+    services
+        .iter()
+        .filter(|(name, service)| built.contains(&name.as_str()) && service["build"].is_object())
+        .map(|(name, service)| target(question, project, name, service))
+        .collect()
+}
+
+/// Returns the services that the command builds, as far as they have something to build.
+fn built_services<'a>(question: &Question<'_>, services: &'a Map<String, Value>) -> Vec<&'a str> {
+    let named = services.keys().map(String::as_str).filter(|name| question.names(name));
+    let mut built: Vec<&str> = named.collect();
+    if !question.call.has("with-dependencies") {
+        return built;
+    }
+    let mut at = 0;
+    while let Some(&name) = built.get(at) {
+        let needs = services.get(name).and_then(|service| service["depends_on"].as_object());
+        for need in needs.into_iter().flat_map(|needs| needs.keys()) {
+            if !built.contains(&need.as_str()) {
+                built.push(need);
+            }
+        }
+        at += 1;
+    }
+    built
+}
+
+fn target(question: &Question<'_>, project: &str, name: &str, service: &Value) -> Result<Target> {
+    let build = &service["build"];
+    // GetImageNameOrDefault in docker/compose's pkg/api/api.go.
+    let separator = if is_compatible(question) { '_' } else { '-' };
+    let default = || format!("{project}{separator}{name}");
+    let own = service["image"].as_str().map_or_else(default, str::to_owned);
+    let named = [own.as_str()].into_iter().chain(strings(&build["tags"]));
+    Ok(Target {
+        name: name.to_owned(),
+        tags: tags("service", name, named)?,
+        others: Vec::new(),
+        needs: values_after("service:", &build["additional_contexts"]).map(str::to_owned).collect(),
+        definition: build.clone(),
+    })
+}
+
+/// Returns whether images are named as by docker-compose 1 (`--compatibility`).
+fn is_compatible(question: &Question<'_>) -> bool {
+    let variable = || question.client.variable("COMPOSE_COMPATIBILITY");
+    // StringToBool in docker/compose's pkg/utils/stringutils.go.
+    let is_true = |value: &str| ["1", "t", "true", "y", "yes"].contains(&value);
+    let is_set = || variable().is_some_and(|it| is_true(&it.to_string_lossy().to_lowercase()));
+    question.call.has("compatibility") || is_set()
+}
