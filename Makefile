@@ -74,7 +74,7 @@ test-engines:                  ## the tests with a real engine, on each engine w
 	  real_engine:: registry::
 	+BUILDLOCK_TEST_ENGINES=all BUILDLOCK_TEST_CONTEXTS=300 BUILDLOCK_TEST_STEPS=100 \
 	  $(CARGO) test --locked --test real -- --test-threads=2 contexts:: dockerfile:: if_changed::
-	+$(CARGO) test --locked --test real -- --ignored compose:: cache_that_is_pruned
+	+$(CARGO) test --locked --test real -- --ignored compose:: several:: cache_that_is_pruned
 
 test-examples:                 ## build the examples in the engine; cargo fetches crates, a minute
 	+$(CARGO) test --locked --test real -- --ignored examples::

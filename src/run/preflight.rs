@@ -50,9 +50,13 @@ fn build_first(several: &ComposeOrBake) -> String {
         "watch" => "watch --no-up",
         verb => verb,
     };
+    let build = match several.is_podmans() {
+        true => format!("buildlock -t TAG -- {called} build SERVICE"),
+        false => format!("buildlock --each -- {called} build"),
+    };
     format!(
         "'{called} {verb}' does more than build, and is not run where its image is present; build \
-         first, 'buildlock -t TAG -- {called} build SERVICE', then '{called} {then}'"
+         first, '{build}', then '{called} {then}'"
     )
 }
 
@@ -81,11 +85,11 @@ fn how_to_build_in_turn(
         several.parallel().map(str::to_owned).or_else(|| variable("COMPOSE_PARALLEL_LIMIT"));
     let is_limited = limit.as_deref() == Some("1");
     match several.tool {
-        Tool::Bake => Some("call buildlock once for each target"),
+        Tool::Bake => Some("give --each"),
         // Version 1 is a Python script. It builds side by side only if told to.
-        Tool::Compose if is_docker_compose(several) && interpreter::is_script(program) => several
-            .parallel()
-            .map(|_| "leave out --parallel, or call buildlock once for each service"),
+        Tool::Compose if is_docker_compose(several) && interpreter::is_script(program) => {
+            several.parallel().map(|_| "give --each, or leave out --parallel")
+        }
         Tool::Compose if several.called.starts_with("podman-compose") => (!is_limited).then_some(
             "add --parallel 1 (podman-compose --parallel 1 build), or call buildlock once for each \
              service",
@@ -95,9 +99,8 @@ fn how_to_build_in_turn(
             let without_bake = variable("COMPOSE_BAKE")
                 .is_some_and(|bake| ["false", "0"].contains(&bake.as_str()));
             (!(is_limited && without_bake)).then_some(
-                "call buildlock once for each service; or, up to Compose 2, have it build without \
-                 bake and one after the other: COMPOSE_BAKE=false docker compose --parallel 1 \
-                 build",
+                "give --each; or, up to Compose 2, have it build without bake and one after the \
+                 other: COMPOSE_BAKE=false docker compose --parallel 1 build",
             )
         }
     }

@@ -277,7 +277,7 @@ fn correction_of_a_misspelt_subcommand_is_suggested() {
 
 #[test]
 fn builds_side_by_side_with_one_cache_cause_a_warning() {
-    let per_service = Some("once for each service");
+    let per_service = Some("give --each");
     for (variables, command, how) in [
         ("", "docker compose build", per_service),
         ("", "docker compose build", Some("COMPOSE_BAKE=false docker compose --parallel 1 build")),
@@ -296,7 +296,7 @@ fn builds_side_by_side_with_one_cache_cause_a_warning() {
         ("", "podman-compose build", Some("add --parallel 1")),
         ("", "podman-compose --parallel 1 build", None),
         ("COMPOSE_PARALLEL_LIMIT=1", "podman-compose build", None),
-        ("", "docker buildx bake", Some("for each target")),
+        ("", "docker buildx bake", Some("give --each")),
         ("", "docker buildx bake api", None),
         ("", "docker build -t env:abc .", None),
     ] {

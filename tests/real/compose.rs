@@ -15,7 +15,7 @@ use crate::support::{Finished, Invocation, Running};
 
 /// A tool that builds what a file lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tool {
+pub(super) enum Tool {
     /// docker-compose 1, building through the engine's API.
     Compose1,
     /// docker-compose 1, building with `docker build`.
@@ -27,13 +27,13 @@ enum Tool {
 }
 
 /// Runs a test with each version of compose.
-fn for_each_compose(test: impl Fn(&Site, Tool) + Sync) {
+pub(super) fn for_each_compose(test: impl Fn(&Site, Tool) + Sync) {
     with_compose1(&test);
     for_each_store(|site| test(site, Tool::Compose2));
 }
 
 /// Runs a test with each tool.
-fn for_each_tool(test: impl Fn(&Site, Tool) + Sync) {
+pub(super) fn for_each_tool(test: impl Fn(&Site, Tool) + Sync) {
     with_compose1(&test);
     for_each_store(|site| [Tool::Compose2, Tool::Bake].iter().for_each(|&tool| test(site, tool)));
 }
@@ -56,16 +56,16 @@ fn with_compose1(test: impl Fn(&Site, Tool)) {
 }
 
 /// Services, or targets, and the folder with the file that lists them.
-struct Project<'s> {
+pub(super) struct Project<'s> {
     site: &'s Site,
     tool: Tool,
-    folder: PathBuf,
-    name: String,
+    pub(super) folder: PathBuf,
+    pub(super) name: String,
 }
 
 impl<'s> Project<'s> {
     /// Makes a project of these services, each with its name, image and build.
-    fn new(site: &'s Site, tool: Tool, services: &[(&str, &str, &Recipe)]) -> Self {
+    pub(super) fn new(site: &'s Site, tool: Tool, services: &[(&str, &str, &Recipe)]) -> Self {
         let folder = tempfile::Builder::new().prefix("project-").tempdir_in(site.f.work_dir());
         let folder = folder.unwrap().keep();
         let (file, text) = match tool {
@@ -77,7 +77,7 @@ impl<'s> Project<'s> {
     }
 
     /// Returns the tool's command line, with options of the engine's client and words of its own.
-    fn command(&self, globals: &[&str], words: &[&str]) -> Vec<String> {
+    pub(super) fn command(&self, globals: &[&str], words: &[&str]) -> Vec<String> {
         let (program, tool): (&str, &[&str]) = match self.tool {
             Tool::Compose1 | Tool::Compose1WithClient => ("docker-compose", &["-p", &self.name]),
             Tool::Compose2 => ("docker", &["compose", "-p", &self.name]),
@@ -88,13 +88,13 @@ impl<'s> Project<'s> {
     }
 
     /// Returns the command that builds, followed by these words.
-    fn build(&self, words: &[&str]) -> Vec<String> {
+    pub(super) fn build(&self, words: &[&str]) -> Vec<String> {
         let verb = if self.tool == Tool::Bake { "bake" } else { "build" };
         self.command(&[], &[&[verb], words].concat())
     }
 
     /// Prepares `buildlock OPTIONS -- COMMAND`.
-    fn buildlock(&self, options: &[&str], command: &[String]) -> Invocation<'s> {
+    pub(super) fn buildlock(&self, options: &[&str], command: &[String]) -> Invocation<'s> {
         self.set_up(self.site.buildlock(options).arg("--").args(command))
     }
 
@@ -139,7 +139,7 @@ fn bake_file(targets: &[(&str, &str, &Recipe)]) -> Value {
 }
 
 /// Returns a tag for this tool alone.
-fn tag(site: &Site, tool: Tool, name: &str) -> String {
+pub(super) fn tag(site: &Site, tool: Tool, name: &str) -> String {
     site.tag(&format!("{name}-{tool:?}").to_lowercase())
 }
 
@@ -318,9 +318,11 @@ fn builds_side_by_side_with_one_cache_cause_a_warning() {
     for_each_tool(|site, tool| {
         let two = Two::new(site, tool, "side");
         let (words, advice): (&[&str], _) = match tool {
-            Tool::Compose1 | Tool::Compose1WithClient => (&["--parallel"], "leave out --parallel"),
+            Tool::Compose1 | Tool::Compose1WithClient => {
+                (&["--parallel"], "give --each, or leave out --parallel")
+            }
             Tool::Compose2 => (&[], "COMPOSE_BAKE=false docker compose --parallel 1 build"),
-            Tool::Bake => (&[], "call buildlock once for each target"),
+            Tool::Bake => (&[], "give --each"),
         };
         two.are_built_side_by_side(two.build(&two.project.build(words)), advice);
     });

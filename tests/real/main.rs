@@ -23,4 +23,5 @@ mod if_changed;
 mod podman;
 mod real_engine;
 mod registry;
+mod several;
 mod silence;
