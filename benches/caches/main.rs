@@ -72,6 +72,8 @@ enum Method {
     CacheFiles,
     /// The same, with a cache that was filled and then removed
     CacheFilesPruned,
+    /// One call of docker-compose, behind buildlock, which builds each image by itself
+    Each,
 }
 
 impl Method {
@@ -83,6 +85,7 @@ impl Method {
             Method::Cache => "`buildlock --cache cargo`",
             Method::CacheFiles => "`buildlock --cache cargo=Cargo.lock`",
             Method::CacheFilesPruned => "the same after `docker builder prune`",
+            Method::Each => "`buildlock --each --cache cargo=Cargo.lock -- docker-compose build`",
         }
     }
 
@@ -96,7 +99,7 @@ impl Method {
         match self {
             Method::Parallel | Method::Locked | Method::Warm => None,
             Method::Cache => Some(id.to_owned()),
-            Method::CacheFiles | Method::CacheFilesPruned => {
+            Method::CacheFiles | Method::CacheFilesPruned | Method::Each => {
                 Some(format!("{id}={}", lock_file.display()))
             }
         }
@@ -248,6 +251,9 @@ struct Recipe<'a> {
 impl Recipe<'_> {
     /// Builds these services at once.
     fn build(&self, phase: &str, services: &[&str]) -> Result<Builds> {
+        if self.method == Method::Each {
+            return self.compose(phase, services);
+        }
         let site = &self.bench.rust.site;
         let mut commands = Vec::new();
         for service in services {
@@ -279,6 +285,40 @@ impl Recipe<'_> {
             eprintln!("bench:   a build failed: {failure}");
         }
         Ok(builds)
+    }
+
+    /// Builds these services with one call of docker-compose.
+    fn compose(&self, phase: &str, services: &[&str]) -> Result<Builds> {
+        let site = &self.bench.rust.site;
+        let image = |service: &str| site.tag(&format!("{}-{phase}-{service}", self.name));
+        let service = |service: &&str| {
+            let args = json!({ "BUILD": format!("{phase}-{service}") });
+            let build = json!({ "context": self.context, "network": "host", "args": args });
+            ((*service).to_owned(), json!({ "image": image(service), "build": build }))
+        };
+        let services_of_file: serde_json::Map<_, _> = services.iter().map(service).collect();
+        let folder = site.f.path(format!("{}-{phase}", self.id));
+        fs::create_dir(&folder)?;
+        fs::write(
+            folder.join("compose.yaml"),
+            json!({ "services": services_of_file }).to_string(),
+        )?;
+        let cache = self.method.cache(self.id, &self.context.join("Cargo.lock"));
+        let cache = cache.context("the method uses a cache")?;
+        let call = site.program(&self.bench.buildlock).env("COMPOSE_DOCKER_CLI_BUILD", "1");
+        let call = call.args(["--each", "--cache", &cache, "--", "docker-compose", "build"]);
+        let mut call = call.args(&build_flags()[2..]).current_dir(&folder).into_command();
+        let log = folder.join("log");
+        let stderr = File::create(&log)?;
+        call.stdin(Stdio::null()).stdout(stderr.try_clone()?).stderr(stderr);
+        let start = Instant::now();
+        let status = call.spawn().with_context(|| format!("cannot start {call:?}"))?.wait()?;
+        let seconds = start.elapsed().as_secs_f64();
+        let missing = services.iter().filter(|it| site.image_id(&image(it)).is_none()).count();
+        ensure!(status.success() == (missing == 0), "{status}, but {missing} images are missing");
+        let text = fs::read(log)?;
+        let failures = vec![reason(&String::from_utf8_lossy(&text)); missing];
+        Ok(Builds { seconds, started: services.len(), failures })
     }
 
     fn command(&self, tag: &str) -> Command {
