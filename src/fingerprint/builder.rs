@@ -2,6 +2,7 @@
 
 use crate::command::{Client, Command, Engine};
 use crate::dockerfile::Dialect;
+use crate::go_bool;
 
 /// A kind of builder. They read ignore files by different rules, and make different images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ impl Builder {
             Engine::Docker if client.wrapper_changes_user_or_env => Builder::OneOfDockers,
             Engine::Docker => {
                 let variable = client.variable("DOCKER_BUILDKIT");
-                match variable.as_deref().and_then(|value| parse_bool(value.to_str()?)) {
+                match variable.as_deref().and_then(|value| go_bool::parse(value.to_str()?)) {
                     Some(true) => Builder::BuildKit,
                     Some(false) => Builder::Legacy,
                     None => Builder::OneOfDockers,
@@ -52,14 +53,5 @@ impl Builder {
             Builder::OneOfDockers => "docker",
             Builder::Buildah => "buildah",
         }
-    }
-}
-
-/// Reads a truth value as docker's client does (Go, `strconv.ParseBool`).
-fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
-        _ => None,
     }
 }

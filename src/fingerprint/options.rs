@@ -17,6 +17,7 @@ use super::contexts::{ContextSource, NamedContext};
 use super::entries::{Entry, EntryKind};
 use super::remote::Remote;
 use crate::command::{BuildOptions, Engine, Given, output_fields};
+use crate::go_bool;
 use crate::image::LABEL;
 
 /// What the words of a build command say about its inputs.
@@ -145,7 +146,8 @@ impl Reader<'_> {
                 self.counting.insert(name.to_owned(), vec![value.unwrap_or_default().to_owned()]);
             }
             _ if given.is_switch => {
-                let value = as_switch(value).or(value).unwrap_or_default().to_owned();
+                let value = value.unwrap_or("true");
+                let value = go_bool::parse(value).map_or(value.to_owned(), |on| on.to_string());
                 self.counting.insert(name.to_owned(), vec![value]);
             }
             Meaning::AllCount | Meaning::Rebuild => self.count(name, value.unwrap_or_default()),
@@ -258,7 +260,7 @@ impl Reader<'_> {
             self.options.files.push((policy.to_owned(), PathBuf::from(path)));
         }
         let labels = (self.variables.get)("BUILDX_GIT_LABELS").unwrap_or_default();
-        if labels == "full" || as_switch(labels.to_str()) == Some("true") && !labels.is_empty() {
+        if labels == "full" || labels.to_str().and_then(go_bool::parse) == Some(true) {
             self.never_skip(
                 "BUILDX_GIT_LABELS adds labels that buildlock does not know".to_owned(),
             );
@@ -371,17 +373,9 @@ pub(super) fn shown(word: &str) -> String {
     crate::command::describe(&[word.into()])
 }
 
+/// Returns whether a switch is on. It needs no value.
 fn is_on(value: Option<&str>) -> bool {
-    as_switch(value) != Some("false")
-}
-
-/// Reads the value of a switch. Returns none if it is not one.
-fn as_switch(value: Option<&str>) -> Option<&'static str> {
-    match value {
-        None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Some("true"),
-        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Some("false"),
-        Some(_) => None,
-    }
+    value.and_then(go_bool::parse) != Some(false)
 }
 
 /// Returns whether a value of buildah's `--pull` makes it take the image that is there.
