@@ -11,6 +11,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::stamp::Time;
 
+/// In bytes. It is far more than a Dockerfile or an ignore file needs, and little to keep in memory.
+const LARGEST: u64 = 16 << 20;
+
 /// A file that has been read.
 #[derive(Debug)]
 pub(super) struct Contents {
@@ -21,11 +24,16 @@ pub(super) struct Contents {
 /// Reads a file; a link is followed. Returns none if there is none. `what` names it in messages.
 ///
 /// # Errors
-/// It cannot be read, or is not a regular file.
+/// It cannot be read, is not a regular file, or is too large.
 pub(super) fn read(path: &Path, what: &str) -> Result<Option<Contents>> {
-    let Some((mut file, changed)) = open(path, what)? else { return Ok(None) };
+    let Some((file, changed)) = open(path, what)? else { return Ok(None) };
     let mut bytes = Vec::new();
-    match file.read_to_end(&mut bytes) {
+    match file.take(LARGEST + 1).read_to_end(&mut bytes) {
+        Ok(_) if bytes.len() as u64 > LARGEST => bail!(
+            "{what} {} is too large: buildlock reads at most {} MiB of it",
+            path.display(),
+            LARGEST >> 20
+        ),
         Ok(_) => Ok(Some(Contents { bytes, changed })),
         Err(error) => bail!("cannot read {what} {}: {error}", path.display()),
     }
@@ -62,5 +70,23 @@ fn open(path: &Path, what: &str) -> Result<Option<(File, Time)>> {
         Ok(_) => bail!("{what} {} is not a regular file", path.display()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => bail!("cannot read {what} {}: {error}", path.display()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_that_is_too_large_is_refused_and_not_read_into_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("Dockerfile");
+        let file = File::create(&path).unwrap();
+        file.set_len(LARGEST).unwrap();
+        assert_eq!(read(&path, "the Dockerfile").unwrap().unwrap().bytes.len() as u64, LARGEST);
+        // A sparse file that no memory could hold.
+        file.set_len(1 << 40).unwrap();
+        let error = read(&path, "the Dockerfile").unwrap_err().to_string();
+        assert!(error.contains("is too large"), "{error}");
     }
 }

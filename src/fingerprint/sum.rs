@@ -71,6 +71,8 @@ impl Sum {
         let Some((hash, changed)) = file::hash(path, option)? else {
             bail!("{option} {} does not exist", path.display());
         };
+        // Two options that exchange their files make another image.
+        self.add(kind, option.as_bytes());
         self.add(kind, &hash);
         self.changed(Some(changed));
         self.detail(kind, || format!("{option} {}", path.display()));
@@ -165,5 +167,32 @@ impl Sum {
             newest_folder_change: self.newest_folder_change,
         };
         (fingerprint, self.details.unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_exchange_their_files_make_another_fingerprint() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, name).unwrap();
+            path
+        };
+        let (one, two) = (file("one"), file("two"));
+        let value = |files: [(&str, &Path); 2]| {
+            let mut sum = Sum::new(false);
+            for (option, path) in files {
+                sum.add_path(Kind::Options, path, option).unwrap();
+            }
+            sum.finish().0.value().to_owned()
+        };
+        let before = value([("--a", &one), ("--b", &two)]);
+        assert_eq!(before, value([("--a", &one), ("--b", &two)]));
+        assert_ne!(before, value([("--b", &one), ("--a", &two)]));
+        assert_ne!(before, value([("--a", &two), ("--b", &one)]));
     }
 }
