@@ -21,6 +21,7 @@ mod file;
 pub mod hash_cache;
 pub mod ignore;
 mod inputs;
+mod known;
 mod moment;
 pub(crate) mod note;
 mod options;

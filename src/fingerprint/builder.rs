@@ -1,5 +1,7 @@
 //! Which builder a build command uses, as far as its words and the environment tell.
 
+use std::path::PathBuf;
+
 use crate::command::{Client, Command, Engine};
 use crate::dockerfile::Dialect;
 use crate::go_bool;
@@ -17,8 +19,9 @@ pub(crate) enum Builder {
 }
 
 impl Builder {
-    pub(crate) fn of(command: &Command, client: &Client) -> Self {
-        match client.engine {
+    /// Returns the builder of a command. `engine` is the one that builds: podman may be called docker.
+    pub(crate) fn of(command: &Command, client: &Client, engine: Engine) -> Self {
+        match engine {
             Engine::Podman => Builder::Buildah,
             Engine::Nerdctl => Builder::BuildKit,
             Engine::Docker if command.is_buildx() => Builder::BuildKit,
@@ -54,4 +57,24 @@ impl Builder {
             Builder::Buildah => "buildah",
         }
     }
+}
+
+/// Returns the sizes of the client's program and of its plugins for buildx, as far as they are found.
+///
+/// If nothing says which of docker's builders is used, they decide: another client may have another
+/// default. Two versions hardly have one size.
+pub(super) fn client_sizes(client: &Client) -> String {
+    const PLUGINS: [&str; 4] = [
+        "/usr/local/lib/docker/cli-plugins",
+        "/usr/local/libexec/docker/cli-plugins",
+        "/usr/lib/docker/cli-plugins",
+        "/usr/libexec/docker/cli-plugins",
+    ];
+    let own = client.config_folder().map(|folder| folder.join("cli-plugins"));
+    let folders = own.into_iter().chain(PLUGINS.map(PathBuf::from));
+    let plugins = folders.map(|folder| folder.join("docker-buildx"));
+    let program = which::which(&client.program).unwrap_or_default();
+    let size = |file: PathBuf| std::fs::metadata(file).map_or(0, |file| file.len()).to_string();
+    let sizes: Vec<_> = std::iter::once(program).chain(plugins).map(size).collect();
+    sizes.join(" ")
 }

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Result, bail};
 use nix::libc;
@@ -19,6 +19,9 @@ const LARGEST: u64 = 16 << 20;
 pub(super) struct Contents {
     pub(super) bytes: Vec<u8>,
     pub(super) changed: Time,
+    /// Whether it is a link that leads out of its folder, or an absolute one. Some builders resolve
+    /// such a link as if the folder were the root.
+    pub(super) leads_elsewhere: bool,
 }
 
 /// Reads a file; a link is followed. Returns none if there is none. `what` names it in messages.
@@ -34,7 +37,7 @@ pub(super) fn read(path: &Path, what: &str) -> Result<Option<Contents>> {
             path.display(),
             LARGEST >> 20
         ),
-        Ok(_) => Ok(Some(Contents { bytes, changed })),
+        Ok(_) => Ok(Some(Contents { bytes, changed, leads_elsewhere: leads_elsewhere(path) })),
         Err(error) => bail!("cannot read {what} {}: {error}", path.display()),
     }
 }
@@ -59,6 +62,31 @@ pub(super) fn hash(path: &Path, what: &str) -> Result<Option<([u8; 32], Time)>> 
     }
 }
 
+/// Returns whether a path is a link that leads out of its folder on any way, or an absolute one.
+fn leads_elsewhere(path: &Path) -> bool {
+    /// As in the kernel.
+    const MOST_LINKS: usize = 40;
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return false };
+    let mut inside = PathBuf::new();
+    let mut left = vec![name.to_owned()];
+    let mut links = 0;
+    while let Some(part) = left.pop() {
+        match Path::new(&part).components().next() {
+            Some(Component::ParentDir) if !inside.pop() => return true,
+            Some(Component::Normal(part)) => inside.push(part),
+            _ => continue,
+        }
+        let Ok(target) = folder.join(&inside).read_link() else { continue };
+        links += 1;
+        if target.is_absolute() || links > MOST_LINKS {
+            return true;
+        }
+        inside.pop();
+        left.extend(target.components().rev().map(|part| part.as_os_str().to_owned()));
+    }
+    false
+}
+
 fn open(path: &Path, what: &str) -> Result<Option<(File, Time)>> {
     // A FIFO would block.
     let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
@@ -75,6 +103,8 @@ fn open(path: &Path, what: &str) -> Result<Option<(File, Time)>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
@@ -88,5 +118,35 @@ mod tests {
         file.set_len(1 << 40).unwrap();
         let error = read(&path, "the Dockerfile").unwrap_err().to_string();
         assert!(error.contains("is too large"), "{error}");
+    }
+
+    #[test]
+    fn link_out_of_the_folder_is_noticed() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        std::fs::create_dir_all(at("c/sub")).unwrap();
+        for name in ["c/real", "c/sub/real", "outside"] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        let absolute = at("c/real").to_str().unwrap().to_owned();
+        for (number, (target, expected)) in [
+            ("real", false),
+            ("./sub/../real", false),
+            ("sub/real", false),
+            ("../outside", true),
+            ("../c/real", true),
+            (&*absolute, true),
+            ("0", false),
+            ("5", true),
+            ("8", true),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let link = at(&format!("c/{number}"));
+            symlink(target, &link).unwrap();
+            assert_eq!(leads_elsewhere(&link), expected, "{target}");
+        }
+        assert!(!leads_elsewhere(&at("c/real")) && !leads_elsewhere(&at("c/none")));
     }
 }

@@ -36,6 +36,11 @@ pub(crate) struct Options {
     pub(crate) contexts: Vec<NamedContext>,
     /// Further files whose content counts, with the option or variable that names each.
     pub(crate) files: Vec<(String, PathBuf)>,
+    /// Whether the command says that images of the engine are good enough as base images. For
+    /// buildah, they are not by default.
+    pub(crate) keeps_local_bases: bool,
+    /// The files that the command writes beside the image.
+    pub(crate) written_files: Vec<PathBuf>,
     /// Why the build must not be skipped, whatever the fingerprint says. Each for a message.
     pub(crate) never_skip: Vec<String>,
     /// What counts of the options, in an order that does not depend on that of the words where the
@@ -84,6 +89,8 @@ impl Options {
                 build_args: BTreeMap::new(),
                 contexts: Vec::new(),
                 files: Vec::new(),
+                keeps_local_bases: false,
+                written_files: Vec::new(),
                 never_skip: Vec::new(),
                 entries: Vec::new(),
             },
@@ -127,6 +134,14 @@ impl Reader<'_> {
         let value = given.value.as_deref();
         // A stage or a file may be called "f".
         let is_on = !given.is_switch || is_on(value);
+        match name {
+            written if names::WRITTEN.contains(&written) => {
+                self.options.written_files.extend(value.map(PathBuf::from));
+            }
+            "pull" => self.options.keeps_local_bases = !is_on || keeps_local(value),
+            "pull-never" => self.options.keeps_local_bases = is_on,
+            _ => {}
+        }
         match names::meaning(name) {
             Meaning::Nothing => {}
             Meaning::Special => self.special(name, value.unwrap_or_default())?,

@@ -9,7 +9,7 @@ use super::answer::{Answer, CacheMount, EngineProcess, Identity};
 use super::check::Check;
 use super::description::Description;
 use super::engine;
-use super::engine::backend::Backend;
+use super::engine::backend::{Backend, OwnBuilder};
 use super::missing::{Missing, Why};
 use super::platform::Platform;
 use super::present;
@@ -146,6 +146,11 @@ impl Images {
         &self.wanted.platforms
     }
 
+    /// Returns a platform that the build command names and buildlock does not know.
+    pub(crate) fn unknown_platform(&self) -> Option<&str> {
+        self.wanted.unknown_platform.as_deref()
+    }
+
     /// Returns the digest that a reference has in its registry. Returns none if there is no such
     /// image.
     ///
@@ -163,10 +168,20 @@ impl Images {
         insist(&self.engine.client(), || self.engine.own_platform())
     }
 
-    /// Returns whether the builder takes base images from the engine, if they are there. A builder
-    /// of its own, and that of nerdctl, asks the registry.
-    pub(crate) fn are_the_builders(&self) -> bool {
-        self.engine.client().engine != Engine::Nerdctl && self.engine.builder().is_none()
+    /// Returns whether a builder of its own builds. It takes base images from the registry, and not
+    /// from the engine.
+    pub(crate) fn own_builder(&self) -> OwnBuilder {
+        self.engine.own_builder()
+    }
+
+    /// Returns whether the engine is podman, by whichever name it is called.
+    pub(crate) fn engine_is_podman(&self) -> bool {
+        self.engine.has_podman_names()
+    }
+
+    /// Returns whether images are looked up on another engine than that of `client`.
+    pub(crate) fn engine_is_not_that_of(&self, client: &Client) -> bool {
+        self.engine.client().engine != client.engine
     }
 
     /// Returns the ID of an image on the engine. With `--check registry` or a command, the image

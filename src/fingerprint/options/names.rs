@@ -92,6 +92,10 @@ const NOTHING: &[&str] = &[
     "variant",
 ];
 
+/// Options that name a file which the build writes beside the image.
+pub(super) const WRITTEN: &[&str] =
+    &["iidfile", "iidfile-raw", "logfile", "metadata-file", "rusage-logfile"];
+
 const SPECIAL: &[&str] = &[
     "build-arg",
     "build-context",
