@@ -108,7 +108,7 @@ impl Images {
     /// # Errors
     /// As for [`Images::first_missing`].
     pub(crate) fn first_outdated<'a>(&self, tags: &'a [Tag], inputs: &str) -> Result<UpToDate<'a>> {
-        let mut id = None;
+        let mut first: Option<Vec<Description>> = None;
         for tag in tags {
             let (engine, wanted) = (&*self.engine, &self.wanted);
             let Some(images) = insist(tag, || self.present.describe(engine, wanted, tag))? else {
@@ -123,13 +123,12 @@ impl Images {
             if let Some(why) = why {
                 return Ok(UpToDate::No(Missing { tag, why }));
             }
-            let this = images.into_iter().find_map(|image| image.id);
-            if id.as_ref().is_some_and(|id| *id != this) {
+            if first.as_ref().is_some_and(|first| !are_same(first, &images)) {
                 return Ok(UpToDate::No(Missing { tag, why: Why::Several }));
             }
-            id = Some(this);
+            first = Some(images);
         }
-        Ok(UpToDate::Yes { id: id.flatten() })
+        Ok(UpToDate::Yes { id: first.as_deref().and_then(id_of).map(str::to_owned) })
     }
 
     /// Describes an image that a Dockerfile names, as the engine has it. Returns none if the engine
@@ -225,6 +224,19 @@ impl Images {
     /// answer in time.
     pub(crate) fn was_cache_pruned(&self, since: SystemTime, within: Duration) -> Option<bool> {
         self.engine.was_pruned(since, within)
+    }
+}
+
+fn id_of(images: &[Description]) -> Option<&str> {
+    images.iter().find_map(|image| image.id.as_deref())
+}
+
+/// Returns whether two tags name the same image, or the same images for several platforms. In a
+/// registry, images have no ID, and so all that is known of them is compared.
+fn are_same(one: &[Description], other: &[Description]) -> bool {
+    match (id_of(one), id_of(other)) {
+        (None, None) => one == other,
+        (one, other) => one == other,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::support::{Finished, Fixture, Invocation};
 /// A docker, buildah or podman that answers questions with the files of a test:
 ///   image.json    what it shows of each image
 ///   digest        the digest of each image in its registry; without it, the registry is silent
-///   config.json   the configuration of each image in its registry
+///   config.N.json the configuration of the image with the tag N in its registry
 ///   asked         a line for each question to the registry
 const CLIENT: &str = r#"
 case "$*" in
@@ -298,4 +298,22 @@ fn mount_of_the_context_shows_buildah_what_is_ignored() {
         it.write("context/ignored", "2");
         assert_eq!(it.value("buildah bud") != before, counts, "{step}");
     }
+}
+
+#[test]
+fn tags_of_several_images_in_a_registry_are_not_up_to_date() {
+    let it = Project::new("FROM scratch\nCOPY file /\n");
+    let words = "docker buildx build -t h/a:1 -t h/a:2";
+    let diff = || it.call("--diff --check registry", words).run();
+    let label = it.value(words);
+    let push = |tag: &str, layer: &str| {
+        let image = json!({"os": "linux", "architecture": "amd64", "rootfs": {"diff_ids": [layer]},
+                           "config": {"Labels": {"buildlock.inputs": label.trim()}}});
+        it.write(&format!("config.{tag}.json"), image.to_string());
+    };
+    push("1", "sha256:1");
+    push("2", "sha256:1");
+    diff().assert_code(0).assert_stdout("");
+    push("2", "sha256:2");
+    diff().assert_code(1).assert_stdout("h/a:2: its tags are several images\n");
 }
