@@ -1,6 +1,7 @@
 //! A fingerprint in the making: everything that counts is added to it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
@@ -8,6 +9,7 @@ use super::bases::{Base, Finder};
 use super::context::hash_context;
 use super::dockerfile::{self, Reads, Reference};
 use super::file;
+use super::file_list::Files;
 use super::hash_cache::HashCache;
 use super::ignore::IgnoreRules;
 use super::moment::Fingerprint;
@@ -33,6 +35,8 @@ pub(super) struct Sum {
     parts: [Vec<u8>; Kind::ALL.len()],
     never_skipped: Option<String>,
     bases: Vec<Base>,
+    /// What is in the folders that count.
+    files: Files,
     /// The files that the build command writes.
     written: Vec<PathBuf>,
     /// Everything that counts, if it is wanted. A look at an image does not need it.
@@ -95,12 +99,13 @@ impl Sum {
         self.changed(context.newest_change);
         self.newest_folder_change = self.newest_folder_change.max(context.newest_folder_change);
         if let Some(details) = &mut self.details {
-            details.extend(context.entries.into_iter().map(|entry| Detail {
+            details.extend(context.entries.iter().map(|entry| Detail {
                 kind,
                 text: entry.path.display().to_string(),
                 hash: Some(entry.digest),
             }));
         }
+        self.files.extend(context.entries.into_iter().map(|entry| (kind, entry)));
         Ok(())
     }
 
@@ -170,6 +175,7 @@ impl Sum {
             value: Value::of(digests),
             never_skipped: self.never_skipped,
             bases: self.bases,
+            files: Arc::new(self.files),
             newest_change: self.newest_change,
             newest_folder_change: self.newest_folder_change,
         };
