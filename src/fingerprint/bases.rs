@@ -46,7 +46,7 @@ impl Base {
     /// may pull an image, which is local from then on.
     pub(super) fn still_is(&self, before: &Base) -> bool {
         match (before, self) {
-            (Base::Remote(_), Base::Local(_)) => true,
+            (Base::Remote(_) | Base::Either(..), Base::Local(_)) => true,
             (Base::Remote(before), Base::Either(_, now)) => before == now,
             (Base::Unknown(_), Base::Local(_) | Base::Either(..) | Base::Unknown(_)) => true,
             (before, now) => before == now,
@@ -118,47 +118,42 @@ impl<'i> Finder<'i> {
         }
         let local = match self.own_builder {
             OwnBuilder::Certain(_) => None,
-            OwnBuilder::None | OwnBuilder::Perhaps(_) => self.on_engine(reference, platform)?,
+            OwnBuilder::None | OwnBuilder::Perhaps(_) => self.images.describe(reference)?,
         };
-        match local {
-            Some((Base::Local(_), triggers)) if is_pinned => Ok((Base::Pinned, triggers)),
-            None if is_pinned => Ok((Base::Pinned, Vec::new())),
-            Some((Base::Local(local), triggers)) if self.own_builder != OwnBuilder::None => {
-                Ok(match self.in_registry(&tag) {
-                    Ok(Some(remote)) => (Base::Either(local, remote), triggers),
-                    // A builder of its own could not build.
-                    Ok(None) => (Base::Local(local), triggers),
-                    Err(why) => unknown(why),
-                })
-            }
-            Some(found) => Ok(found),
-            None => Ok(self.only_in_registry(&tag)),
-        }
-    }
-
-    /// Returns the image that the engine has, unless a builder would not take it.
-    fn on_engine(&self, reference: &str, platform: Option<&Platform>) -> Result<Option<Found>> {
-        let Some(image) = self.images.describe(reference)? else { return Ok(None) };
+        let Some(image) = local else {
+            return match is_pinned {
+                true => Ok((Base::Pinned, Vec::new())),
+                false => Ok(self.only_in_registry(&tag)),
+            };
+        };
         let Some(there) = &image.platform else {
-            return Ok(Some(unknown(format!("{reference} does not say for which platform it is"))));
+            return Ok(unknown(format!("{reference} does not say for which platform it is")));
         };
-        if platform.is_some_and(|wanted| !wanted.is_met_by(there)) {
-            return Ok(None);
-        }
         if image.may_hide_on_build {
-            return Ok(Some(unknown(format!(
+            return Ok(unknown(format!(
                 "podman does not show the ONBUILD instructions that {reference} has or had"
-            ))));
+            )));
         }
-        Ok(Some((Base::Local(hash(&image, there)), image.on_build)))
+        let local = hash(&image, there);
+        let fits = platform.is_none_or(|wanted| wanted.is_met_by(there));
+        if is_pinned {
+            return Ok((Base::Pinned, image.on_build));
+        }
+        if fits && self.own_builder == OwnBuilder::None {
+            return Ok((Base::Local(local), image.on_build));
+        }
+        let triggers = if fits { image.on_build } else { Vec::new() };
+        Ok(match self.in_registry(&tag) {
+            // BuildKit may take an image for another platform that its machine can run, too.
+            Ok(Some(remote)) => (Base::Either(local, remote), triggers),
+            // A builder of its own could not build.
+            Ok(None) if fits => (Base::Local(local), triggers),
+            Ok(None) => unknown(format!("there is no image {tag} for the platform")),
+            Err(why) => unknown(why),
+        })
     }
 
     fn only_in_registry(&mut self, tag: &Tag) -> Found {
-        if self.images.engine_is_podman() && tag.is_short() {
-            return unknown(format!(
-                "{tag} is not on the engine, and podman may pull it from any registry"
-            ));
-        }
         match self.in_registry(tag) {
             Ok(Some(digest)) => (Base::Remote(digest), Vec::new()),
             Ok(None) => {
@@ -170,6 +165,11 @@ impl<'i> Finder<'i> {
 
     /// Returns the digest that the registry has, if there is such an image, or why that is not known.
     fn in_registry(&mut self, tag: &Tag) -> Result<Option<String>, String> {
+        if self.images.engine_is_podman() && tag.is_short() {
+            return Err(format!(
+                "{tag} is not on the engine, and podman may pull it from any registry"
+            ));
+        }
         let (registry, _) = tag.in_registry();
         if let Some(why) = self.silent.get(registry) {
             return Err(format!("{tag}: {why}"));

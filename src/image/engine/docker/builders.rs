@@ -1,5 +1,7 @@
 //! The builder of buildx that the build command uses, and whether it pushes.
 
+use std::ffi::OsString;
+
 use super::buildx;
 use super::endpoint::builder_key;
 use crate::command::{Client, Command};
@@ -53,7 +55,10 @@ impl Builders {
         if !self.is_buildx && buildx::is_turned_off(client) {
             return OwnBuilder::None;
         }
-        match self.named.clone().or_else(|| buildx::chosen_builder(self.is_buildx, client)) {
+        if self.by_flag.is_none() && may_differ_for_another_user(self.is_buildx, client) {
+            return OwnBuilder::Perhaps("of another user".to_owned());
+        }
+        match self.chosen(client) {
             Some(name) if is_the_engines(&name, client) => OwnBuilder::None,
             Some(name) if self.is_buildx => OwnBuilder::Certain(name),
             Some(name) => OwnBuilder::Perhaps(name),
@@ -63,8 +68,12 @@ impl Builders {
 
     /// Returns whether a builder other than the engine's own pushes.
     pub(crate) fn bypass_the_engine(&self, client: &Client) -> bool {
-        let name = self.named.clone().or_else(|| buildx::chosen_builder(self.is_buildx, client));
-        name.is_some_and(|name| name != DEFAULT)
+        self.chosen(client).is_some_and(|name| name != DEFAULT)
+    }
+
+    /// Returns the builder that is named, or that `docker buildx use` has chosen.
+    fn chosen(&self, client: &Client) -> Option<String> {
+        self.named.clone().or_else(|| buildx::chosen_builder(self.is_buildx, client))
     }
 }
 
@@ -72,4 +81,15 @@ impl Builders {
 /// of its name.
 fn is_the_engines(name: &str, client: &Client) -> bool {
     name == DEFAULT || builder_key(client).is_some_and(|key| key == name)
+}
+
+/// Returns whether sudo and the like in front may choose a builder: by a variable that they set, or
+/// for buildx by another user's configuration.
+fn may_differ_for_another_user(is_buildx: bool, client: &Client) -> bool {
+    let names_it =
+        |word: &OsString| word.to_str().is_some_and(|it| it.starts_with("BUILDX_BUILDER="));
+    client.wrapper_changes_user_or_env
+        && (is_buildx
+            || client.variable("BUILDX_BUILDER").is_some()
+            || client.wrapper_words.iter().any(names_it))
 }
