@@ -22,26 +22,39 @@ const LARGEST: usize = 1 << 20;
 const KEPT: usize = 64;
 const START: &str = "files-";
 
-/// The files that a build read, each with the kind of input that it belongs to.
-pub(super) type Files = Vec<(Kind, Entry)>;
-
-/// What is remembered of the files of a fingerprint.
+/// The files that a build read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum FileList {
-    Files(Files),
-    /// There were too many to be remembered.
+    /// Each with the kind of input that it belongs to.
+    Files(Vec<(Kind, Entry)>),
+    /// There are too many to be remembered.
     TooMany,
 }
 
+impl Default for FileList {
+    fn default() -> Self {
+        FileList::Files(Vec::new())
+    }
+}
+
 impl FileList {
+    /// Adds files, unless there are too many.
+    pub(super) fn add(&mut self, kind: Kind, entries: Vec<Entry>) {
+        let FileList::Files(files) = self else { return };
+        files.extend(entries.into_iter().map(|entry| (kind, entry)));
+        if size(files) > LARGEST {
+            *self = FileList::TooMany;
+        }
+    }
+
     /// Remembers the files of the build with this fingerprint.
     ///
     /// # Errors
     /// They cannot be written.
-    pub(super) fn remember(label: &str, files: &Files) -> Result<(), String> {
+    pub(super) fn remember(&self, label: &str) -> Result<(), String> {
         let Some(home) = cache_folder::home() else { return Ok(()) };
         let folder = CacheFolder::open_in(&home)?;
-        folder.write(&name(label), &to_bytes(files)).map_err(|error| error.to_string())?;
+        folder.write(&name(label), &to_bytes(self)).map_err(|error| error.to_string())?;
         folder.keep_newest(START, KEPT);
         Ok(())
     }
@@ -55,11 +68,13 @@ impl FileList {
         from_bytes(&bytes)
     }
 
-    /// Says which files of a kind differ from those in `now`, if that is known.
-    pub(super) fn difference(&self, kind: Kind, now: &Files) -> Option<String> {
-        match self {
-            FileList::TooMany => Some("too many files to remember their names".to_owned()),
-            FileList::Files(before) => changes(&of_kind(before, kind), &of_kind(now, kind)),
+    /// Says which files of a kind differ between this list and that of `now`, if that is known.
+    pub(super) fn difference(&self, kind: Kind, now: &FileList) -> Option<String> {
+        match (self, now) {
+            (FileList::Files(before), FileList::Files(now)) => {
+                changes(&of_kind(before, kind), &of_kind(now, kind))
+            }
+            _ => Some("too many files to remember their names".to_owned()),
         }
     }
 }
@@ -71,7 +86,7 @@ fn name(label: &str) -> String {
 /// The hashes of all files of a name: folders may have some in common.
 type Hashes<'f> = BTreeMap<&'f PathBuf, Vec<u64>>;
 
-fn of_kind(files: &Files, kind: Kind) -> Hashes<'_> {
+fn of_kind(files: &[(Kind, Entry)], kind: Kind) -> Hashes<'_> {
     let mut hashes = Hashes::new();
     for (_, entry) in files.iter().filter(|(other, _)| *other == kind) {
         hashes.entry(&entry.path).or_default().push(entry.digest);
@@ -101,10 +116,19 @@ fn changes(before: &Hashes<'_>, now: &Hashes<'_>) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-/// Writes a list: [`MAGIC`], and for each file its kind, its hash, its path and the path's length.
-/// Without any byte behind the magic, there are too many.
-fn to_bytes(files: &Files) -> Vec<u8> {
+/// Beside a path, in bytes: the kind, the hash, and the path's length.
+const HEAD: usize = 1 + 8 + 4;
+
+fn size(files: &[(Kind, Entry)]) -> usize {
+    let each = files.iter().map(|(_, entry)| HEAD + entry.path.as_os_str().len());
+    MAGIC.len() + 1 + each.sum::<usize>()
+}
+
+/// Writes a list: [`MAGIC`], a new line, and for each file its [`HEAD`] and its path. Without the new
+/// line, there are too many.
+fn to_bytes(list: &FileList) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
+    let FileList::Files(files) = list else { return bytes };
     bytes.push(b'\n');
     for (kind, Entry { path, digest }) in files {
         let path = path.as_os_str().as_bytes();
@@ -112,9 +136,6 @@ fn to_bytes(files: &Files) -> Vec<u8> {
         bytes.extend(digest.to_be_bytes());
         bytes.extend(u32::try_from(path.len()).unwrap_or_default().to_be_bytes());
         bytes.extend(path);
-        if bytes.len() > LARGEST {
-            return MAGIC.to_vec();
-        }
     }
     bytes
 }
@@ -124,7 +145,7 @@ fn from_bytes(bytes: &[u8]) -> Option<FileList> {
         [] => return Some(FileList::TooMany),
         rest => rest.strip_prefix(b"\n")?,
     };
-    let mut files = Files::new();
+    let mut files = Vec::new();
     while let Some((kind, after)) = rest.split_first() {
         let kind = *Kind::ALL.get(usize::from(*kind))?;
         let (digest, after) = after.split_first_chunk()?;
@@ -142,38 +163,45 @@ fn from_bytes(bytes: &[u8]) -> Option<FileList> {
 mod tests {
     use super::*;
 
-    fn files(all: &[(&str, u64)]) -> Files {
+    fn list(all: &[(&str, u64)]) -> FileList {
         let entry = |(path, digest): &(&str, u64)| Entry { path: path.into(), digest: *digest };
-        all.iter().map(|it| (Kind::Context, entry(it))).collect()
+        let mut list = FileList::default();
+        list.add(Kind::Context, all.iter().map(entry).collect());
+        list
     }
 
     #[test]
     fn list_is_read_as_it_was_written() {
-        let list = files(&[("a", 1), ("b/\u{e9}", u64::MAX)]);
-        let bytes = to_bytes(&list);
-        assert_eq!(from_bytes(&bytes), Some(FileList::Files(list)));
+        let written = list(&[("a", 1), ("b/\u{e9}", u64::MAX)]);
+        let bytes = to_bytes(&written);
         for end in 0..bytes.len() {
             let cut = from_bytes(&bytes[..end]);
             assert!(!matches!(&cut, Some(FileList::Files(files)) if files.len() > 1), "{end}");
         }
-        assert_eq!(from_bytes(&to_bytes(&Files::new())), Some(FileList::Files(Files::new())));
+        let FileList::Files(files) = &written else { panic!("{written:?}") };
+        assert_eq!(size(files), bytes.len());
+        assert_eq!(from_bytes(&bytes), Some(written));
+        assert_eq!(from_bytes(&to_bytes(&FileList::default())), Some(FileList::default()));
     }
 
     #[test]
-    fn list_of_too_many_files_takes_no_room() {
+    fn too_many_files_take_no_room() {
         let long = "x".repeat(1000);
-        let list = files(&vec![(long.as_str(), 1); LARGEST / 1000]);
-        let bytes = to_bytes(&list);
+        let many = list(&vec![(long.as_str(), 1); LARGEST / 1000]);
+        assert_eq!(many, FileList::TooMany);
+        let bytes = to_bytes(&many);
+        assert_eq!(bytes.len(), MAGIC.len());
         assert_eq!(from_bytes(&bytes), Some(FileList::TooMany));
-        assert!(bytes.len() < 100);
-        let said = FileList::TooMany.difference(Kind::Context, &list).unwrap();
-        assert!(said.contains("too many"), "{said}");
+        for (before, now) in [(&many, &list(&[])), (&list(&[]), &many)] {
+            let said = before.difference(Kind::Context, now).unwrap();
+            assert!(said.contains("too many"), "{said}");
+        }
     }
 
     #[test]
     fn a_few_files_that_changed_are_named() {
         let difference = |before: &[(&str, u64)], now: &[(&str, u64)]| {
-            FileList::Files(files(before)).difference(Kind::Context, &files(now))
+            list(before).difference(Kind::Context, &list(now))
         };
         let before = [("a", 1), ("b", 1), ("c", 1)];
         assert_eq!(difference(&before, &before), None);

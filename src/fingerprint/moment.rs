@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::bases::Base;
-use super::file_list::{FileList, Files};
+use super::file_list::FileList;
 use super::stamp::Time;
 use super::value::{Kind, Value};
 use crate::image::LABEL;
@@ -15,7 +15,7 @@ pub(crate) struct Fingerprint {
     pub(super) never_skipped: Option<String>,
     pub(super) bases: Vec<Base>,
     /// What is in the folders that count.
-    pub(super) files: Arc<Files>,
+    pub(super) files: Arc<FileList>,
     /// When a file, a link or a Dockerfile was last changed.
     pub(super) newest_change: Option<Time>,
     /// When something was last created in a folder, or removed from it.
@@ -73,7 +73,7 @@ impl Fingerprint {
 
     /// Remembers the names of the files, for [`Fingerprint::differences`].
     pub(crate) fn remember_files(&self) {
-        if let Err(reason) = FileList::remember(self.value(), &self.files) {
+        if let Err(reason) = self.files.remember(self.value()) {
             tracing::debug!("the names of the inputs are not remembered: {reason}");
         }
     }

@@ -9,7 +9,7 @@ use super::bases::{Base, Finder};
 use super::context::hash_context;
 use super::dockerfile::{self, Reads, Reference};
 use super::file;
-use super::file_list::Files;
+use super::file_list::FileList;
 use super::hash_cache::HashCache;
 use super::ignore::IgnoreRules;
 use super::moment::Fingerprint;
@@ -36,7 +36,7 @@ pub(super) struct Sum {
     never_skipped: Option<String>,
     bases: Vec<Base>,
     /// What is in the folders that count.
-    files: Files,
+    files: FileList,
     /// The files that the build command writes.
     written: Vec<PathBuf>,
     /// Everything that counts, if it is wanted. A look at an image does not need it.
@@ -105,7 +105,7 @@ impl Sum {
                 hash: Some(entry.digest),
             }));
         }
-        self.files.extend(context.entries.into_iter().map(|entry| (kind, entry)));
+        self.files.add(kind, context.entries);
         Ok(())
     }
 
