@@ -27,7 +27,8 @@ pub(super) struct Known {
     client: Client,
     options: Options,
     context: PathBuf,
-    /// Whether the builder asks the registry for a newer image than the one it has.
+    /// Whether the builder may ask the registry for a newer image than the one it has: buildah 1.28
+    /// does by default.
     pulls_newer: bool,
 }
 
@@ -184,7 +185,10 @@ impl Known {
                 None => ignored.rules,
                 Some(rules) => rules.or(ignored.rules),
             });
-            sees_all |= self.add_bases(sum, bases, &path, &contents.bytes)?;
+            // One of several may not even be a Dockerfile without the others.
+            if self.options.dockerfiles.len() < 2 {
+                sees_all |= self.add_bases(sum, bases, &path, &contents.bytes)?;
+            }
         }
         let rules = rules.filter(|_| !sees_all).unwrap_or_else(IgnoreRules::none);
         sum.add_folder(Kind::Context, &self.context, &rules)?;
@@ -196,7 +200,7 @@ impl Known {
         }
         if self.pulls_newer && sum.has_bases() {
             sum.never(
-                "buildah asks the registry for a newer base image (--pull=false turns that off)"
+                "buildah may ask the registry for a newer base image (not with --pull=missing)"
                     .to_owned(),
             );
         }

@@ -276,7 +276,7 @@ fn base_image_of_podman_that_may_have_triggers_is_never_skipped() {
 
 #[test]
 fn buildah_that_asks_the_registry_for_newer_base_images_is_never_skipped() {
-    const WHY: &str = "never skipped: buildah asks the registry";
+    const WHY: &str = "never skipped: buildah may ask the registry";
     let oci = json!({"os": "linux", "architecture": "amd64", "config": {}, "rootfs": {}});
     let image = json!({"FromImageID": "1", "OCIv1": oci, "Docker": oci}).to_string();
     for (dockerfile, command, never) in [
@@ -325,4 +325,13 @@ fn tags_of_several_images_in_a_registry_are_not_up_to_date() {
     diff().assert_code(0).assert_stdout("");
     push("2", "sha256:2");
     diff().assert_code(1).assert_stdout("h/a:2: its tags are several images\n");
+}
+
+#[test]
+fn several_dockerfiles_are_never_skipped_and_need_not_be_whole() {
+    let it = Project::with_client("podman", "", "FROM scratch\n");
+    it.write("context/rest", "COPY file /\n");
+    let at = |name: &str| it.f.path("context").join(name).display().to_string();
+    let command = format!("podman build -f {} -f {}", at("Dockerfile"), at("rest"));
+    assert_has(&it.explain(&command), "never skipped: it has several Dockerfiles");
 }
