@@ -2,14 +2,16 @@
 //!
 //! The rule behind every detail: build once too often rather than skip once wrongly.
 //!
-//! - `inputs.rs`: what a build command reads. `sum.rs`, `moment.rs`: the fingerprint of it all.
+//! - `inputs.rs`, `known.rs`: what a build command reads. `sum.rs`, `moment.rs`: the fingerprint of it all.
 //! - `context.rs`: the walk over a context, as `ignore.rs` leaves it, with a cache of hashes.
 //! - `dockerfile.rs`, `bases.rs`: the images that a Dockerfile reads, and what they are now.
 //! - `options.rs`: what counts of the command's options.
 //! - `value.rs`: how the fingerprint is written. `note.rs`: what is remembered beside the lock.
+//!   `file_list.rs`: what is remembered of the files, for messages.
 
 mod bases;
 mod builder;
+mod cache_folder;
 mod classes;
 mod clock;
 mod content;
@@ -18,9 +20,11 @@ mod contexts;
 mod dockerfile;
 mod entries;
 mod file;
+mod file_list;
 pub mod hash_cache;
 pub mod ignore;
 mod inputs;
+mod known;
 mod moment;
 pub(crate) mod note;
 mod options;

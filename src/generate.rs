@@ -92,7 +92,8 @@ const FILES: &[(&str, &str)] = &[
     ("/tmp/buildlock/named-locks/<sha256 of the name>.lock", "The lock of a name (--lock)."),
     (
         "$XDG_CACHE_HOME/buildlock/ (~/.cache/buildlock/)",
-        "Hashes of files, so that --if-changed need not read them again. May be deleted at any time.",
+        "Hashes of files, so that --if-changed need not read them again, and their names, for \
+         buildlock fingerprint --diff. May be deleted at any time.",
     ),
 ];
 

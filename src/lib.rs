@@ -18,6 +18,7 @@ pub mod exit;
 mod expiry;
 pub mod fingerprint;
 pub mod generate;
+mod go_bool;
 mod go_json;
 pub mod image;
 mod interpreter;

@@ -1,5 +1,7 @@
 //! A reader of command-line options, by the rules that pflag and getopt share.
 
+use crate::go_bool;
+
 /// Options of one program, by letter and by name.
 #[derive(Clone, Copy)]
 pub(super) struct Names {
@@ -45,7 +47,7 @@ pub(super) struct Opt<'a> {
 impl Opt<'_> {
     /// Returns whether this switch is on: `--load`, `--load=true`.
     pub(super) fn is_on(&self) -> bool {
-        !matches!(self.value, Some("false" | "0" | "f" | "F" | "FALSE" | "False"))
+        self.value.and_then(go_bool::parse) != Some(false)
     }
 }
 

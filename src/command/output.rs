@@ -2,6 +2,8 @@
 //!
 //! See <https://docs.docker.com/build/exporters/>.
 
+use crate::go_bool;
+
 /// Returns whether `-o VALUE` writes to a file or folder instead of the engine or a registry.
 ///
 /// Examples are `-o DIR`, `-o -`, `type=local`, `type=tar`, `type=oci` and `type=docker,dest=FILE`.
@@ -24,10 +26,7 @@ pub(super) fn goes_to_engine(output: &str) -> bool {
 pub(super) fn goes_to_registry(output: &str) -> bool {
     match field(output, "type").as_deref() {
         Some("registry") => true,
-        Some("image") => matches!(
-            field(output, "push").as_deref(),
-            Some("true" | "1" | "t" | "T" | "TRUE" | "True")
-        ),
+        Some("image") => field(output, "push").is_some_and(|it| go_bool::parse(&it) == Some(true)),
         _ => false,
     }
 }

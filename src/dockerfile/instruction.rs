@@ -213,7 +213,9 @@ impl<'l> Head<'l> {
             // BuildKit reads a trigger only when an image is built from this one.
             other if self.on_build || OTHER.contains(&other) => Ok(Kind::Other),
             _ => {
-                let shown: String = self.word.chars().take(32).collect();
+                // Behind a `=` stands a value, which may be a secret.
+                let name = self.word.split('=').next().unwrap_or_default();
+                let shown: String = name.chars().take(32).collect();
                 Err(format!("unknown instruction {shown}"))
             }
         }
@@ -432,6 +434,12 @@ mod tests {
         ] {
             assert_eq!(refused(text).at, at, "{text:?}");
         }
+    }
+
+    #[test]
+    fn value_in_an_unknown_instruction_is_not_shown() {
+        assert_eq!(refused("FROM a\nTOKEN=s3cret\n").why, "unknown instruction TOKEN");
+        assert_eq!(refused("FROM a\n=s3cret b\n").why, "unknown instruction ");
     }
 
     #[test]

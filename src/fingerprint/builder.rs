@@ -1,7 +1,10 @@
 //! Which builder a build command uses, as far as its words and the environment tell.
 
+use std::path::PathBuf;
+
 use crate::command::{Client, Command, Engine};
 use crate::dockerfile::Dialect;
+use crate::go_bool;
 
 /// A kind of builder. They read ignore files by different rules, and make different images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,8 +19,9 @@ pub(crate) enum Builder {
 }
 
 impl Builder {
-    pub(crate) fn of(command: &Command, client: &Client) -> Self {
-        match client.engine {
+    /// Returns the builder of a command. `engine` is the one that builds: podman may be called docker.
+    pub(crate) fn of(command: &Command, client: &Client, engine: Engine) -> Self {
+        match engine {
             Engine::Podman => Builder::Buildah,
             Engine::Nerdctl => Builder::BuildKit,
             Engine::Docker if command.is_buildx() => Builder::BuildKit,
@@ -25,7 +29,7 @@ impl Builder {
             Engine::Docker if client.wrapper_changes_user_or_env => Builder::OneOfDockers,
             Engine::Docker => {
                 let variable = client.variable("DOCKER_BUILDKIT");
-                match variable.as_deref().and_then(|value| parse_bool(value.to_str()?)) {
+                match variable.as_deref().and_then(|value| go_bool::parse(value.to_str()?)) {
                     Some(true) => Builder::BuildKit,
                     Some(false) => Builder::Legacy,
                     None => Builder::OneOfDockers,
@@ -55,11 +59,22 @@ impl Builder {
     }
 }
 
-/// Reads a truth value as docker's client does (Go, `strconv.ParseBool`).
-fn parse_bool(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
-        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
-        _ => None,
-    }
+/// Returns the sizes of the client's program and of its plugins for buildx, as far as they are found.
+///
+/// If nothing says which of docker's builders is used, they decide: another client may have another
+/// default. Two versions hardly have one size.
+pub(super) fn client_sizes(client: &Client) -> String {
+    const PLUGINS: [&str; 4] = [
+        "/usr/local/lib/docker/cli-plugins",
+        "/usr/local/libexec/docker/cli-plugins",
+        "/usr/lib/docker/cli-plugins",
+        "/usr/libexec/docker/cli-plugins",
+    ];
+    let own = client.config_folder().map(|folder| folder.join("cli-plugins"));
+    let folders = own.into_iter().chain(PLUGINS.map(PathBuf::from));
+    let plugins = folders.map(|folder| folder.join("docker-buildx"));
+    let program = which::which(&client.program).unwrap_or_default();
+    let size = |file: PathBuf| std::fs::metadata(file).map_or(0, |file| file.len()).to_string();
+    let sizes: Vec<_> = std::iter::once(program).chain(plugins).map(size).collect();
+    sizes.join(" ")
 }

@@ -29,9 +29,9 @@ pub struct ContextDigest {
     pub entries: Vec<Entry>,
     /// The newest change to anything but a folder; none if there is nothing.
     pub newest_change: Option<Time>,
-    /// The newest change to the root or a folder that is included. Whatever is created there or
-    /// removed counts, even if it is excluded.
-    pub newest_folder_change: Time,
+    /// The newest change to the root or a folder that is included; none if the build command itself
+    /// writes into each. Whatever is created there or removed counts, even if it is excluded.
+    pub newest_folder_change: Option<Time>,
 }
 
 /// A file, link or folder.
@@ -47,13 +47,15 @@ pub struct Entry {
 /// Hashes a context.
 ///
 /// The rules decide what belongs to it. Builders do not see an excluded Dockerfile or ignore file
-/// either: it is read on its own, or removed before the first `COPY`.
+/// either: it is read on its own, or removed before the first `COPY`. The files that the build
+/// command itself has `written` here do not belong to it. Their paths are relative to the context.
 ///
 /// # Errors
 /// Something that is included cannot be read, or changes while it is read.
 pub fn hash_context(
     root: &Path,
     rules: &IgnoreRules,
+    written: &[PathBuf],
     cache: &mut HashCache,
 ) -> Result<ContextDigest> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -61,7 +63,7 @@ pub fn hash_context(
     let in_root = |error: Errno| anyhow!("cannot read the context {}: {error}", root.display());
     let fd = opened.map_err(in_root)?;
     let stat = rustix::fs::fstat(&fd).map_err(in_root)?;
-    let mut walk = Walk::new(root, fd, rules, cache, &stat);
+    let mut walk = Walk::new(root, fd, rules, written, cache, &stat);
     walk.all_folders()?;
     walk.hash_files()?;
     Ok(walk.finish())
@@ -115,6 +117,7 @@ struct Walk<'a> {
     root: &'a Path,
     fd: OwnedFd,
     rules: &'a IgnoreRules,
+    written: &'a [PathBuf],
     cache: &'a mut HashCache,
     /// Only the hashes of its files are remembered.
     cached_device: Option<u64>,
@@ -124,7 +127,7 @@ struct Walk<'a> {
     to_read: Vec<usize>,
     jobs: Vec<Job>,
     newest_change: Option<Time>,
-    newest_folder_change: Time,
+    newest_folder_change: Option<Time>,
 }
 
 impl<'a> Walk<'a> {
@@ -132,6 +135,7 @@ impl<'a> Walk<'a> {
         root: &'a Path,
         fd: OwnedFd,
         rules: &'a IgnoreRules,
+        written: &'a [PathBuf],
         cache: &'a mut HashCache,
         stat: &Stat,
     ) -> Self {
@@ -142,9 +146,10 @@ impl<'a> Walk<'a> {
             is_included: true,
             waiting: None,
         };
-        Self {
+        let mut walk = Self {
             root,
             rules,
+            written,
             cache,
             cached_device: has_reliable_times(&fd).then(|| Stamp::new(stat).device),
             fd,
@@ -153,7 +158,18 @@ impl<'a> Walk<'a> {
             to_read: vec![0],
             jobs: Vec::new(),
             newest_change: None,
-            newest_folder_change: changed(stat),
+            newest_folder_change: None,
+        };
+        walk.note_folder_change(b"", changed(stat));
+        walk
+    }
+
+    /// Notes when something was created in a folder or removed from it, unless that may have been
+    /// the build command.
+    fn note_folder_change(&mut self, path: &[u8], changed: Time) {
+        let is_here = |file: &PathBuf| file.parent() == Some(Path::new(OsStr::from_bytes(path)));
+        if !self.written.iter().any(is_here) {
+            self.newest_folder_change = self.newest_folder_change.max(Some(changed));
         }
     }
 
@@ -218,9 +234,9 @@ impl<'a> Walk<'a> {
         while let Some(number) = next {
             let folder = &mut self.folders[number];
             let Some((found, changed)) = folder.waiting.take() else { return };
-            self.newest_folder_change = self.newest_folder_change.max(changed);
-            self.found.push(found);
             next = folder.above;
+            self.note_folder_change(&found.path, changed);
+            self.found.push(found);
         }
     }
 
@@ -243,6 +259,10 @@ impl<'a> Walk<'a> {
             listed => (listed, None),
         };
         let is_folder = kind == FileType::Directory;
+        let is_this = |file: &PathBuf| file.as_os_str().as_bytes() == path;
+        if !is_folder && self.written.iter().any(is_this) {
+            return Ok(());
+        }
         let verdict = self.rules.look(path, is_folder, &self.folders[folder].rules);
         if is_folder {
             if let Some(rules) = verdict.folder {
@@ -404,7 +424,7 @@ mod tests {
 
     fn hash(root: &Path, ignore_file: &str) -> Result<ContextDigest> {
         let rules = IgnoreRules::read(ignore_file.as_bytes(), &Dialect::ALL).unwrap();
-        hash_context(root, &rules, &mut HashCache::none())
+        hash_context(root, &rules, &[], &mut HashCache::none())
     }
 
     fn digest(root: &Path) -> [u8; 32] {
@@ -480,6 +500,26 @@ mod tests {
     }
 
     #[test]
+    fn files_that_the_build_command_writes_do_not_count() {
+        let c = context(&["a", "d/x"]);
+        let rules = IgnoreRules::none();
+        let hash = |written: &[&str]| {
+            let written: Vec<_> = written.iter().map(PathBuf::from).collect();
+            hash_context(c.path(), &rules, &written, &mut HashCache::none()).unwrap()
+        };
+        let before = hash(&["id", "d/log"]);
+        assert_eq!(before.newest_folder_change, None);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        fs::write(c.path().join("id"), "1").unwrap();
+        fs::write(c.path().join("d/log"), "1").unwrap();
+        let after = hash(&["id", "d/log"]);
+        assert_eq!((after.digest, after.newest_change), (before.digest, before.newest_change));
+        assert_eq!(after.newest_folder_change, None);
+        assert!(hash(&["id"]).newest_folder_change.is_some());
+        assert_ne!(hash(&["id"]).digest, before.digest);
+    }
+
+    #[test]
     fn extended_attributes_count() {
         let c = context(&["a"]);
         let before = digest(c.path());
@@ -540,7 +580,7 @@ mod tests {
         let cold = digest(c.path());
         for _ in 0..2 {
             let mut cache = HashCache::open_in(home.path(), c.path());
-            assert_eq!(hash_context(c.path(), &rules, &mut cache).unwrap().digest, cold);
+            assert_eq!(hash_context(c.path(), &rules, &[], &mut cache).unwrap().digest, cold);
             cache.save();
         }
         // Same size, and the old time of the content.
@@ -550,7 +590,7 @@ mod tests {
         let times = fs::FileTimes::new().set_modified(modified);
         fs::File::options().write(true).open(&file).unwrap().set_times(times).unwrap();
         let mut cache = HashCache::open_in(home.path(), c.path());
-        let now = hash_context(c.path(), &rules, &mut cache).unwrap().digest;
+        let now = hash_context(c.path(), &rules, &[], &mut cache).unwrap().digest;
         assert_eq!(now, digest(c.path()));
         assert_ne!(now, cold);
     }

@@ -23,6 +23,8 @@ pub(crate) struct Reads {
     pub(crate) bases: Vec<Base>,
     /// What `ADD` fetches, or may fetch, and what can change meanwhile.
     pub(crate) moving: Vec<Moving>,
+    /// Whether it mounts the context, which with buildah shows also what the ignore file leaves out.
+    pub(crate) sees_all: bool,
 }
 
 /// An image that the build reads.
@@ -130,8 +132,12 @@ impl<'b> Reader<'b> {
             reads: Reads::default(),
         };
         for trigger in triggers {
-            let refused =
-                |why: String| NotRead { line: base.line, why: format!("ONBUILD {trigger}: {why}") };
+            let refused = |why: String| {
+                // The rest may hold a secret, and it is in none of the user's files.
+                let word = trigger.split_whitespace().next().unwrap_or_default();
+                let keyword = word.split('=').next().unwrap_or_default();
+                NotRead { line: base.line, why: format!("ONBUILD {keyword}: {why}") }
+            };
             let instructions =
                 dockerfile::read_trigger(trigger).map_err(|error| refused(error.why))?;
             for instruction in &instructions {
@@ -205,8 +211,23 @@ impl<'b> Reader<'b> {
     /// Returns the platform that a FROM asks for. The error is one that only the build knows.
     fn platform(&self, from: &Instruction<'_>) -> Result<Option<Platform>, CannotTell> {
         let Some(written) = flags(from, "platform=").last() else { return Ok(None) };
+        if self.is_the_builders(written) {
+            return Ok(None);
+        }
         let text = self.scopes.expand_in_from(written).ok_or(CannotTell)?;
         Platform::parse(&text).map(Some).ok_or(CannotTell)
+    }
+
+    /// Returns whether a FROM asks for the platform of a builder whose platform is not known. That
+    /// builder takes images from a registry, whose digest is the same for all platforms.
+    fn is_the_builders(&self, platform: &str) -> bool {
+        let name = platform.trim_start_matches('$').trim_matches(['{', '}']);
+        platform.starts_with('$')
+            && match name {
+                "BUILDPLATFORM" => self.build.native.is_none(),
+                "TARGETPLATFORM" => self.build.target.is_none(),
+                _ => false,
+            }
     }
 
     fn copy_from(&mut self, from: &str, is_here: bool, line: usize) {
@@ -223,10 +244,14 @@ impl<'b> Reader<'b> {
         let from = fields.iter().rev().find_map(|field| {
             field.split_once('=').filter(|(key, _)| key.eq_ignore_ascii_case("from"))
         });
-        let Some((_, from)) = from else { return };
+        let from = from.map(|(_, from)| from).unwrap_or_default();
+        if from.is_empty() {
+            self.reads.sees_all |= self.build.dialect == Dialect::Buildah && may_be_bind(&fields);
+            return;
+        }
         // Only buildah takes a number for a stage here.
         let is_stage = self.build.dialect == Dialect::Buildah && from.parse::<i64>().is_ok();
-        if !from.is_empty() && !is_stage {
+        if !is_stage {
             self.read_from(from, is_here, Role::Mount, line);
         }
     }
@@ -351,6 +376,15 @@ impl<'b> Reader<'b> {
 /// Only the build knows.
 #[derive(Clone, Copy, Debug)]
 struct CannotTell;
+
+/// Returns whether a mount may be of the type `bind`, which is the default.
+fn may_be_bind(fields: &[String]) -> bool {
+    const OTHERS: [&str; 4] = ["cache", "secret", "ssh", "tmpfs"];
+    let kind = fields.iter().rev().find_map(|field| {
+        field.split_once('=').filter(|(key, _)| key.eq_ignore_ascii_case("type"))
+    });
+    kind.is_none_or(|(_, kind)| !OTHERS.contains(&kind.to_ascii_lowercase().as_str()))
+}
 
 /// Returns the values of an instruction's flags that begin like this.
 fn flags<'i>(instruction: &'i Instruction<'_>, start: &str) -> impl Iterator<Item = &'i str> {
@@ -600,10 +634,36 @@ mod tests {
             assert_eq!(shown(&reads), ["img", "later", "img2"]);
             let moving: Vec<_> = reads.moving.iter().map(|it| it.source.as_str()).collect();
             assert_eq!(moving, ["https://h/a", "$X"]);
-            for refused in ["FROM x", "WHATEVER", "ENV x"] {
-                assert!(reader.triggers(base, &[refused.to_owned()]).is_err(), "{refused}");
+            for (refused, why) in [
+                ("FROM s3cret", "ONBUILD FROM: FROM is not for triggers"),
+                ("WHATEVER s3cret", "ONBUILD WHATEVER: unknown instruction WHATEVER"),
+                ("TOKEN=s3cret", "ONBUILD TOKEN: unknown instruction TOKEN"),
+                ("ENV s3cret", "ONBUILD ENV: ENV needs a name and a value"),
+            ] {
+                let error = reader.triggers(base, &[refused.to_owned()]).unwrap_err();
+                assert_eq!(error.why, why);
             }
         });
+    }
+
+    #[test]
+    fn mount_of_the_context_shows_buildah_all_files() {
+        for (text, sees_all) in [
+            ("RUN --mount=target=/x true", true),
+            ("RUN --mount=type=bind,target=/x true", true),
+            ("RUN --mount=type=bind,from=,target=/x true", true),
+            ("RUN --mount=type=$KIND,target=/x true", true),
+            ("ONBUILD RUN --mount=target=/x true", true),
+            ("RUN --mount=type=bind,from=other,target=/x true", false),
+            ("RUN --mount=type=cache,target=/x true", false),
+            ("RUN --mount=type=Secret,id=x true", false),
+            ("RUN true", false),
+        ] {
+            let text = format!("FROM base\n{text}\n");
+            let sees = |dialect| Given::new(dialect, &[], &[]).read(&text).unwrap().sees_all;
+            assert_eq!(sees(Dialect::Buildah), sees_all, "{text}");
+            assert!(!sees(Dialect::BuildKit), "{text}");
+        }
     }
 
     #[test]

@@ -44,6 +44,13 @@ pub(crate) fn to_bytes(entries: &[Entry]) -> Vec<u8> {
     bytes
 }
 
+/// Returns whether the value of a variable is no secret.
+fn is_shown(variable: &str) -> bool {
+    const SHOWN: [&str; 4] =
+        ["SOURCE_DATE_EPOCH", "BUILDAH_FORMAT", "BUILDAH_LAYERS", "BUILDAH_ISOLATION"];
+    SHOWN.contains(&variable) || variable.starts_with("BUILDX_")
+}
+
 impl std::fmt::Display for Entry {
     /// Writes the entry as the build command has it, without what may be secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -51,10 +58,15 @@ impl std::fmt::Display for Entry {
         let words = match kind {
             EntryKind::Option if name == "context" => vec![value.clone()],
             EntryKind::Option if value.is_empty() => vec![format!("--{name}")],
+            EntryKind::Option if name == "annotation" => {
+                let key = value.split('=').next().unwrap_or_default();
+                vec![format!("--{name}"), key.to_owned()]
+            }
             EntryKind::Option => vec![format!("--{name}"), value.clone()],
             EntryKind::BuildArg => vec!["--build-arg".to_owned(), format!("{name}={value}")],
             EntryKind::Label => vec!["--label".to_owned(), format!("{name}={value}")],
-            EntryKind::Variable => return write!(f, "{name}={value}"),
+            EntryKind::Variable if is_shown(name) => return write!(f, "{name}={value}"),
+            EntryKind::Variable => return f.write_str(name),
         };
         // The first word would be a program, and is not shown.
         let words: Vec<_> =
@@ -92,5 +104,8 @@ mod tests {
         assert_eq!(shown(EntryKind::Option, "network", "host"), "--network host");
         assert_eq!(shown(EntryKind::Option, "context", "https://u:p@h/a"), "https://…@h/a");
         assert_eq!(shown(EntryKind::Variable, "BUILDAH_FORMAT", "oci"), "BUILDAH_FORMAT=oci");
+        assert_eq!(shown(EntryKind::Variable, "BUILDX_A", "1"), "BUILDX_A=1");
+        assert_eq!(shown(EntryKind::Variable, "BUILDAH_CPPFLAGS", "-Ds3cret"), "BUILDAH_CPPFLAGS");
+        assert_eq!(shown(EntryKind::Option, "annotation", "a=s3cret"), "--annotation a");
     }
 }

@@ -3,15 +3,14 @@
 //! There is one file for each context folder, in the user's cache folder. Whatever happens to it
 //! costs time only: a file that is damaged, foreign, or from another version is not used.
 
-use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 
+use super::cache_folder::{self, CacheFolder};
 use super::clock::Clock;
 use super::stamp::{Stamp, Time};
 
@@ -47,7 +46,7 @@ pub struct HashCache {
 
 #[derive(Debug)]
 struct Place {
-    folder: OwnedFd,
+    folder: CacheFolder,
     name: String,
     /// The context, which the file names.
     context: PathBuf,
@@ -56,7 +55,7 @@ struct Place {
 impl HashCache {
     /// Opens the cache for a context. Without one, or if it cannot be trusted, nothing is known.
     pub fn open(context: &Path) -> Self {
-        match cache_home() {
+        match cache_folder::home() {
             Some(home) => Self::open_in(&home, context),
             None => Self::none(),
         }
@@ -155,76 +154,19 @@ fn time((seconds, nanoseconds): Time) -> [u8; 12] {
     bytes
 }
 
-fn cache_home() -> Option<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|it| it.is_absolute());
-    absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))
-}
-
-/// Opens the folder of all caches, and makes it if it is missing.
+/// Finds the file for a context.
 fn place(home: &Path, context: &Path) -> Result<Place, String> {
     let context = context.canonicalize().map_err(|error| format!("the context: {error}"))?;
-    let private = Mode::RWXU;
-    let failed = |what: &Path, error: Errno| format!("{}: {error}", what.display());
-    let folder = home.join("buildlock");
-    let opened = match open_folder(&folder) {
-        Err(Errno::NOENT) => {
-            // root with a user's HOME must not leave its own folders there.
-            match rustix::fs::mkdir(home, private) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(failed(home, error)),
-            }
-            let above = rustix::fs::stat(home).map_err(|error| failed(home, error))?;
-            is_own(&above).map_err(|why| format!("{}: {why}", home.display()))?;
-            match rustix::fs::mkdir(&folder, private) {
-                Ok(()) | Err(Errno::EXIST) => open_folder(&folder),
-                Err(error) => Err(error),
-            }
-        }
-        opened => opened,
-    };
-    let folder_fd = opened.map_err(|error| failed(&folder, error))?;
-    let stat = rustix::fs::fstat(&folder_fd).map_err(|error| failed(&folder, error))?;
-    is_own(&stat).map_err(|why| format!("{}: {why}", folder.display()))?;
+    let folder = CacheFolder::open_in(home)?;
     let name = blake3::hash(context.as_os_str().as_bytes()).to_hex()[..32].to_owned();
-    Ok(Place { folder: folder_fd, name, context })
-}
-
-fn open_folder(folder: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(folder, flags, Mode::empty())
-}
-
-/// Nobody else may have written it.
-fn is_own(stat: &Stat) -> Result<(), &'static str> {
-    const OTHERS_MAY_WRITE: u32 = 0o022;
-    if stat.st_uid != rustix::process::geteuid().as_raw() {
-        return Err("it belongs to another user");
-    }
-    if stat.st_mode & OTHERS_MAY_WRITE != 0 {
-        return Err("other users may write it");
-    }
-    Ok(())
-}
-
-/// Opens one of our files, and returns it with its size.
-fn open_own(folder: &OwnedFd, name: &str) -> Result<(File, u64), String> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let opened = rustix::fs::openat(folder, name, flags, Mode::empty());
-    let file = opened.map_err(|error| error.to_string())?;
-    let stat = rustix::fs::fstat(&file).map_err(|error| error.to_string())?;
-    is_own(&stat)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err("it is not a regular file".to_owned());
-    }
-    let size = u64::try_from(stat.st_size).unwrap_or_default();
-    if size > LARGEST { Err("it is too large".to_owned()) } else { Ok((file.into(), size)) }
+    Ok(Place { folder, name, context })
 }
 
 /// Reads the records of a context. The file is: [`MAGIC`], the clock, the context's path and its
 /// length, the records, and a checksum of all that.
 fn read(place: &Place, now: &Clock) -> Result<Vec<Record>, String> {
     let damaged = || "it is damaged, or from another version".to_owned();
-    let (mut file, size) = open_own(&place.folder, &place.name)?;
+    let (mut file, size) = place.folder.open_file(&place.name, LARGEST)?;
     let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or_default() + 1);
     file.read_to_end(&mut content).map_err(|error| error.to_string())?;
     let (content, checksum) = content.split_last_chunk::<32>().ok_or_else(damaged)?;
@@ -260,46 +202,20 @@ fn write(place: &Place, clock: &Clock, records: &[Record]) -> Result<(), std::io
     records.iter().for_each(|record| content.extend(record));
     content.extend(blake3::hash(&content).as_bytes());
 
-    let temporary = format!("{TEMPORARY}{}-{:08x}", std::process::id(), fastrand::u32(..));
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mode = Mode::RUSR | Mode::WUSR;
-    let file = rustix::fs::openat(&place.folder, &*temporary, flags, mode)?;
-    let written = File::from(file).write_all(&content).and_then(|()| {
-        Ok(rustix::fs::renameat(&place.folder, &*temporary, &place.folder, &*place.name)?)
-    });
-    if written.is_err() {
-        _ = rustix::fs::unlinkat(&place.folder, &*temporary, AtFlags::empty());
-    }
-    written
+    place.folder.write(&place.name, &content)
 }
 
-const TEMPORARY: &str = "new-";
-
 /// Removes caches of folders that are gone, and what interrupted writes have left.
-fn sweep(folder: &OwnedFd) {
+fn sweep(folder: &CacheFolder) {
     /// So that a sweep takes little time. The next one may begin elsewhere.
     const AT_ONCE: usize = 256;
-    const DAY: i64 = 24 * 60 * 60;
-    let now = Clock::now().time.0;
-    let Ok(entries) = rustix::fs::Dir::read_from(folder) else { return };
-    for entry in entries.flatten().take(AT_ONCE) {
-        let Ok(name) = entry.file_name().to_str() else { continue };
-        let is_useless = if name.starts_with(TEMPORARY) {
-            let stat = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
-            stat.is_ok_and(|stat| stat.st_mtime < now - DAY)
-        } else {
-            is_about_nothing(folder, name)
-        };
-        if is_useless {
-            _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
-        }
-    }
+    folder.remove_leftovers(AT_ONCE, |name| is_about_nothing(folder, name));
 }
 
 /// Returns whether a cache names a folder that does not exist.
-fn is_about_nothing(folder: &OwnedFd, name: &str) -> bool {
+fn is_about_nothing(folder: &CacheFolder, name: &str) -> bool {
     const PATH_MAX: u64 = 4096;
-    let Ok((file, _)) = open_own(folder, name) else { return false };
+    let Ok((file, _)) = folder.open_file(name, LARGEST) else { return false };
     let mut start = Vec::new();
     let limit = (MAGIC.len() + Clock::SIZE + 4) as u64 + PATH_MAX;
     if file.take(limit).read_to_end(&mut start).is_err() {

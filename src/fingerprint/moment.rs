@@ -1,6 +1,9 @@
 //! The fingerprint of a build's inputs at one moment, and what has changed since another one.
 
+use std::sync::Arc;
+
 use super::bases::Base;
+use super::file_list::FileList;
 use super::stamp::Time;
 use super::value::{Kind, Value};
 use crate::image::LABEL;
@@ -11,6 +14,8 @@ pub(crate) struct Fingerprint {
     pub(super) value: Value,
     pub(super) never_skipped: Option<String>,
     pub(super) bases: Vec<Base>,
+    /// What is in the folders that count.
+    pub(super) files: Arc<FileList>,
     /// When a file, a link or a Dockerfile was last changed.
     pub(super) newest_change: Option<Time>,
     /// When something was last created in a folder, or removed from it.
@@ -47,9 +52,30 @@ impl Fingerprint {
         self.value.difference(label)
     }
 
-    /// Says the same, with one line for each kind of input.
+    /// Says the same, with one line for each kind of input, and with the names of files if they are
+    /// remembered.
     pub(crate) fn differences(&self, label: Option<&str>) -> Vec<String> {
-        self.value.differences(label)
+        let Some(Ok(kinds)) = label.map(|label| self.value.kinds_unlike(label)) else {
+            return vec![self.difference(label)];
+        };
+        if kinds.is_empty() {
+            return vec![self.difference(label)];
+        }
+        let list = label.and_then(FileList::read);
+        let line = |kind: Kind| {
+            let files = list.as_ref().and_then(|list| list.difference(kind, &self.files));
+            let files = files.filter(|_| matches!(kind, Kind::Context | Kind::Paths));
+            let files = files.map(|files| format!(": {files}")).unwrap_or_default();
+            format!("{} changed{files}", kind.name())
+        };
+        kinds.into_iter().map(line).collect()
+    }
+
+    /// Remembers the names of the files, for [`Fingerprint::differences`].
+    pub(crate) fn remember_files(&self) {
+        if let Err(reason) = self.files.remember(self.value()) {
+            tracing::debug!("the names of the inputs are not remembered: {reason}");
+        }
     }
 
     /// Returns how the inputs have changed between this moment and a later one.

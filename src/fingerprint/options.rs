@@ -17,6 +17,7 @@ use super::contexts::{ContextSource, NamedContext};
 use super::entries::{Entry, EntryKind};
 use super::remote::Remote;
 use crate::command::{BuildOptions, Engine, Given, output_fields};
+use crate::go_bool;
 use crate::image::LABEL;
 
 /// What the words of a build command say about its inputs.
@@ -35,6 +36,11 @@ pub(crate) struct Options {
     pub(crate) contexts: Vec<NamedContext>,
     /// Further files whose content counts, with the option or variable that names each.
     pub(crate) files: Vec<(String, PathBuf)>,
+    /// Whether the command says that images of the engine are good enough as base images. For
+    /// buildah, they are not by default.
+    pub(crate) keeps_local_bases: bool,
+    /// The files that the command writes beside the image.
+    pub(crate) written_files: Vec<PathBuf>,
     /// Why the build must not be skipped, whatever the fingerprint says. Each for a message.
     pub(crate) never_skip: Vec<String>,
     /// What counts of the options, in an order that does not depend on that of the words where the
@@ -83,6 +89,8 @@ impl Options {
                 build_args: BTreeMap::new(),
                 contexts: Vec::new(),
                 files: Vec::new(),
+                keeps_local_bases: false,
+                written_files: Vec::new(),
                 never_skip: Vec::new(),
                 entries: Vec::new(),
             },
@@ -124,7 +132,16 @@ impl Reader<'_> {
     fn option(&mut self, given: &Given) -> Result<()> {
         let name = names::long_name(&given.name, self.engine);
         let value = given.value.as_deref();
-        let is_on = is_on(value);
+        // A stage or a file may be called "f".
+        let is_on = !given.is_switch || is_on(value);
+        match name {
+            written if names::WRITTEN.contains(&written) => {
+                self.options.written_files.extend(value.map(PathBuf::from));
+            }
+            "pull" => self.options.keeps_local_bases = !is_on || keeps_local(value),
+            "pull-never" => self.options.keeps_local_bases = is_on,
+            _ => {}
+        }
         match names::meaning(name) {
             Meaning::Nothing => {}
             Meaning::Special => self.special(name, value.unwrap_or_default())?,
@@ -145,7 +162,8 @@ impl Reader<'_> {
                 self.counting.insert(name.to_owned(), vec![value.unwrap_or_default().to_owned()]);
             }
             _ if given.is_switch => {
-                let value = as_switch(value).or(value).unwrap_or_default().to_owned();
+                let value = value.unwrap_or("true");
+                let value = go_bool::parse(value).map_or(value.to_owned(), |on| on.to_string());
                 self.counting.insert(name.to_owned(), vec![value]);
             }
             Meaning::AllCount | Meaning::Rebuild => self.count(name, value.unwrap_or_default()),
@@ -254,11 +272,11 @@ impl Reader<'_> {
             return;
         }
         let policy = "EXPERIMENTAL_BUILDKIT_SOURCE_POLICY";
-        if let Some(path) = (self.variables.get)(policy).filter(|path| !path.is_empty()) {
-            self.options.files.push((policy.to_owned(), PathBuf::from(path)));
+        if (self.variables.get)(policy).is_some_and(|path| !path.is_empty()) {
+            self.never_skip(format!("buildlock does not look into what {policy} names"));
         }
         let labels = (self.variables.get)("BUILDX_GIT_LABELS").unwrap_or_default();
-        if labels == "full" || as_switch(labels.to_str()) == Some("true") && !labels.is_empty() {
+        if labels == "full" || labels.to_str().and_then(go_bool::parse) == Some(true) {
             self.never_skip(
                 "BUILDX_GIT_LABELS adds labels that buildlock does not know".to_owned(),
             );
@@ -275,6 +293,10 @@ impl Reader<'_> {
         let is_url = |file: &PathBuf| file.to_string_lossy().contains("://");
         if options.dockerfiles.iter().any(is_url) {
             options.never_skip.push("the Dockerfile is remote".to_owned());
+        }
+        if options.dockerfiles.len() > 1 {
+            // buildah joins them, and so a stage of one can be the base of another.
+            options.never_skip.push("it has several Dockerfiles".to_owned());
         }
         if let Context::Remote(url, Remote::Moving) = &options.context {
             options.never_skip.push(format!("the context {} can change", shown(url)));
@@ -371,17 +393,9 @@ pub(super) fn shown(word: &str) -> String {
     crate::command::describe(&[word.into()])
 }
 
+/// Returns whether a switch is on. It needs no value.
 fn is_on(value: Option<&str>) -> bool {
-    as_switch(value) != Some("false")
-}
-
-/// Reads the value of a switch. Returns none if it is not one.
-fn as_switch(value: Option<&str>) -> Option<&'static str> {
-    match value {
-        None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Some("true"),
-        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Some("false"),
-        Some(_) => None,
-    }
+    value.and_then(go_bool::parse) != Some(false)
 }
 
 /// Returns whether a value of buildah's `--pull` makes it take the image that is there.
@@ -518,8 +532,8 @@ mod tests {
             env.entries.iter().filter(|it| it.name == "env").map(|it| it.value.as_str()).collect();
         assert_eq!(values, ["FROM_ENV=e", "A=b"]);
         let policy = [("EXPERIMENTAL_BUILDKIT_SOURCE_POLICY", "p.json")];
-        let files = read_with("docker build .", &policy).unwrap().files;
-        assert_eq!(files, [(policy[0].0.to_owned(), PathBuf::from("p.json"))]);
+        let why = read_with("docker build .", &policy).unwrap().never_skip;
+        assert_eq!(why.len(), 1, "{why:?}");
     }
 
     #[test]
@@ -533,12 +547,12 @@ mod tests {
         assert_eq!((options.target.as_deref(), options.syntax()), (Some("t"), Some("x/y")));
         let names: Vec<_> = options.contexts.iter().map(|it| it.name.as_str()).collect();
         assert_eq!(names, ["c", "z"]);
-        let options = read("podman build -f a,b -f c --ignorefile i --from x:1 --build-arg-file f");
+        let options = read("podman build -f a,b -f c --ignorefile i --from x:1 --env-file f");
         assert_eq!(options.context, Context::Folder(".".into()));
         assert_eq!(options.dockerfiles, ["a", "b", "c"].map(PathBuf::from));
         assert_eq!(options.ignore_file, Some(PathBuf::from("i")));
         assert_eq!(options.from.as_deref(), Some("x:1"));
-        assert_eq!(options.files, [("--build-arg-file".to_owned(), PathBuf::from("f"))]);
+        assert_eq!(options.files, [("--env-file".to_owned(), PathBuf::from("f"))]);
         assert_eq!(read("docker build -").context, Context::Stdin);
         assert_eq!(read("docker build -- x").context, Context::Folder("x".into()));
     }
@@ -554,6 +568,7 @@ mod tests {
             ("docker build --no-cache .", false),
             ("docker build --no-cache=0 .", true),
             ("docker build --no-cache-filter a .", false),
+            ("docker build --no-cache-filter f .", false),
             ("podman build --pull=newer .", false),
             ("podman build --pull=never .", true),
             ("podman build --pull-always .", false),
@@ -568,6 +583,12 @@ mod tests {
             ("docker build --build-context a=https://h/x.git#COMMIT .", true),
             ("docker build --build-context a=oci-layout://x .", false),
             ("docker build --policy filename=a .", false),
+            ("docker build --source-policy-file p.json .", false),
+            ("podman build --build-arg-file f .", false),
+            ("podman build -f a .", true),
+            ("podman build -f a,b .", false),
+            ("podman build -f a -f b .", false),
+            ("docker build -f a -f b .", true),
             ("docker build --build-arg A=1 --build-arg A .", false),
             ("docker build --build-arg A=\u{fffd} .", false),
         ] {
@@ -586,7 +607,8 @@ mod tests {
     fn variables_that_a_wrapper_may_change_are_not_believed() {
         let command =
             Command::new(["docker", "build", "--build-arg", "A", "."].map(OsString::from).into());
-        let variables = Variables { get: &|_| Some("x".into()), are_known: false };
+        let variables =
+            Variables { get: &|name| (name == "A").then(|| "x".into()), are_known: false };
         let read = Options::read(command.build().unwrap(), Engine::Docker, &variables).unwrap();
         assert_eq!(read.never_skip, ["a program in front may change the variable A"]);
     }

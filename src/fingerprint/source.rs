@@ -41,6 +41,8 @@ pub(super) struct Ignored {
     pub(super) rules: IgnoreRules,
     /// When one of them was last changed.
     pub(super) changed: Option<Time>,
+    /// One of them that is a link out of its folder.
+    pub(super) leads_elsewhere: Option<PathBuf>,
 }
 
 /// Reads the ignore files. Where it is not certain which one is in force, only what all of them
@@ -90,12 +92,15 @@ pub(super) fn ignored(
         }
     };
     let mut all: Option<IgnoreRules> = None;
-    let mut changed = None;
+    let (mut changed, mut leads_elsewhere) = (None, None);
     for (places, dialects) in rows {
         let mut rules = IgnoreRules::none();
         for place in places {
             let Some(contents) = file::read(&place, "the ignore file")? else { continue };
             changed = changed.max(Some(contents.changed));
+            if contents.leads_elsewhere {
+                leads_elsewhere = Some(place.clone());
+            }
             rules = match IgnoreRules::read(&contents.bytes, dialects) {
                 Ok(rules) => rules,
                 Err(error) => bail!("{}: {error}", place.display()),
@@ -107,5 +112,5 @@ pub(super) fn ignored(
             Some(all) => all.or(rules),
         });
     }
-    Ok(Ignored { rules: all.unwrap_or_else(IgnoreRules::none), changed })
+    Ok(Ignored { rules: all.unwrap_or_else(IgnoreRules::none), changed, leads_elsewhere })
 }

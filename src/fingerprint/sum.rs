@@ -1,14 +1,15 @@
 //! A fingerprint in the making: everything that counts is added to it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
 use super::bases::{Base, Finder};
-use super::builder::Builder;
 use super::context::hash_context;
 use super::dockerfile::{self, Reads, Reference};
 use super::file;
+use super::file_list::FileList;
 use super::hash_cache::HashCache;
 use super::ignore::IgnoreRules;
 use super::moment::Fingerprint;
@@ -34,6 +35,10 @@ pub(super) struct Sum {
     parts: [Vec<u8>; Kind::ALL.len()],
     never_skipped: Option<String>,
     bases: Vec<Base>,
+    /// What is in the folders that count.
+    files: FileList,
+    /// The files that the build command writes.
+    written: Vec<PathBuf>,
     /// Everything that counts, if it is wanted. A look at an image does not need it.
     details: Option<Vec<Detail>>,
     newest_change: Option<Time>,
@@ -41,8 +46,9 @@ pub(super) struct Sum {
 }
 
 impl Sum {
-    pub(super) fn new(with_details: bool) -> Self {
-        Sum { details: with_details.then(Vec::new), ..Self::default() }
+    /// Begins with nothing. The files that are `written` by the build command itself do not count.
+    pub(super) fn new(with_details: bool, written: Vec<PathBuf>) -> Self {
+        Sum { details: with_details.then(Vec::new), written, ..Self::default() }
     }
 
     pub(super) fn add(&mut self, kind: Kind, bytes: &[u8]) {
@@ -71,6 +77,8 @@ impl Sum {
         let Some((hash, changed)) = file::hash(path, option)? else {
             bail!("{option} {} does not exist", path.display());
         };
+        // Two options that exchange their files make another image.
+        self.add(kind, option.as_bytes());
         self.add(kind, &hash);
         self.changed(Some(changed));
         self.detail(kind, || format!("{option} {}", path.display()));
@@ -84,29 +92,29 @@ impl Sum {
         rules: &IgnoreRules,
     ) -> Result<()> {
         let mut cache = HashCache::open(folder);
-        let context = hash_context(folder, rules, &mut cache)?;
+        let written = below(folder, &self.written);
+        let context = hash_context(folder, rules, &written, &mut cache)?;
         cache.save();
         self.add(kind, &context.digest);
         self.changed(context.newest_change);
-        self.newest_folder_change =
-            self.newest_folder_change.max(Some(context.newest_folder_change));
+        self.newest_folder_change = self.newest_folder_change.max(context.newest_folder_change);
         if let Some(details) = &mut self.details {
-            details.extend(context.entries.into_iter().map(|entry| Detail {
+            details.extend(context.entries.iter().map(|entry| Detail {
                 kind,
                 text: entry.path.display().to_string(),
                 hash: Some(entry.digest),
             }));
         }
+        self.files.add(kind, context.entries);
         Ok(())
     }
 
-    /// Adds the builder's kind, and the platforms that it builds for. Returns the engine's own.
+    /// Adds the builder, and the platforms that it builds for. Returns the engine's own.
     pub(super) fn add_platform(
         &mut self,
-        builder: Option<Builder>,
+        builder: &str,
         images: &Images,
     ) -> Result<Option<Platform>> {
-        let builder = builder.map_or("unknown", Builder::name);
         let own = images.own_platform()?;
         let named: Vec<_> = images.platforms().iter().map(ToString::to_string).collect();
         let platforms = if named.is_empty() { own.clone() } else { named.join(",") };
@@ -116,12 +124,13 @@ impl Sum {
         Ok(Platform::parse(&own))
     }
 
-    /// Adds an image that the build reads. Returns the instructions that a build upon it executes.
+    /// Adds an image that the build reads, for the platform that is `wanted` if the Dockerfile names
+    /// none. Returns the instructions that a build upon it executes.
     pub(super) fn add_base(
         &mut self,
         finder: &mut Finder<'_>,
         base: &dockerfile::Base,
-        target: Option<&Platform>,
+        wanted: Option<&Platform>,
         tags: &[Tag],
     ) -> Result<Vec<String>> {
         let is_ours = |name: &str| {
@@ -133,7 +142,7 @@ impl Sum {
                 self.never(format!("it is built upon itself ({name})"));
                 (name, (Base::Own, Vec::new()))
             }
-            Reference::Image(name) => (name, finder.find(name, base.platform.as_ref().or(target))?),
+            Reference::Image(name) => (name, finder.find(name, base.platform.as_ref().or(wanted))?),
             Reference::Unknown(written) => {
                 let why = format!("buildlock cannot tell which image {written} is");
                 (written, (Base::Unknown(why), Vec::new()))
@@ -146,6 +155,11 @@ impl Sum {
         self.detail(Kind::Bases, || format!("{name}, {found}"));
         self.bases.push(found);
         Ok(triggers)
+    }
+
+    /// Returns whether the build reads any image.
+    pub(super) fn has_bases(&self) -> bool {
+        !self.bases.is_empty()
     }
 
     pub(super) fn add_moving(&mut self, reads: &Reads) {
@@ -161,9 +175,54 @@ impl Sum {
             value: Value::of(digests),
             never_skipped: self.never_skipped,
             bases: self.bases,
+            files: Arc::new(self.files),
             newest_change: self.newest_change,
             newest_folder_change: self.newest_folder_change,
         };
         (fingerprint, self.details.unwrap_or_default())
+    }
+}
+
+/// Returns those of the files that are below a folder, as paths relative to it.
+fn below(folder: &Path, files: &[PathBuf]) -> Vec<PathBuf> {
+    if files.is_empty() {
+        return Vec::new();
+    }
+    let Ok(folder) = folder.canonicalize() else { return Vec::new() };
+    let relative = |file: &PathBuf| {
+        let above = match file.parent() {
+            Some(above) if above.as_os_str().is_empty() => Path::new("."),
+            above => above?,
+        };
+        let inside = above.canonicalize().ok()?.strip_prefix(&folder).ok()?.to_owned();
+        Some(inside.join(file.file_name()?))
+    };
+    files.iter().filter_map(relative).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_exchange_their_files_make_another_fingerprint() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, name).unwrap();
+            path
+        };
+        let (one, two) = (file("one"), file("two"));
+        let value = |files: [(&str, &Path); 2]| {
+            let mut sum = Sum::new(false, Vec::new());
+            for (option, path) in files {
+                sum.add_path(Kind::Options, path, option).unwrap();
+            }
+            sum.finish().0.value().to_owned()
+        };
+        let before = value([("--a", &one), ("--b", &two)]);
+        assert_eq!(before, value([("--a", &one), ("--b", &two)]));
+        assert_ne!(before, value([("--b", &one), ("--a", &two)]));
+        assert_ne!(before, value([("--a", &two), ("--b", &one)]));
     }
 }

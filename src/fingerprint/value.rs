@@ -92,16 +92,6 @@ impl Value {
         Ok((0..Kind::ALL.len()).filter(|&at| differs(at)).map(|at| Kind::ALL[at]).collect())
     }
 
-    /// Says which kinds of input differ from those of an image with this label, a line for each.
-    pub(crate) fn differences(&self, label: Option<&str>) -> Vec<String> {
-        match label.map(|label| self.kinds_unlike(label)) {
-            Some(Ok(kinds)) if !kinds.is_empty() => {
-                kinds.into_iter().map(|kind| format!("{} changed", kind.name())).collect()
-            }
-            _ => vec![self.difference(label)],
-        }
-    }
-
     /// Says in what the inputs differ from those of an image with this label, if it has one.
     pub(crate) fn difference(&self, label: Option<&str>) -> String {
         let Some(label) = label else { return format!("it has no label {LABEL}") };

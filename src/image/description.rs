@@ -22,6 +22,8 @@ pub(crate) struct Description {
     pub(crate) inherited: String,
     /// The instructions that a build upon it executes (`ONBUILD`).
     pub(crate) on_build: Vec<String>,
+    /// Whether there may be such instructions that the engine does not show.
+    pub(crate) may_hide_on_build: bool,
 }
 
 impl Description {
@@ -31,6 +33,20 @@ impl Description {
         let platform = serde_json::from_value::<Platform>(image.clone()).ok()?.known();
         let layers = &image["RootFS"]["Layers"];
         Some(Self { id: Some(id), platform, ..Self::of_config(&image["Config"], layers) })
+    }
+
+    /// Reads what `podman image inspect` shows. That has neither `ONBUILD` nor `SHELL`, but the
+    /// image's history tells of both. Returns none if it is not an image.
+    pub(crate) fn of_podman(image: &Value) -> Option<Self> {
+        let mut this = Self::of_engine(image)?;
+        let history = image["History"].as_array();
+        let steps: Vec<&str> =
+            history.into_iter().flatten().filter_map(|step| step["created_by"].as_str()).collect();
+        // Triggers that the image itself has executed are among them, too.
+        this.may_hide_on_build =
+            steps.is_empty() || steps.iter().any(|it| it.to_ascii_uppercase().contains("ONBUILD"));
+        this.inherited = format!("{}\n{}", this.inherited, steps.join("\n"));
+        Some(this)
     }
 
     /// Reads a configuration in OCI's format, from a registry or from buildah.
@@ -48,6 +64,7 @@ impl Description {
             layers: texts(layers),
             inherited: inherited(config).to_string(),
             on_build: texts(&config["OnBuild"]),
+            may_hide_on_build: false,
         }
     }
 }
@@ -132,6 +149,24 @@ mod tests {
             image("a", json!({LABEL: "1.a"}), json!(null)).inherited,
             image("a", json!(null), json!([])).inherited
         );
+    }
+
+    #[test]
+    fn history_of_podmans_image_stands_for_what_its_configuration_does_not_show() {
+        let image = |steps: &[&str]| {
+            let steps: Vec<_> = steps.iter().map(|step| json!({"created_by": step})).collect();
+            let image = json!({"Id": "a", "Os": "linux", "Architecture": "amd64",
+                               "Config": {}, "History": steps});
+            Description::of_podman(&image).unwrap()
+        };
+        let plain = image(&["ADD file:1 in /"]);
+        assert!(!plain.may_hide_on_build);
+        let shell = image(&["ADD file:1 in /", "/bin/sh -c #(nop) SHELL [\"/bin/ash\"]"]);
+        assert_ne!(plain.inherited, shell.inherited);
+        assert!(
+            image(&["ADD file:1 in /", "/bin/sh -c #(nop) ONBUILD COPY . /"]).may_hide_on_build
+        );
+        assert!(image(&[]).may_hide_on_build, "no history");
     }
 
     #[test]

@@ -58,7 +58,7 @@ fn open_docker(
     program: Option<&Path>,
     check: &Check,
 ) -> Result<Box<dyn Backend>> {
-    let builders = |client: &Client| Builders::of(command, client, check);
+    let builders = |client: &Client| Builders::of(command, client);
     let through_client = |client: Client| Box::new(DockerClient::new(builders(&client), client));
     Ok(match Program::of(&client, program) {
         Program::Podman => Box::new(Podman::new(client)),

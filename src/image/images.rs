@@ -9,7 +9,7 @@ use super::answer::{Answer, CacheMount, EngineProcess, Identity};
 use super::check::Check;
 use super::description::Description;
 use super::engine;
-use super::engine::backend::Backend;
+use super::engine::backend::{Backend, OwnBuilder};
 use super::missing::{Missing, Why};
 use super::platform::Platform;
 use super::present;
@@ -108,7 +108,7 @@ impl Images {
     /// # Errors
     /// As for [`Images::first_missing`].
     pub(crate) fn first_outdated<'a>(&self, tags: &'a [Tag], inputs: &str) -> Result<UpToDate<'a>> {
-        let mut id = None;
+        let mut first: Option<Vec<Description>> = None;
         for tag in tags {
             let (engine, wanted) = (&*self.engine, &self.wanted);
             let Some(images) = insist(tag, || self.present.describe(engine, wanted, tag))? else {
@@ -123,13 +123,12 @@ impl Images {
             if let Some(why) = why {
                 return Ok(UpToDate::No(Missing { tag, why }));
             }
-            let this = images.into_iter().find_map(|image| image.id);
-            if id.as_ref().is_some_and(|id| *id != this) {
+            if first.as_ref().is_some_and(|first| !are_same(first, &images)) {
                 return Ok(UpToDate::No(Missing { tag, why: Why::Several }));
             }
-            id = Some(this);
+            first = Some(images);
         }
-        Ok(UpToDate::Yes { id: id.flatten() })
+        Ok(UpToDate::Yes { id: first.as_deref().and_then(id_of).map(str::to_owned) })
     }
 
     /// Describes an image that a Dockerfile names, as the engine has it. Returns none if the engine
@@ -144,6 +143,11 @@ impl Images {
     /// Returns the platforms that the build command names.
     pub(crate) fn platforms(&self) -> &[Platform] {
         &self.wanted.platforms
+    }
+
+    /// Returns a platform that the build command names and buildlock does not know.
+    pub(crate) fn unknown_platform(&self) -> Option<&str> {
+        self.wanted.unknown_platform.as_deref()
     }
 
     /// Returns the digest that a reference has in its registry. Returns none if there is no such
@@ -163,10 +167,20 @@ impl Images {
         insist(&self.engine.client(), || self.engine.own_platform())
     }
 
-    /// Returns whether the builder takes base images from the engine, if they are there. A builder
-    /// of its own, and that of nerdctl, asks the registry.
-    pub(crate) fn are_the_builders(&self) -> bool {
-        self.engine.client().engine != Engine::Nerdctl && self.engine.builder().is_none()
+    /// Returns whether a builder of its own builds. It takes base images from the registry, and not
+    /// from the engine.
+    pub(crate) fn own_builder(&self) -> OwnBuilder {
+        self.engine.own_builder()
+    }
+
+    /// Returns whether the engine is podman, by whichever name it is called.
+    pub(crate) fn engine_is_podman(&self) -> bool {
+        self.engine.has_podman_names()
+    }
+
+    /// Returns whether images are looked up on another engine than that of `client`.
+    pub(crate) fn engine_is_not_that_of(&self, client: &Client) -> bool {
+        self.engine.client().engine != client.engine
     }
 
     /// Returns the ID of an image on the engine. With `--check registry` or a command, the image
@@ -210,6 +224,19 @@ impl Images {
     /// answer in time.
     pub(crate) fn was_cache_pruned(&self, since: SystemTime, within: Duration) -> Option<bool> {
         self.engine.was_pruned(since, within)
+    }
+}
+
+fn id_of(images: &[Description]) -> Option<&str> {
+    images.iter().find_map(|image| image.id.as_deref())
+}
+
+/// Returns whether two tags name the same image, or the same images for several platforms. In a
+/// registry, images have no ID, and so all that is known of them is compared.
+fn are_same(one: &[Description], other: &[Description]) -> bool {
+    match (id_of(one), id_of(other)) {
+        (None, None) => one == other,
+        (one, other) => one == other,
     }
 }
 

@@ -10,6 +10,8 @@ use crate::reference::Tag;
 pub(crate) struct Wanted {
     /// The platforms it has to be for.
     pub(crate) platforms: Vec<Platform>,
+    /// A name of a platform that is not known here.
+    pub(crate) unknown_platform: Option<String>,
     /// The manifest list that the build command adds its image to (`podman build --manifest`).
     manifest: Option<Tag>,
 }
@@ -21,10 +23,11 @@ impl Wanted {
         default_platform: impl FnOnce(&BuildOptions) -> Option<String>,
     ) -> Self {
         let Some(build) = command.build() else {
-            return Wanted { platforms: Vec::new(), manifest: None };
+            return Wanted { platforms: Vec::new(), unknown_platform: None, manifest: None };
         };
         let manifest = build.manifest.as_ref().and_then(|name| name.parse().ok());
-        Wanted { platforms: platforms_of(build, default_platform), manifest }
+        let (platforms, unknown_platform) = platforms_of(build, default_platform);
+        Wanted { platforms, unknown_platform, manifest }
     }
 
     pub(crate) fn is_for_several_platforms(&self) -> bool {
@@ -61,14 +64,20 @@ fn is_met(wanted: &Platform, there: &[Platform]) -> bool {
     there.iter().any(|it| wanted.is_met_by(it))
 }
 
-/// Returns the platforms that the build command builds for, if it names any.
+/// Returns the platforms that the build command builds for, if it names any, and a name that is not
+/// known.
 fn platforms_of(
     build: &BuildOptions,
     default_platform: impl FnOnce(&BuildOptions) -> Option<String>,
-) -> Vec<Platform> {
+) -> (Vec<Platform>, Option<String>) {
     let by_default = build.platforms.is_empty().then(|| default_platform(build)).flatten();
-    let named = build.platforms.iter().chain(&by_default);
-    let mut platforms: Vec<_> = named.filter_map(|platform| Platform::parse(platform)).collect();
+    let (mut platforms, mut unknown) = (Vec::new(), None);
+    for name in build.platforms.iter().chain(&by_default).filter(|name| !name.is_empty()) {
+        match Platform::parse(name) {
+            Some(platform) => platforms.push(platform),
+            None => unknown = Some(name.clone()),
+        }
+    }
     platforms.dedup();
-    platforms
+    (platforms, unknown)
 }

@@ -13,7 +13,7 @@ pub(super) fn chosen_builder(command: &Command, client: &Client) -> Option<Strin
         return None;
     }
     let by_variable = || client.variable("BUILDX_BUILDER")?.into_string().ok();
-    let by_use = || buildx::chosen_builder(command, client);
+    let by_use = || buildx::chosen_builder(command.is_buildx(), client);
     command.builder().map(str::to_owned).or_else(by_variable).or_else(by_use)
 }
 

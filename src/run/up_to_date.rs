@@ -140,6 +140,7 @@ impl Job {
                 tracing::warn!("{tag}: cannot note that its image was verified: {error:#}");
             }
         }
+        inputs.remember_files();
         Ok(None)
     }
 }

@@ -13,6 +13,7 @@ mod command_line;
 mod engine_api;
 mod exit_status;
 mod file_systems;
+mod fingerprint;
 mod generated;
 mod hostility;
 mod hung_programs;

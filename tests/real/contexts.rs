@@ -226,7 +226,7 @@ fn unpack(archive: &Path, to: &Path) {
 }
 
 fn walk(folder: &Path, rules: &IgnoreRules) -> ContextDigest {
-    hash_context(folder, rules, &mut HashCache::none()).unwrap()
+    hash_context(folder, rules, &[], &mut HashCache::none()).unwrap()
 }
 
 fn nothing_excluded() -> IgnoreRules {

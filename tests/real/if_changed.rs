@@ -309,6 +309,21 @@ fn input_that_changes_during_the_build_causes_another_one() {
 }
 
 #[test]
+fn file_that_the_build_command_writes_into_its_context_is_not_an_input() {
+    for_each_builder(|site| {
+        let mut it = Project::new(site, "written");
+        let id_file = it.path("id").to_str().unwrap().to_owned();
+        it.options = vec!["--iidfile".to_owned(), id_file];
+        it.assert_builds().assert_no_stderr("changed while the build command ran");
+        it.assert_skips();
+        assert_eq!(fs::read_to_string(it.path("id")).unwrap(), it.id());
+        it.write("file", "other\n");
+        it.assert_builds().assert_no_stderr("changed while the build command ran");
+        it.assert_skips();
+    });
+}
+
+#[test]
 fn build_that_was_killed_before_it_was_verified_counts_for_nothing() {
     for_each_builder(|site| {
         let mut it = Project::new(site, "killed");
@@ -357,9 +372,12 @@ fn fingerprint_is_that_of_the_label_and_says_what_has_changed() {
         }
         assert!(!all.contains("s3cret"), "{all}");
         it.write("file", "other\n");
+        it.write("folder/new", "");
         it.options = ["--build-arg", "VALUE=2"].map(Into::into).into();
         let diff = it.fingerprint(&["--diff"]).run();
-        let expected = format!("{0}: the context changed\n{0}: the options changed\n", it.tag);
+        let context =
+            format!("{}: the context changed: file, folder (new), folder/new (new)", it.tag);
+        let expected = format!("{context}\n{}: the options changed\n", it.tag);
         diff.assert_code(1).assert_stdout(expected);
     });
 }

@@ -12,6 +12,8 @@ use crate::support::engine::{
 use crate::support::registry::{AUTH, Registry};
 use crate::support::{self, Finished, Fixture, Invocation, Running, send_signal};
 
+mod if_changed;
+
 const BASE: &str = "localhost/buildlock-test-base:1";
 
 /// Podman with storage of its own.

@@ -92,6 +92,10 @@ const NOTHING: &[&str] = &[
     "variant",
 ];
 
+/// Options that name a file which the build writes beside the image.
+pub(super) const WRITTEN: &[&str] =
+    &["iidfile", "iidfile-raw", "logfile", "metadata-file", "rusage-logfile"];
+
 const SPECIAL: &[&str] = &[
     "build-arg",
     "build-context",
@@ -108,17 +112,21 @@ const REBUILD: &[&str] = &["no-cache", "no-cache-filter", "pull", "pull-always"]
 
 /// Options that make a build read folders, programs or images that are not among its inputs.
 const UNSEEN: &[&str] = &[
+    // Its arguments can change which images the Dockerfile names.
+    "build-arg-file",
     "cpp-flag",
     "device",
     "hooks-dir",
     "mount",
     "policy",
     "sbom-scanner-image",
+    // It can put another image in the place of one that the Dockerfile names.
+    "source-policy-file",
     "stdin",
     "volume",
 ];
 
-const FILES: &[&str] = &["build-arg-file", "env-file", "source-policy-file"];
+const FILES: &[&str] = &["env-file"];
 
 /// Options that take one value. Switches are known by having none.
 const LAST_COUNTS: &[&str] = &[

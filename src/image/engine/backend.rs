@@ -81,6 +81,11 @@ pub(crate) trait Backend: Debug + Display + Send + Sync {
         None
     }
 
+    /// Returns whether a builder of its own builds. Such a builder does not see the engine's images.
+    fn own_builder(&self) -> OwnBuilder {
+        OwnBuilder::None
+    }
+
     /// Returns the cache mounts on the engine, or `None` if it does not list them in time.
     fn cache_mounts(&self, _within: Duration) -> Option<Vec<CacheMount>> {
         None
@@ -100,6 +105,26 @@ pub(crate) trait Backend: Debug + Display + Send + Sync {
     /// Returns whether images have podman's names: `env` is `localhost/env`.
     fn has_podman_names(&self) -> bool {
         false
+    }
+}
+
+/// A builder that is not the engine's, and has images of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum OwnBuilder {
+    /// The engine builds.
+    None,
+    /// The builder of this name builds.
+    Certain(String),
+    /// One of the two does. That depends on the client's version and its plugins.
+    Perhaps(String),
+}
+
+impl OwnBuilder {
+    pub(crate) fn name(&self) -> Option<&str> {
+        match self {
+            OwnBuilder::None => None,
+            OwnBuilder::Certain(name) | OwnBuilder::Perhaps(name) => Some(name),
+        }
     }
 }
 

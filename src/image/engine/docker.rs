@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use self::builders::Builders;
-use super::backend::{Backend, ClientRules};
+use super::backend::{Backend, ClientRules, OwnBuilder};
 use super::inspect;
 use crate::command::Client;
 use crate::image::answer::{Answer, CacheMount, EngineProcess, Identity, Unanswered};
@@ -48,7 +48,8 @@ impl DockerSocket {
     /// Returns whether a builder of buildx pushes, and not this engine. A builder has mirrors and
     /// certificates of its own, and may not need an engine at all.
     fn is_bypassed_by_pushes(&self) -> bool {
-        self.builders.bypass_the_engine() || self.builders.pushes && !self.socket.exists()
+        self.builders.bypass_the_engine(&self.client)
+            || self.builders.pushes && !self.socket.exists()
     }
 }
 
@@ -96,7 +97,7 @@ impl Backend for DockerSocket {
     }
 
     fn digest_in_registry(&self, tag: &Tag) -> Result<Option<String>, Unanswered> {
-        if self.builder().is_some() {
+        if self.own_builder() != OwnBuilder::None {
             return imagetools::digest(&self.client, &self.builders, tag);
         }
         distribution::digest(&self.client, &self.socket, tag)
@@ -115,6 +116,10 @@ impl Backend for DockerSocket {
 
     fn builder(&self) -> Option<String> {
         self.builders.in_use(&self.client)
+    }
+
+    fn own_builder(&self) -> OwnBuilder {
+        self.builders.own(&self.client)
     }
 
     fn cache_mounts(&self, within: Duration) -> Option<Vec<CacheMount>> {
@@ -173,7 +178,7 @@ impl Backend for DockerClient {
     }
 
     fn describe(&self, name: &str) -> Result<Option<Description>, Unanswered> {
-        inspect::describe(&self.client, name)
+        inspect::describe(&self.client, name, Description::of_engine)
     }
 
     fn describe_in_registry(&self, tag: &Tag) -> Result<Option<Vec<Description>>, Unanswered> {
@@ -197,6 +202,10 @@ impl Backend for DockerClient {
 
     fn builder(&self) -> Option<String> {
         self.builders.in_use(&self.client)
+    }
+
+    fn own_builder(&self) -> OwnBuilder {
+        self.builders.own(&self.client)
     }
 }
 

@@ -50,18 +50,23 @@ pub(crate) fn identity(client: &Client, name: &str) -> Result<Identity, Unanswer
     })
 }
 
-/// Describes the image `name`, or returns none if there is none.
+/// Describes the image `name`, or returns none if there is none. `read` reads what the client shows
+/// of an image.
 ///
 /// # Errors
 /// The client said neither that the image is there nor that it is not.
-pub(crate) fn describe(client: &Client, name: &str) -> Result<Option<Description>, Unanswered> {
+pub(crate) fn describe(
+    client: &Client,
+    name: &str,
+    read: fn(&Value) -> Option<Description>,
+) -> Result<Option<Description>, Unanswered> {
     let said = run(client, &["image", "inspect", name])?;
     let answer = read_inspect(client.engine, name, &said).ok_or_else(|| said.unanswered(client))?;
     if answer == Answer::Missing {
         return Ok(None);
     }
     let images = serde_json::from_slice::<Value>(&said.stdout).unwrap_or_default();
-    match Description::of_engine(&images[0]) {
+    match read(&images[0]) {
         Some(image) => Ok(Some(image)),
         // A script called docker may only give a status.
         None => Err(said.unanswered(client)),

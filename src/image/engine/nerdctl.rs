@@ -4,7 +4,7 @@ use std::fmt;
 
 use anyhow::{Result, bail};
 
-use super::backend::{Backend, ClientRules};
+use super::backend::{Backend, ClientRules, OwnBuilder};
 use super::inspect;
 use crate::command::Client;
 use crate::image::answer::{Answer, Identity, Unanswered};
@@ -47,7 +47,7 @@ impl Backend for Nerdctl {
     }
 
     fn describe(&self, name: &str) -> Result<Option<Description>, Unanswered> {
-        inspect::describe(&self.client, name)
+        inspect::describe(&self.client, name, Description::of_engine)
     }
 
     fn describe_in_registry(&self, _: &Tag) -> Result<Option<Vec<Description>>, Unanswered> {
@@ -68,6 +68,11 @@ impl Backend for Nerdctl {
 
     fn look_in_registry(&self, _: &Tag, _: &Wanted) -> Result<Answer, Unanswered> {
         Err(Unanswered::permanent(CANNOT_ASK_A_REGISTRY))
+    }
+
+    /// Its BuildKit asks the registry.
+    fn own_builder(&self) -> OwnBuilder {
+        OwnBuilder::Certain("buildkitd".to_owned())
     }
 
     /// Without root, each user has an engine of their own.

@@ -80,11 +80,10 @@ impl Backend for Podman {
 
     fn describe(&self, name: &str) -> Result<Option<Description>, Unanswered> {
         match self.tool {
-            Tool::Podman => inspect::describe(&self.client, name),
-            Tool::Buildah => Ok(inspect_with_buildah(&self.client, name)?.map(|image| {
-                let id = image["FromImageID"].as_str().map(str::to_owned);
-                Description { id, ..Description::of_oci(&image["OCIv1"]) }
-            })),
+            Tool::Podman => inspect::describe(&self.client, name, Description::of_podman),
+            Tool::Buildah => {
+                Ok(inspect_with_buildah(&self.client, name)?.map(|it| describe_with_buildah(&it)))
+            }
         }
     }
 
@@ -198,6 +197,16 @@ fn identity_with_buildah(client: &Client, name: &str) -> Result<Identity, Unansw
     })
 }
 
+/// Reads what buildah shows of an image. `OCIv1` lacks `ONBUILD` and `SHELL`, which `Docker` has.
+fn describe_with_buildah(image: &Value) -> Description {
+    let id = image["FromImageID"].as_str().map(str::to_owned);
+    let docker = &image["Docker"];
+    if docker["config"].is_object() {
+        return Description { id, ..Description::of_oci(docker) };
+    }
+    Description { id, may_hide_on_build: true, ..Description::of_oci(&image["OCIv1"]) }
+}
+
 /// Runs `buildah inspect --type image NAME`, which prints JSON or complains that there is no such
 /// image.
 fn inspect_with_buildah(client: &Client, name: &str) -> Result<Option<Value>, Unanswered> {
@@ -222,4 +231,24 @@ fn connections(client: &Client) -> String {
         Some(folder.join("containers/podman-connections.json"))
     });
     file.and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn triggers_and_shell_that_buildah_shows_count() {
+        let image = |config: Value| {
+            let oci = json!({"os": "linux", "architecture": "amd64", "config": {}});
+            let docker = json!({"os": "linux", "architecture": "amd64", "config": config});
+            describe_with_buildah(&json!({"FromImageID": "a", "OCIv1": oci, "Docker": docker}))
+        };
+        let plain = image(json!({}));
+        assert_eq!(image(json!({"OnBuild": ["COPY . /x"]})).on_build, ["COPY . /x"]);
+        assert_ne!(image(json!({"Shell": ["/bin/ash"]})).inherited, plain.inherited);
+        assert!(!plain.may_hide_on_build);
+        assert!(image(Value::Null).may_hide_on_build);
+    }
 }

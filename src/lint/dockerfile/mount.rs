@@ -3,7 +3,7 @@
 
 use super::mixed::Shared;
 use super::stages::Stages;
-use crate::dockerfile;
+use crate::{dockerfile, go_bool};
 
 /// A `--mount`, as far as lint needs it. What stands last counts.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ fn cleaned(path: &str) -> String {
     format!("{start}{}", components.join("/"))
 }
 
-/// Go's `ParseBool`; a key without a value is true.
+/// A key without a value is true.
 fn is_true(value: &str) -> bool {
-    ["", "1", "t", "T", "true", "TRUE", "True"].contains(&value)
+    value.is_empty() || go_bool::parse(value) == Some(true)
 }

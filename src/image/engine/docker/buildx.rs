@@ -7,18 +7,18 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::endpoint::builder_key;
-use crate::command::{Client, Command};
-use crate::go_json;
+use crate::command::Client;
 use crate::reference::sha256_hex;
+use crate::{go_bool, go_json};
 
 /// Returns the builder that `docker buildx use` has chosen for the engine of `client`, if the build
-/// command goes by that. `docker buildx build` does, and `docker build` after `docker buildx
-/// install`.
-pub(crate) fn chosen_builder(command: &Command, client: &Client) -> Option<String> {
+/// command goes by that. `docker buildx build` does (`is_buildx`), and `docker build` after `docker
+/// buildx install`.
+pub(crate) fn chosen_builder(is_buildx: bool, client: &Client) -> Option<String> {
     let folder = folder(client)?;
     let current = read_current(&folder)?;
     // Few users have that file. All others are spared the rest.
-    (command.is_buildx() || is_alias(client)).then(|| chosen_in(&folder, &current, client))?
+    (is_buildx || is_alias(client)).then(|| chosen_in(&folder, &current, client))?
 }
 
 /// Returns the builder that `docker buildx use` chose last, whichever engine it was chosen for.
@@ -34,8 +34,8 @@ pub(crate) fn current_builder(client: &Client) -> Option<String> {
 
 /// Returns whether `docker build` does not use BuildKit, but the builder that preceded it.
 pub(crate) fn is_turned_off(client: &Client) -> bool {
-    const OFF: [&str; 6] = ["0", "f", "F", "false", "False", "FALSE"];
-    client.variable("DOCKER_BUILDKIT").is_some_and(|value| OFF.iter().any(|off| value == *off))
+    let variable = client.variable("DOCKER_BUILDKIT");
+    variable.is_some_and(|value| value.to_str().and_then(go_bool::parse) == Some(false))
 }
 
 /// Returns the folder where buildx keeps its files.

@@ -41,12 +41,25 @@ pub(crate) fn describe(
         return Ok(None);
     }
     let image: Value = serde_json::from_slice(&said.stdout).unwrap_or_default();
-    let all = images_in(&image).into_iter().map(Description::of_oci);
-    let all: Vec<_> = all.filter(|image| image.platform.is_some()).collect();
-    if all.is_empty() {
-        return Err(said.unanswered(client));
+    describe_all(&image).map(Some).ok_or_else(|| said.unanswered(client))
+}
+
+/// Describes the image, or each one of an index but the attestations. Returns none if one of them
+/// does not say for which platform it is, for it could be the one that somebody pulls.
+fn describe_all(image: &Value) -> Option<Vec<Description>> {
+    let single = Description::of_oci(image);
+    if single.platform.is_some() {
+        return Some(vec![single]);
     }
-    Ok(Some(all))
+    let mut all = Vec::new();
+    for (key, image) in image.as_object()? {
+        let is_attestation = key == "unknown/unknown"
+            || image["os"] == "unknown" && image["architecture"] == "unknown";
+        if !is_attestation {
+            all.push(Some(Description::of_oci(image)).filter(|it| it.platform.is_some())?);
+        }
+    }
+    Some(all).filter(|all| !all.is_empty())
 }
 
 /// Returns the digest of the image in its registry, or none if there is no such image.
@@ -124,6 +137,28 @@ mod tests {
     use proptest::prelude::*;
 
     const NAME: &str = "registry.example/a/b:1";
+
+    #[test]
+    fn image_of_an_index_without_a_platform_is_not_passed_over() {
+        let described = |text: &str| {
+            let image = serde_json::from_str(text).unwrap();
+            describe_all(&image).map(|all| all.len())
+        };
+        let image = r#"{"os":"linux","architecture":"amd64","config":{}}"#;
+        let unknown = r#"{"os":"unknown","architecture":"unknown"}"#;
+        assert_eq!(described(image), Some(1));
+        for (rest, expected) in [
+            (r#""linux/arm64":{"os":"linux","architecture":"arm64"}"#.to_owned(), Some(2)),
+            (r#""unknown/unknown":{}"#.to_owned(), Some(1)),
+            (format!(r#""":{unknown}"#), Some(1)),
+            (r#""":{}"#.to_owned(), None),
+            (r#""linux/arm64":{"config":{}}"#.to_owned(), None),
+        ] {
+            let text = format!("{{\"linux/amd64\":{image},{rest}}}");
+            assert_eq!(described(&text), expected, "{text}");
+        }
+        assert_eq!(described("{}"), None);
+    }
 
     fn tag(text: &str) -> Tag {
         text.parse().unwrap()
