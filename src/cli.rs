@@ -222,7 +222,7 @@ pub enum Sub {
         #[command(subcommand)]
         action: CacheAction,
     },
-    /// Find what makes builds race: cache mounts without a lock, images that two services build
+    /// Find what makes builds race: cache mounts without a lock, images that are built twice
     ///
     /// Exit status: 0 no findings, 1 findings, 2 wrong usage, 125 something cannot be read. Notes do
     /// not count as findings. docs/lint.md says which caches need a lock, and why.
@@ -236,14 +236,14 @@ pub enum Sub {
         /// How to print the findings
         #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LintFormat::Text)]
         format: LintFormat,
-        /// Dockerfiles, compose files, and folders that contain them; - is a Dockerfile from stdin
+        /// Dockerfiles, compose and bake files, folders that contain them; - is a Dockerfile from stdin
         ///
         /// By default the current folder. Folders are searched as ripgrep does it: recursively, but
         /// without hidden folders and what .gitignore excludes. These names count: Dockerfile and
         /// Containerfile, also with something before or after them (api.Dockerfile, Dockerfile.dev,
         /// Dockerfile-dev); dockerfile; compose.yaml and docker-compose.yaml, also with more words
-        /// in them (compose.prod.yaml). A compose.yaml is read together with the
-        /// compose.override.yaml beside it.
+        /// in them (compose.prod.yaml); docker-bake.hcl and docker-bake.json. A compose.yaml or bake
+        /// file is read together with the override beside it.
         #[arg(value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
         paths: Vec<PathBuf>,
     },

@@ -22,7 +22,7 @@ pub(crate) use self::answer::{ANSWER_WITHIN, CacheMount, EngineProcess, Identity
 pub(crate) use self::check::Check;
 pub(crate) use self::description::{Description, LABEL};
 pub(crate) use self::engine::backend::OwnBuilder;
-pub(crate) use self::engine::compose::compose_config;
+pub(crate) use self::engine::compose::{bake_plan, compose_config};
 pub(crate) use self::engine::docker::buildx;
 pub(crate) use self::engine::podman::is_buildah;
 pub(crate) use self::images::{Images, UpToDate};

@@ -1,5 +1,6 @@
-//! `buildlock lint`: finds what makes builds race in Dockerfiles and compose files.
+//! `buildlock lint`: finds what makes builds race in Dockerfiles, compose files and bake files.
 
+mod bake;
 mod compose;
 mod dockerfile;
 mod file;

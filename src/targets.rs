@@ -3,7 +3,7 @@
 //! The tools themselves are asked, with the words of the build command, so that files, profiles,
 //! variables and overrides count as they do in the build. Each tool is a file below this one.
 
-mod bake;
+pub(crate) mod bake;
 mod compose;
 mod compose1;
 

@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use libyaml_safer::{Event, EventData, Mark, Parser, ScalarStyle};
+use serde_json::Value;
 
 /// The documents of a file.
 #[derive(Debug, Default)]
@@ -214,6 +215,34 @@ impl<'a> Node<'a> {
                 .collect();
             rest.extend(merged.into_iter().rev());
         }
+    }
+
+    /// Returns the node as JSON, for comparisons: its scalars are texts. A node that would become
+    /// too large, as a few lines of aliases can make it, is null.
+    pub(crate) fn to_json(self) -> Value {
+        /// More than the build of any service, in nodes.
+        const MOST: usize = 10_000;
+        self.to_json_within(&mut { MOST }).unwrap_or_default()
+    }
+
+    fn to_json_within(self, left: &mut usize) -> Option<Value> {
+        *left = left.checked_sub(1)?;
+        let pairs = self.pairs();
+        if !pairs.is_empty() {
+            let pair = |(key, value): (Node<'_>, Node<'_>)| {
+                Some((key.text().unwrap_or_default().to_owned(), value.to_json_within(left)?))
+            };
+            return Some(Value::Object(pairs.into_iter().map(pair).collect::<Option<_>>()?));
+        }
+        let items = self.items();
+        Some(match self.text() {
+            Some(text) => text.into(),
+            None if items.is_empty() => Value::Null,
+            None => {
+                let items = items.into_iter().map(|item| item.to_json_within(left));
+                Value::Array(items.collect::<Option<_>>()?)
+            }
+        })
     }
 
     /// Returns what a mapping has under a key, its own or merged in.

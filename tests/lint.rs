@@ -3,6 +3,8 @@
 
 mod support;
 
+#[path = "lint/bake.rs"]
+mod bake;
 #[path = "lint/compose.rs"]
 mod compose;
 #[path = "lint/corpus.rs"]

@@ -49,6 +49,8 @@ pub(super) enum Rule {
     Variable,
     #[serde(rename = "compose-same-image")]
     SameImage,
+    #[serde(rename = "bake-same-image")]
+    SameImageInBake,
 }
 
 impl Level {
@@ -62,8 +64,14 @@ impl Level {
 }
 
 impl Rule {
-    pub(super) const ALL: [Rule; 5] =
-        [Rule::Race, Rule::Mixed, Rule::Unknown, Rule::Variable, Rule::SameImage];
+    pub(super) const ALL: [Rule; 6] = [
+        Rule::Race,
+        Rule::Mixed,
+        Rule::Unknown,
+        Rule::Variable,
+        Rule::SameImage,
+        Rule::SameImageInBake,
+    ];
 
     /// Returns the rule's name in output and in comments that ignore it.
     pub(super) fn name(self) -> &'static str {
@@ -73,6 +81,7 @@ impl Rule {
             Rule::Unknown => "cache-mount-unknown",
             Rule::Variable => "cache-mount-variable",
             Rule::SameImage => "compose-same-image",
+            Rule::SameImageInBake => "bake-same-image",
         }
     }
 
@@ -84,13 +93,14 @@ impl Rule {
             Rule::Unknown => "A cache mount is shared, and the tool that writes to it is unknown",
             Rule::Variable => "Whether a cache mount races depends on a variable of the build",
             Rule::SameImage => "Two services build the same image",
+            Rule::SameImageInBake => "Two targets build the same image",
         }
     }
 
     /// Returns how serious a finding of this rule is. `strict` turns notes into errors.
     pub(super) fn level(self, strict: bool) -> Level {
         match self {
-            Rule::Race | Rule::Mixed | Rule::SameImage => Level::Error,
+            Rule::Race | Rule::Mixed | Rule::SameImage | Rule::SameImageInBake => Level::Error,
             Rule::Unknown | Rule::Variable if strict => Level::Error,
             Rule::Unknown | Rule::Variable => Level::Note,
         }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::compose::{self, Inline, Place};
 use super::finding::{Finding, Level, Rule, TextFinding, WrongKind};
 use super::position::Positions;
-use super::{dockerfile, file, fix, walk};
+use super::{bake, dockerfile, file, fix, walk};
 
 /// Collects the findings of all files.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ impl Inspector {
         let name = path.file_name().unwrap_or_default();
         if (extension == "yaml" || extension == "yml") && !walk::is_dockerfile(name) {
             self.inspect_compose_file(path, text)
+        } else if walk::is_bake_file(name) {
+            self.inspect_bake_file(path, &text)
         } else {
             self.inspect_dockerfile(path, &text)
         }
@@ -105,19 +107,27 @@ impl Inspector {
     fn inspect_compose_file(&mut self, path: &Path, text: Vec<u8>) -> Result<Inspected> {
         let compose::Read { duplicates, dockerfiles, inline } = compose::read(path, text)?;
         for duplicate in duplicates {
-            let advice = "build it in one service, and use the image in the others";
             self.add_at(
                 &duplicate.place,
                 duplicate.level,
                 Rule::SameImage,
                 duplicate.message,
-                advice,
+                duplicate.advice,
             );
         }
         for dockerfile in inline {
             self.inspect_inline(&dockerfile)?;
         }
         Ok(Inspected { fixed_stdin: None, dockerfiles })
+    }
+
+    fn inspect_bake_file(&mut self, path: &Path, text: &[u8]) -> Result<Inspected> {
+        for duplicate in bake::read(path, text)? {
+            let advice = "give them different tags, or build one from the other";
+            let rule = Rule::SameImageInBake;
+            self.add_at(&duplicate.place, duplicate.level, rule, duplicate.message, advice);
+        }
+        Ok(Inspected::default())
     }
 
     fn inspect_inline(&mut self, dockerfile: &Inline) -> Result<()> {
@@ -143,7 +153,7 @@ impl Inspector {
         Ok(())
     }
 
-    /// Adds a finding in a compose file, which `--fix` leaves alone.
+    /// Adds a finding in a compose file or bake file, which `--fix` leaves alone.
     fn add_at(&mut self, place: &Place, level: Level, rule: Rule, message: String, advice: &str) {
         self.findings.push(Finding {
             path: place.path.to_string_lossy().into_owned(),

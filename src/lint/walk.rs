@@ -31,7 +31,7 @@ pub(super) fn files(paths: &[PathBuf]) -> Result<(Vec<Candidate>, bool)> {
     }
     if files.is_empty() && all_read {
         bail!(
-            "there is no Dockerfile, Containerfile or compose file here or below; name the file \
+            "there is no Dockerfile, Containerfile, compose file or bake file here or below; name the file \
              (lint skips hidden folders and whatever .gitignore excludes)"
         );
     }
@@ -54,7 +54,7 @@ fn walk(folder: &Path, files: &mut Vec<Candidate>) -> bool {
             }
         };
         let name = entry.file_name();
-        let is_candidate = is_dockerfile(name) || is_compose_file(name);
+        let is_candidate = is_dockerfile(name) || is_compose_file(name) || is_bake_file(name);
         if !is_candidate || entry.file_type().is_none_or(|kind| kind.is_dir()) {
             continue;
         }
@@ -125,6 +125,24 @@ pub(super) fn is_compose_file(name: &OsStr) -> bool {
     let more =
         stem.and_then(|stem| stem.strip_prefix("docker-").unwrap_or(stem).strip_prefix("compose"));
     more.is_some_and(|more| more.is_empty() || more.starts_with(['.', '-', '_']))
+}
+
+/// Bake files, each with the one beside it that bake merges into it.
+const BAKE_FILES: [(&str, &str); 2] = [
+    ("docker-bake.json", "docker-bake.override.json"),
+    ("docker-bake.hcl", "docker-bake.override.hcl"),
+];
+
+/// Returns whether a file is a bake file by its name.
+pub(super) fn is_bake_file(name: &OsStr) -> bool {
+    BAKE_FILES.iter().any(|(usual, _)| name == *usual)
+}
+
+/// Returns the file that bake reads together with this one.
+pub(super) fn bake_override_of(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?;
+    let (_, other) = BAKE_FILES.iter().find(|(usual, _)| name == *usual)?;
+    Some(path.with_file_name(other)).filter(|file| file.is_file())
 }
 
 /// Returns the file that compose reads together with this one.

@@ -39,8 +39,7 @@ fn requested(plan: &Value) -> BTreeSet<&str> {
 }
 
 fn read(name: &str, target: &Value, all: &Map<String, Value>) -> Result<Target> {
-    let outputs: Vec<String> =
-        target["output"].as_array().into_iter().flatten().map(output).collect();
+    let outputs = outputs(target);
     if let Some(output) = outputs.first().filter(|_| outputs.iter().all(|it| goes_elsewhere(it))) {
         bail!("target {name} makes no image: its output is {output}");
     }
@@ -71,6 +70,11 @@ fn tags_of_read(target: &Value, all: &Map<String, Value>) -> Result<Vec<Tag>> {
         open.extend(values_after("target:", &target["contexts"]));
     }
     Ok(found)
+}
+
+/// Returns the outputs of a target, as `-o` has them.
+pub(crate) fn outputs(target: &Value) -> Vec<String> {
+    target["output"].as_array().into_iter().flatten().map(output).collect()
 }
 
 /// Returns an output as `-o` has it. Newer versions print an object of its fields.

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
-use serde_json::Value;
 
 use super::{Question, Target, tags};
 use crate::command::describe;
@@ -42,7 +41,7 @@ pub(super) fn find(question: &Question<'_>) -> Result<Vec<Target>> {
             tags: tags("service", name, [image.as_str()])?,
             others: Vec::new(),
             needs: Vec::new(),
-            definition: json(build),
+            definition: build.to_json(),
         });
     }
     Ok(targets)
@@ -112,22 +111,4 @@ fn of_env_file(question: &Question<'_>, folder: Option<&Path>, name: &str) -> Op
         (key == name).then(|| value.trim().trim_matches(['"', '\'']).to_owned())
     };
     text.lines().filter_map(value).next_back()
-}
-
-/// Returns a node as JSON, for comparisons. The file was read by docker-compose already, so its
-/// aliases are few.
-fn json(node: Node<'_>) -> Value {
-    let pairs = node.pairs();
-    if !pairs.is_empty() {
-        let of_pair = |(key, value): (Node<'_>, Node<'_>)| {
-            (key.text().unwrap_or_default().to_owned(), json(value))
-        };
-        return Value::Object(pairs.into_iter().map(of_pair).collect());
-    }
-    let items = node.items();
-    match node.text() {
-        Some(text) => text.into(),
-        None if items.is_empty() => Value::Null,
-        None => items.into_iter().map(json).collect(),
-    }
 }

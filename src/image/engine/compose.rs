@@ -1,4 +1,4 @@
-//! Compose files as `docker compose` itself understands them.
+//! Compose and bake files as `docker compose` and `docker buildx bake` themselves understand them.
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -33,6 +33,32 @@ pub(crate) fn compose_config<'a>(files: impl IntoIterator<Item = &'a Path>) -> O
     let said = run_within(&docker(), &words, WITHIN).ok()?;
     let config = serde_json::from_slice::<Value>(&said.stdout).ok()?;
     (said.status == Some(0) && config["services"].is_object()).then_some(config)
+}
+
+/// Whether docker's client has buildx.
+static KNOWS_BUILDX: LazyLock<bool> = LazyLock::new(|| {
+    let said = run_within(&docker(), &["buildx", "version"], WITHIN);
+    said.is_ok_and(|said| said.status == Some(0))
+});
+
+/// Returns the plan of `docker buildx bake` for these files and targets, if buildx is installed and
+/// answers in time. Without targets, it is that of the default group.
+pub(crate) fn bake_plan<'a>(
+    files: impl IntoIterator<Item = &'a Path>,
+    targets: &[&str],
+) -> Option<Value> {
+    if !*KNOWS_BUILDX {
+        return None;
+    }
+    let mut words = vec!["buildx", "bake"];
+    for file in files {
+        words.extend(["-f", file.to_str()?]);
+    }
+    words.push("--print");
+    words.extend(targets);
+    let said = run_within(&docker(), &words, WITHIN).ok()?;
+    let plan = serde_json::from_slice::<Value>(&said.stdout).ok()?;
+    (said.status == Some(0) && plan["target"].is_object()).then_some(plan)
 }
 
 fn docker() -> Client {

@@ -39,6 +39,7 @@ fn reported(config: &Value, layers: &[Layer<'_>], written: &[Image], start: &Pla
                 name,
                 named_by,
                 profiles: strings(&said["profiles"]),
+                build: build.clone(),
                 place: place.unwrap_or_else(|| start.clone()),
             });
         }

@@ -14,6 +14,7 @@ pub(in crate::lint) struct Duplicate {
     /// An error if one call can build both.
     pub(in crate::lint) level: Level,
     pub(in crate::lint) message: String,
+    pub(in crate::lint) advice: &'static str,
 }
 
 /// Returns all but the first of the services that build one image.
@@ -60,5 +61,12 @@ fn duplicate(first: &Image, second: &Image) -> Duplicate {
     if level == Level::Note && !has_old_name(first, second) {
         message += ", if their profiles are used together";
     }
-    Duplicate { place: second.place.clone(), level, message }
+    let advice = match first.build == second.build {
+        true => {
+            "build it with buildlock --each, which builds it once, or in one service, and use the \
+             image in the others"
+        }
+        false => "their builds differ, so give them different images",
+    };
+    Duplicate { place: second.place.clone(), level, message, advice }
 }

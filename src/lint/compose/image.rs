@@ -1,5 +1,7 @@
 //! The images that services build.
 
+use serde_json::Value;
+
 use super::layer::Place;
 
 /// An image that a service builds.
@@ -10,6 +12,8 @@ pub(super) struct Image {
     pub(super) named_by: NamedBy,
     /// The profiles of the service.
     pub(super) profiles: Vec<String>,
+    /// How it is built.
+    pub(super) build: Value,
     pub(super) place: Place,
 }
 

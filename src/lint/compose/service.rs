@@ -66,7 +66,8 @@ impl<'a, 'b> Service<'a, 'b> {
     fn image(&self, name: String, named_by: NamedBy, place: Place) -> Image {
         let profiles = self.values("profiles").flat_map(|(_, list)| list.items());
         let profiles = profiles.filter_map(Node::text).map(str::to_owned).collect();
-        Image { service: self.name.to_owned(), name, named_by, profiles, place }
+        let build = self.builds.last().map(|(_, build)| build.to_json()).unwrap_or_default();
+        Image { service: self.name.to_owned(), name, named_by, profiles, build, place }
     }
 
     /// Returns what each layer has under a key of the service.
