@@ -34,6 +34,7 @@ Register-ArgumentCompleter -Native -CommandName 'buildlock' -ScriptBlock {
             [CompletionResult]::new('--inputs', '--inputs', [CompletionResultType]::ParameterName, 'File or folder that the build command reads, for --if-changed (repeatable)')
             [CompletionResult]::new('--on-failure', '--on-failure', [CompletionResultType]::ParameterName, 'What a waiter does when the build that it waited for failed')
             [CompletionResult]::new('--lock', '--lock', [CompletionResultType]::ParameterName, 'Another exclusive lock, for a shared resource that is not an image (repeatable)')
+            [CompletionResult]::new('--share', '--share', [CompletionResultType]::ParameterName, 'The same lock, shared with other callers that say --share (repeatable)')
             [CompletionResult]::new('--cache', '--cache', [CompletionResultType]::ParameterName, 'Build cache that the build command writes (repeatable)')
             [CompletionResult]::new('--engine', '--engine', [CompletionResultType]::ParameterName, 'Engine where images are looked up')
             [CompletionResult]::new('--check', '--check', [CompletionResultType]::ParameterName, 'Where the image must be: local, registry, or a command that checks')

@@ -31,6 +31,7 @@ set edit:completion:arg-completer[buildlock] = {|@words|
             cand --inputs 'File or folder that the build command reads, for --if-changed (repeatable)'
             cand --on-failure 'What a waiter does when the build that it waited for failed'
             cand --lock 'Another exclusive lock, for a shared resource that is not an image (repeatable)'
+            cand --share 'The same lock, shared with other callers that say --share (repeatable)'
             cand --cache 'Build cache that the build command writes (repeatable)'
             cand --engine 'Engine where images are looked up'
             cand --check 'Where the image must be: local, registry, or a command that checks'

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_buildlock_global_optspecs
-    string join \n t/tag= w/timeout= build-timeout= k/kill-after= E/conflict-exit-code= f/force if-changed= inputs= on-failure= lock= cache= no-retry engine= check= lock-dir= store= q/quiet v/verbose log-format= color= h/help V/version
+    string join \n t/tag= w/timeout= build-timeout= k/kill-after= E/conflict-exit-code= f/force if-changed= inputs= on-failure= lock= share= cache= no-retry engine= check= lock-dir= store= q/quiet v/verbose log-format= color= h/help V/version
 end
 
 function __fish_buildlock_needs_command
@@ -35,6 +35,7 @@ complete -c buildlock -n "__fish_buildlock_needs_command" -l inputs -d 'File or 
 complete -c buildlock -n "__fish_buildlock_needs_command" -l on-failure -d 'What a waiter does when the build that it waited for failed' -r -f -a "retry\t'Build again'
 share\t'Exit with the status of the failed build'"
 complete -c buildlock -n "__fish_buildlock_needs_command" -l lock -d 'Another exclusive lock, for a shared resource that is not an image (repeatable)' -r
+complete -c buildlock -n "__fish_buildlock_needs_command" -l share -d 'The same lock, shared with other callers that say --share (repeatable)' -r
 complete -c buildlock -n "__fish_buildlock_needs_command" -l cache -d 'Build cache that the build command writes (repeatable)' -r
 complete -c buildlock -n "__fish_buildlock_needs_command" -l engine -d 'Engine where images are looked up' -r -f -a "docker\t'Docker Engine'
 podman\t'Podman'

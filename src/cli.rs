@@ -118,9 +118,17 @@ pub struct BuildArgs {
 
     /// Another exclusive lock, for a shared resource that is not an image (repeatable)
     ///
-    /// A name has at most 1,024 bytes and no control characters.
+    /// Also works without an image: buildlock --lock deploy -- make deploy only runs the command
+    /// under the lock. A name has at most 1,024 bytes and no control characters.
     #[arg(long = "lock", value_name = "NAME", value_parser = parse_lock_name)]
     pub(crate) locks: Vec<String>,
+
+    /// The same lock, shared with other callers that say --share (repeatable)
+    ///
+    /// Callers that share a lock run side by side. A caller that says --lock with this name waits
+    /// for them, and holds back those that come later.
+    #[arg(long = "share", value_name = "NAME", value_parser = parse_lock_name)]
+    pub(crate) shares: Vec<String>,
 
     /// Build cache that the build command writes (repeatable)
     ///

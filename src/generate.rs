@@ -89,7 +89,10 @@ const FILES: &[(&str, &str)] = &[
         "/tmp/buildlock/image-locks/<sha256 of the tag>.lock",
         "The lock of a tag, taken with flock(2). The tag is Docker's familiar form with an explicit tag (env:latest). While the lock is held, one line of JSON in the file names the holder. That line is for people only.",
     ),
-    ("/tmp/buildlock/named-locks/<sha256 of the name>.lock", "The lock of a name (--lock)."),
+    (
+        "/tmp/buildlock/named-locks/<sha256 of the name>.lock",
+        "The lock of a name (--lock, --share).",
+    ),
     (
         "$XDG_CACHE_HOME/buildlock/ (~/.cache/buildlock/)",
         "Hashes of files, so that --if-changed need not read them again. May be deleted at any time.",

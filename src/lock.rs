@@ -16,7 +16,7 @@ pub mod place;
 pub mod store;
 mod wait;
 
-pub use self::acquire::{Patience, Turn, take, take_in_turn};
+pub use self::acquire::{Patience, Turn, take, take_in_turn, try_in_turn, try_take};
 pub use self::held_locks::HeldLocks;
 pub use self::key::{CACHE_LOCKS, IMAGE_LOCKS, Key, LockMode, NAMED_LOCKS};
 pub use self::store::{Held, HeldLock, Inspect, Locks, Notes, Passing, Pruned, Store, Try};

@@ -159,8 +159,13 @@ impl std::fmt::Display for Holder {
                 (None, _) => write!(f, "pid {}", self.pid)?,
             }
         }
+        if self.shares {
+            f.write_str(" (shared)")?;
+        }
         if let Some(held_for) = self.held_for() {
-            write!(f, ", building for {}", for_people(held_for))?;
+            // The holder of a named lock need not build.
+            let doing = if self.name.is_some() { "running" } else { "building" };
+            write!(f, ", {doing} for {}", for_people(held_for))?;
         }
         if self.claimed && (self.since.is_some() || self.command.is_some()) {
             f.write_str(" by its own account")?;

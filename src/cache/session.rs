@@ -149,8 +149,12 @@ fn take(
             Want::SharedIfWarm => Ok(cache.mode(&**store)),
             Want::Alone => Ok(LockMode::Exclusive),
         };
-        let (turn, ancestor_shares) =
-            lock::take_in_turn(store, cache.subject(), deadline, &mut mode)?;
+        let mut ancestor_shares = false;
+        let mut inside = |theirs| {
+            ancestor_shares |= theirs == LockMode::Shared;
+            Ok(())
+        };
+        let turn = lock::take_in_turn(store, cache.subject(), deadline, &mut mode, &mut inside)?;
         let Turn::Held(lock) = turn else { return Ok(turn) };
         let shared = lock.mode() == LockMode::Shared;
         if shared && asked.elapsed() > ENGINE_ANSWER_MAX_AGE {

@@ -108,7 +108,7 @@ impl Job {
                 Turn::Settled => return Ok(Turn::Settled),
                 Turn::Failed(status) => {
                     let exit = Exit::Code(status);
-                    log::failed(&self.tags, exit, None, "the build that was waited for failed");
+                    log::failed(&self.what(), exit, None, "the build that was waited for failed");
                     return Ok(Turn::Failed(status));
                 }
                 Turn::TimedOut => return Ok(Turn::TimedOut),
@@ -128,18 +128,20 @@ impl Job {
         if !is_image && self.is_present()? {
             return Ok(Turn::Settled);
         }
+        if let Some(turn) = self.named.take(subject, &self.store, deadline) {
+            return turn;
+        }
         if let Some(turn) = self.caches.take(subject, &self.store, &self.images, deadline) {
             return turn;
         }
         let mut settled = || self.is_present();
         let patience = Patience {
             deadline,
-            // The holder of a named lock builds something else.
-            share_failure: self.share_failure && is_image,
+            share_failure: self.share_failure,
             settled: (!self.force).then_some(&mut settled),
         };
         let (turn, holder) = lock::take(&self.store, subject.clone(), patience)?;
-        waited_for.extend(holder.filter(|_| is_image).map(|it| (subject.clone(), it)));
+        waited_for.extend(holder.map(|it| (subject.clone(), it)));
         Ok(turn)
     }
 

@@ -21,6 +21,7 @@ mod limits;
 mod lock_folder;
 mod locks;
 mod logs;
+mod named_locks;
 mod nesting;
 mod one_build;
 mod signal_matrix;
