@@ -14,6 +14,7 @@ use crate::command::Engine;
 use crate::duration::{self, Limit};
 use crate::exit;
 use crate::image::check::Check;
+use crate::lock::SLOTS_MAX;
 use crate::log;
 use crate::reference::Tag;
 
@@ -129,6 +130,13 @@ pub struct BuildArgs {
     /// for them, and holds back those that come later.
     #[arg(long = "share", value_name = "NAME", value_parser = parse_lock_name)]
     pub(crate) shares: Vec<String>,
+
+    /// Build only if fewer than N builds run that say --max-builds, whatever they build
+    ///
+    /// Counts the builds of all callers with the same lock folder, and so of one machine. A caller
+    /// waits for a free slot without holding a lock. 1 to 256, or none. [env: BUILDLOCK_MAX_BUILDS]
+    #[arg(long, value_name = "N", default_value = "none", value_parser = MaxBuilds::parse)]
+    pub(crate) max_builds: MaxBuilds,
 
     /// Build cache that the build command writes (repeatable)
     ///
@@ -350,6 +358,29 @@ fn after_long_help() -> String {
            buildlock --timeout 0s -E 75 -- podman build -t env:abc .",
     );
     text
+}
+
+/// How many builds may run at once, if that is limited.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MaxBuilds(pub(crate) Option<u16>);
+
+impl MaxBuilds {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(number @ 1..=SLOTS_MAX) => Ok(MaxBuilds(Some(number))),
+            _ if text == "none" => Ok(MaxBuilds(None)),
+            _ => Err(format!("a number from 1 to {SLOTS_MAX}, or none")),
+        }
+    }
+}
+
+impl std::fmt::Display for MaxBuilds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(number) => number.fmt(f),
+            None => f.write_str("none"),
+        }
+    }
 }
 
 fn parse_check(text: &str) -> Result<Check, &'static str> {

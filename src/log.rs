@@ -183,6 +183,70 @@ impl std::fmt::Display for Waiting<'_> {
     }
 }
 
+/// As many builds run as may.
+pub struct WaitingForSlot {
+    /// How many run.
+    pub running: usize,
+    /// How many may, by this call's own account.
+    pub limit: u16,
+}
+
+impl std::fmt::Display for WaitingForSlot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let WaitingForSlot { running, limit } = self;
+        if *running <= usize::from(*limit) {
+            write!(f, "waiting for a free slot: {running} of {limit} builds are running")
+        } else {
+            write!(f, "waiting for a free slot: {running} builds are running, and {limit} may")
+        }
+    }
+}
+
+/// This call waits for a slot.
+pub fn waiting_for_slot(waiting: &WaitingForSlot, waited: Duration) {
+    let so_far = match waited.as_secs() {
+        0 => String::new(),
+        _ => format!(" (waited {} so far)", for_people(waited)),
+    };
+    tracing::info!(
+        event = "waiting",
+        running = waiting.running,
+        max_builds = waiting.limit,
+        waited_s = waited.as_secs_f64(),
+        "{waiting}{so_far}"
+    );
+}
+
+/// No slot was free in time.
+pub fn slot_timeout(waiting: &WaitingForSlot, waited: Duration) {
+    tracing::error!(
+        event = "timeout",
+        running = waiting.running,
+        max_builds = waiting.limit,
+        waited_s = waited.as_secs_f64(),
+        "gave up after {} (--timeout): {waiting}",
+        for_people(waited)
+    );
+}
+
+/// This call waits for a slot inside of another call that has a lock and no slot.
+pub fn slot_may_deadlock(theirs: &Subject) {
+    tracing::warn!(
+        "this wait for a free slot can deadlock: an outer call holds {theirs}, and no slot; give the \
+         outer call --max-builds, too (or set BUILDLOCK_MAX_BUILDS for both)"
+    );
+}
+
+/// This process has a slot.
+pub fn acquired_slot(subject: &Subject, limit: u16) {
+    tracing::debug!(
+        event = "acquired",
+        slot = subject.slot(),
+        max_builds = limit,
+        "{subject}: taken, of {limit}"
+    );
+}
+
 /// This process holds the lock.
 pub fn acquired(subject: &Subject, waited: Duration) {
     let tag = subject.tag();

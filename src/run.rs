@@ -16,6 +16,7 @@ mod open_store;
 mod preflight;
 mod recursion;
 mod skip;
+mod slots;
 mod up_to_date;
 
 use std::sync::Arc;

@@ -163,7 +163,6 @@ pub fn try_take(store: &Arc<dyn Store>, subject: Subject) -> Result<Option<Box<d
     let mut key = Key::new(subject);
     loop {
         if let Try::Held(held) = try_at_once(store, &key, LockMode::Exclusive)? {
-            log::acquired(held.subject(), Duration::ZERO);
             return Ok(Some(held));
         }
         if store.held_by_ancestors_as(&key).is_none() {

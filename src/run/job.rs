@@ -17,8 +17,8 @@ use crate::duration::Limit;
 use crate::exit::Exit;
 use crate::fingerprint::Inputs;
 use crate::image::{Check, Images};
-use crate::lock::Store;
 use crate::lock::place::Place;
+use crate::lock::{Slots, Store};
 use crate::log;
 use crate::record::{Holder, Ourselves};
 use crate::reference::Tag;
@@ -38,6 +38,8 @@ pub(super) struct Job {
     /// What the build command reads, with `--if-changed`.
     pub(super) inputs: Option<Inputs>,
     pub(super) store: Arc<dyn Store>,
+    /// How many builds may run at once, if that is limited.
+    pub(super) max_builds: Option<u16>,
     pub(super) timeout: Limit,
     pub(super) build_timeout: Option<Duration>,
     pub(super) kill_after: Option<Duration>,
@@ -109,16 +111,26 @@ impl Job {
         }
         let caches = Caches::new(args.caches, &command)?;
 
-        let open_files = child::make_room(tags.len() + named.len() + caches.len());
+        // Without an image there is no build to count.
+        let max_builds = args.max_builds.0.filter(|_| has_images);
+        let slots = max_builds.map_or(0, Slots::locks_at_once);
+        let open_files = child::make_room(tags.len() + named.len() + caches.len() + slots);
         let id = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         let place = Place::of(common.store.as_deref(), &common.lock_dir)?;
         let lock_folder = place.folder().map(ToOwned::to_owned);
+        if max_builds.is_some() && lock_folder.is_none() {
+            bail!(
+                "--max-builds counts the builds of one machine by locks in its lock folder, and \
+                 --store names a store for many machines; leave out one of them (--max-builds none)"
+            );
+        }
         let images_of = tags.iter().map(Subject::from);
         let others = named.subjects().chain(caches.subjects());
         let subjects: Vec<Subject> = images_of.chain(others).collect();
         let ourselves = ourselves(Arc::clone(&command), id.clone());
         let store = place.open(ourselves, &subjects)?;
         Ok(Job {
+            max_builds,
             force: has_images && args.force || nested::is_forced_by_ancestor(&tags, &*store),
             store,
             images,

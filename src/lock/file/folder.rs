@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{CWD, Dir, Stat};
 use rustix::io::Errno;
 
-use super::super::key::{CACHE_LOCKS, IMAGE_LOCKS, Key, NAMED_LOCKS};
+use super::super::key::{BUILD_SLOTS, CACHE_LOCKS, IMAGE_LOCKS, Key, NAMED_LOCKS};
 use super::super::store::Passing;
 use super::directory::{
     find_folder, folder_error, open_lock_folder, open_or_create, warn_of_owner,
@@ -26,7 +26,7 @@ use crate::record::{Holder, Ourselves};
 use crate::subject::Subject;
 
 /// The folders of all kinds of locks.
-pub(super) const FOLDERS: [&str; 3] = [IMAGE_LOCKS, NAMED_LOCKS, CACHE_LOCKS];
+pub(super) const FOLDERS: [&str; 4] = [IMAGE_LOCKS, NAMED_LOCKS, CACHE_LOCKS, BUILD_SLOTS];
 
 /// What the names of lock files end with, after a dot.
 pub(super) const LOCK: &str = "lock";

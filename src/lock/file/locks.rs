@@ -160,7 +160,7 @@ impl Locks for FileStore {
 }
 
 impl FileStore {
-    fn held(&self, lock: LockFile, key: &Key, mode: LockMode) -> Box<dyn Held> {
+    pub(super) fn held(&self, lock: LockFile, key: &Key, mode: LockMode) -> Box<dyn Held> {
         lock.held(key, mode, self.ourselves.clone(), self.outer.take(key.subject()))
     }
 
