@@ -117,19 +117,19 @@ impl Key {
 
     /// Returns where a store of files keeps the lock, as in `image-locks/<sha256 of the tag>.lock`.
     pub fn relative_path(&self) -> PathBuf {
-        let digest = match &self.subject {
+        let name = match &self.subject {
             Subject::Image(name) | Subject::Named(name) | Subject::Cache(name) => sha256_hex(name),
-            Subject::Slot(number) => sha256_hex(&number.to_string()),
+            Subject::Slot(number) => number.to_string(),
         };
         let level = match self.level {
             0 => String::new(),
             level => format!(".{level}"),
         };
         let file = match self.part {
-            Part::Itself => format!("{digest}{level}.lock"),
-            Part::Turnstile => format!("{digest}{level}.turnstile.lock"),
-            Part::Bell => format!("{digest}{level}.bell.lock"),
-            Part::Memory => format!("{digest}{level}.json"),
+            Part::Itself => format!("{name}{level}.lock"),
+            Part::Turnstile => format!("{name}{level}.turnstile.lock"),
+            Part::Bell => format!("{name}{level}.bell.lock"),
+            Part::Memory => format!("{name}{level}.json"),
         };
         Path::new(self.folder()).join(file)
     }

@@ -57,7 +57,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use self::held::HeldSlot;
+use self::held::{Brief, HeldSlot};
 use self::line::Line;
 use super::key::{Key, LockMode};
 use super::store::{Held, Store, Try, Woken};
@@ -142,20 +142,18 @@ impl Slots {
         has_been_first: bool,
         deadline: Deadline,
     ) -> Result<Option<(Box<dyn Held>, T)>> {
-        let Some(door) = self.open_door(deadline)? else { return Ok(None) };
+        let Some(_door) = self.open_door(deadline)? else { return Ok(None) };
         let from = match has_been_first || self.is_line_empty()? {
             true => From::Anywhere,
             false => From::Inside,
         };
-        let taken = match self.take(from, deadline)? {
+        Ok(match self.take(from, deadline)? {
             Tried::Taken(slot) => Some((slot, locks)),
             Tried::Full(_) | Tried::TimedOut => {
                 drop(locks);
                 None
             }
-        };
-        door.release(None);
-        Ok(taken)
+        })
     }
 
     /// Stands in line for a slot, and then takes the rest with `take_others`, which must not wait.
@@ -170,7 +168,7 @@ impl Slots {
         take_others: &mut dyn FnMut(&P) -> Result<Option<T>>,
     ) -> Result<Turned<T>> {
         let mut line = Line::begin(self.limit, deadline);
-        let mut place: Option<Box<dyn Held>> = None;
+        let mut place: Option<Brief> = None;
         // The bells that have rung although their slot was held.
         let mut doubtful: Vec<Key> = Vec::new();
         let mut rung: Option<Key> = None;
@@ -184,15 +182,11 @@ impl Slots {
             let from = if place.is_some() { From::Anywhere } else { From::Inside };
             let busy = match self.take(from, deadline)? {
                 Tried::Taken(slot) => {
-                    let turned = match take_others(&prepared)? {
-                        Some(others) => Turned::Taken(slot, others),
-                        None => {
-                            slot.release(None);
-                            Turned::OthersAreBusy
-                        }
+                    let Some(others) = take_others(&prepared)? else {
+                        slot.release(None);
+                        return Ok(Turned::OthersAreBusy);
                     };
-                    door.release(None);
-                    return Ok(turned);
+                    return Ok(Turned::Taken(slot, others));
                 }
                 Tried::Full(busy) => busy,
                 Tried::TimedOut => {
@@ -200,7 +194,7 @@ impl Slots {
                     return Ok(Turned::TimedOut);
                 }
             };
-            door.release(None);
+            drop(door);
             line.note_running(busy.len());
             doubtful.retain(|slot| busy.contains(slot));
             doubtful.extend(rung.take().filter(|slot| busy.contains(slot)));
@@ -216,7 +210,7 @@ impl Slots {
                 None => return Ok(Turned::TimedOut),
                 Some(Woken::Held(first)) => {
                     first.record();
-                    place = Some(first);
+                    place = Some(Brief::new(first));
                 }
                 Some(Woken::Free(number)) => rung = watched.into_iter().nth(number),
             }
@@ -272,8 +266,9 @@ impl Slots {
     }
 
     /// Waits for the door. Returns `None` if the time is up.
-    fn open_door(&self, deadline: Deadline) -> Result<Option<Box<dyn Held>>> {
-        self.acquire_shortly(&Key::new(Subject::Slot(0)).turnstile(), deadline)
+    fn open_door(&self, deadline: Deadline) -> Result<Option<Brief>> {
+        let door = self.acquire_shortly(&Key::new(Subject::Slot(0)).turnstile(), deadline)?;
+        Ok(door.map(Brief::new))
     }
 
     /// Takes a lock that others hold for a moment only.

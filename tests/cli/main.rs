@@ -26,6 +26,7 @@ mod nesting;
 mod one_build;
 mod signal_matrix;
 mod signals;
+mod slots;
 mod status;
 mod structure;
 mod time_limits;

@@ -4,7 +4,7 @@
 //! its own, with a descriptor that this process has, too: a lock that the small process is given is
 //! ours at once. The first one that ends wakes us, and the others are killed.
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use fs2::FileExt as Flock;
 
 use super::super::key::{Key, LockMode};
 use super::super::store::{Locks, Several, Woken};
-use super::folder::FileStore;
+use super::folder::{FileStore, LOCK, entries};
 use super::held::{LockFile, would_block};
 use super::open::{NotALock, open_existing};
 use crate::duration::Deadline;
@@ -25,14 +25,18 @@ impl Several for FileStore {
         let Some(first) = keys.first() else { return Ok(Vec::new()) };
         let Some(folder) = self.existing_folder(first.folder())? else { return Ok(Vec::new()) };
         let guard = self.open_guard(first)?;
+        let there = entries(&folder, &self.path.join(first.folder()), LOCK)?;
+        let there: Vec<OsString> = there.into_iter().map(|entry| entry.name).collect();
         let is_held = |key: &&Key| {
             let path = key.relative_path();
-            // The byte is held even if the lock file was removed.
+            let name = path.file_name().unwrap_or_default();
+            // Of a lock whose file was removed while it was held, we learn when we try to take it.
+            if !there.iter().any(|it| it == name) {
+                return false;
+            }
             guard.as_ref().is_some_and(|guard| guard.is_held(&path))
-                || match open_existing(&folder, path.file_name().unwrap_or_else(|| OsStr::new("")))
-                {
+                || match open_existing(&folder, name) {
                     Ok(file) | Err(NotALock::Linked(file)) => is_locked(&file),
-                    // Whoever tries to take it finds out more.
                     Err(_) => false,
                 }
         };

@@ -1,4 +1,4 @@
-//! A slot that this process holds.
+//! What this process holds of slots.
 
 use std::os::fd::BorrowedFd;
 
@@ -6,6 +6,23 @@ use super::super::key::LockMode;
 use super::super::store::Held;
 use crate::record::FailedBuild;
 use crate::subject::Subject;
+
+/// The door or the place at the head of the line, which is released when this is dropped.
+pub(super) struct Brief(Option<Box<dyn Held>>);
+
+impl Brief {
+    pub(super) fn new(held: Box<dyn Held>) -> Self {
+        Brief(Some(held))
+    }
+}
+
+impl Drop for Brief {
+    fn drop(&mut self) {
+        if let Some(held) = self.0.take() {
+            held.release(None);
+        }
+    }
+}
 
 /// A slot with its bell. Whoever inherits the slot inherits the bell.
 pub(super) struct HeldSlot {
