@@ -101,7 +101,7 @@ _buildlock() {
 
     case "${cmd}" in
         buildlock)
-            opts="-t -w -k -E -f -q -v -h -V --tag --timeout --build-timeout --kill-after --conflict-exit-code --force --if-changed --inputs --on-failure --lock --share --cache --no-retry --engine --check --lock-dir --store --quiet --verbose --log-format --color --help --version status path prune cache lint fingerprint completions man help"
+            opts="-t -w -k -E -f -q -v -h -V --tag --timeout --build-timeout --kill-after --conflict-exit-code --force --if-changed --inputs --on-failure --lock --share --max-builds --cache --no-retry --engine --check --lock-dir --store --quiet --verbose --log-format --color --help --version status path prune cache lint fingerprint completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -160,6 +160,10 @@ _buildlock() {
                     return 0
                     ;;
                 --share)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-builds)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

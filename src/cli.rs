@@ -60,7 +60,7 @@ pub struct BuildArgs {
     #[arg(short, long = "tag", value_name = "TAG")]
     pub(crate) tags: Vec<Tag>,
 
-    /// Longest wait for all locks
+    /// Longest wait for all locks, and for a slot of --max-builds
     ///
     /// A duration such as 90s, 10m or "1h 30m". A bare number is seconds, 0s does not wait, and none
     /// waits without a limit. [env: BUILDLOCK_TIMEOUT]
@@ -82,7 +82,7 @@ pub struct BuildArgs {
     #[arg(short, long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse_limit)]
     pub(crate) kill_after: Limit,
 
-    /// Exit status when a lock was not acquired in time
+    /// Exit status when a lock or a slot was not acquired in time
     #[arg(short = 'E', long, value_name = "N", default_value_t = exit::TIMEOUT,
           value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) conflict_exit_code: u8,

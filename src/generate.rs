@@ -58,7 +58,7 @@ fn main_page(grammar: clap::Command, out: &mut impl Write) -> Result<()> {
 /// Variables that buildlock reads or sets, in the order of the man page.
 const ENVIRONMENT: &[(&str, &str)] = &[
     (
-        "BUILDLOCK_TIMEOUT, BUILDLOCK_BUILD_TIMEOUT, BUILDLOCK_IF_CHANGED, BUILDLOCK_ON_FAILURE, BUILDLOCK_ENGINE, BUILDLOCK_CHECK, BUILDLOCK_DIR, BUILDLOCK_STORE, BUILDLOCK_LOG_FORMAT",
+        "BUILDLOCK_TIMEOUT, BUILDLOCK_BUILD_TIMEOUT, BUILDLOCK_IF_CHANGED, BUILDLOCK_ON_FAILURE, BUILDLOCK_MAX_BUILDS, BUILDLOCK_ENGINE, BUILDLOCK_CHECK, BUILDLOCK_DIR, BUILDLOCK_STORE, BUILDLOCK_LOG_FORMAT",
         "Defaults for the options with these names. Options win. An empty variable counts as unset.",
     ),
     (
@@ -92,6 +92,10 @@ const FILES: &[(&str, &str)] = &[
     (
         "/tmp/buildlock/named-locks/<sha256 of the name>.lock",
         "The lock of a name (--lock, --share).",
+    ),
+    (
+        "/tmp/buildlock/build-slots/<number>.lock",
+        "A slot (--max-builds). *.bell.lock and *.turnstile.lock are for those that wait.",
     ),
     (
         "$XDG_CACHE_HOME/buildlock/ (~/.cache/buildlock/)",

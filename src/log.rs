@@ -367,6 +367,7 @@ pub fn released(subject: &Subject) {
         tag = subject.tag(),
         name = subject.name(),
         cache = subject.cache(),
+        slot = subject.slot(),
         "{subject}: released"
     );
 }

@@ -15,8 +15,8 @@
 //!
 //! - *No deadlock.* Whoever waits for a slot holds no lock of its own, and whoever waits for a lock
 //!   holds no slot of its own. A nested call waits while the outer call holds locks and a slot. But
-//!   it can always use the outer call's slot, when its siblings do not. [An outer call without a slot
-//!   is a different matter](Slots::warn_of_deadlock).
+//!   it can always use the outer call's slot, when its siblings do not. An outer call with locks and
+//!   without a slot can deadlock, and causes a warning.
 //! - *Never more than N.* Behind the door, a slot that is held is a build that runs, or that has just
 //!   ended. A caller takes a slot only if fewer than its own N are held, by callers with any N. So it
 //!   finds one among the first N.

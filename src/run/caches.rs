@@ -80,6 +80,8 @@ impl Job {
             Ok(Work::Done(Locked::Ours(locks, inputs))) => {
                 build.locks.append(locks);
                 build.inputs = inputs.or(build.inputs.take());
+                // Without our lock, another call may have noted something else.
+                build.inputs.iter().for_each(|inputs| self.distrust_images(inputs));
                 build.at_fault = shared;
                 build.started = SystemTime::now();
                 self.run_command(build, signals)

@@ -23,22 +23,21 @@ use crate::spawn;
 impl Several for FileStore {
     fn held_among(&self, keys: &[Key]) -> Result<Vec<Key>> {
         let Some(first) = keys.first() else { return Ok(Vec::new()) };
-        let Some(folder) = self.existing_folder(first.folder())? else { return Ok(Vec::new()) };
         let guard = self.open_guard(first)?;
+        let folder = self.folder_of(first)?;
         let there = entries(&folder, &self.path.join(first.folder()), LOCK)?;
         let there: Vec<OsString> = there.into_iter().map(|entry| entry.name).collect();
         let is_held = |key: &&Key| {
             let path = key.relative_path();
             let name = path.file_name().unwrap_or_default();
-            // Of a lock whose file was removed while it was held, we learn when we try to take it.
-            if !there.iter().any(|it| it == name) {
-                return false;
-            }
+            // The byte is held even if the lock file was removed.
             guard.as_ref().is_some_and(|guard| guard.is_held(&path))
-                || match open_existing(&folder, name) {
-                    Ok(file) | Err(NotALock::Linked(file)) => is_locked(&file),
-                    Err(_) => false,
-                }
+                || there.iter().any(|it| it == name)
+                    && match open_existing(&folder, name) {
+                        Ok(file) | Err(NotALock::Linked(file)) => is_locked(&file),
+                        // Whoever tries to take it finds out more.
+                        Err(_) => false,
+                    }
         };
         Ok(keys.iter().filter(is_held).cloned().collect())
     }
