@@ -47,7 +47,7 @@ install: $(BINARY)             ## install below PREFIX (/usr/local), in DESTDIR 
 	install -m 644 completions/buildlock.fish "$(fish_completion)/buildlock.fish"
 	install -m 644 completions/_buildlock "$(zsh_completion)/_buildlock"
 	{ echo "# Lock files of buildlock. Other users cannot remove what root owns."; \
-	  for folder in "" /image-locks /named-locks /cache-locks; do \
+	  for folder in "" /image-locks /named-locks /cache-locks /build-slots; do \
 	    echo "d /tmp/buildlock$$folder 1777 root root -"; \
 	  done; \
 	  echo "f /tmp/buildlock/guard 0666 root root -"; } >"$(tmpfiles)/buildlock.conf"

@@ -101,7 +101,7 @@ _buildlock() {
 
     case "${cmd}" in
         buildlock)
-            opts="-t -w -k -E -f -q -v -h -V --tag --timeout --build-timeout --kill-after --conflict-exit-code --force --if-changed --inputs --each --fail-fast --on-failure --lock --cache --no-retry --engine --check --lock-dir --store --quiet --verbose --log-format --color --help --version status path prune cache lint fingerprint completions man help"
+            opts="-t -w -k -E -f -q -v -h -V --tag --timeout --build-timeout --kill-after --conflict-exit-code --force --if-changed --inputs --each --fail-fast --on-failure --lock --share --max-builds --cache --no-retry --engine --check --lock-dir --store --quiet --verbose --log-format --color --help --version status path prune cache lint fingerprint completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -156,6 +156,14 @@ _buildlock() {
                     return 0
                     ;;
                 --lock)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --share)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --max-builds)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -1,6 +1,6 @@
 # Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
 function __fish_buildlock_global_optspecs
-    string join \n t/tag= w/timeout= build-timeout= k/kill-after= E/conflict-exit-code= f/force if-changed= inputs= each fail-fast on-failure= lock= cache= no-retry engine= check= lock-dir= store= q/quiet v/verbose log-format= color= h/help V/version
+    string join \n t/tag= w/timeout= build-timeout= k/kill-after= E/conflict-exit-code= f/force if-changed= inputs= each fail-fast on-failure= lock= share= max-builds= cache= no-retry engine= check= lock-dir= store= q/quiet v/verbose log-format= color= h/help V/version
 end
 
 function __fish_buildlock_needs_command
@@ -25,16 +25,18 @@ function __fish_buildlock_using_subcommand
 end
 
 complete -c buildlock -n "__fish_buildlock_needs_command" -s t -l tag -d 'Image that the build command builds (repeatable)' -r
-complete -c buildlock -n "__fish_buildlock_needs_command" -s w -l timeout -d 'Longest wait for all locks' -r
+complete -c buildlock -n "__fish_buildlock_needs_command" -s w -l timeout -d 'Longest wait for all locks, and for a slot of --max-builds' -r
 complete -c buildlock -n "__fish_buildlock_needs_command" -l build-timeout -d 'End a build that runs longer, with all its descendants' -r
 complete -c buildlock -n "__fish_buildlock_needs_command" -s k -l kill-after -d 'Time between SIGTERM and SIGKILL' -r
-complete -c buildlock -n "__fish_buildlock_needs_command" -s E -l conflict-exit-code -d 'Exit status when a lock was not acquired in time' -r
+complete -c buildlock -n "__fish_buildlock_needs_command" -s E -l conflict-exit-code -d 'Exit status when a lock or a slot was not acquired in time' -r
 complete -c buildlock -n "__fish_buildlock_needs_command" -l if-changed -d 'Build if the image was not built from the current inputs' -r -f -a "true\t''
 false\t''"
 complete -c buildlock -n "__fish_buildlock_needs_command" -l inputs -d 'File or folder that the build command reads, for --if-changed (repeatable)' -r -F
 complete -c buildlock -n "__fish_buildlock_needs_command" -l on-failure -d 'What a waiter does when the build that it waited for failed' -r -f -a "retry\t'Build again'
 share\t'Exit with the status of the failed build'"
 complete -c buildlock -n "__fish_buildlock_needs_command" -l lock -d 'Another exclusive lock, for a shared resource that is not an image (repeatable)' -r
+complete -c buildlock -n "__fish_buildlock_needs_command" -l share -d 'The same lock, shared with other callers that say --share (repeatable)' -r
+complete -c buildlock -n "__fish_buildlock_needs_command" -l max-builds -d 'Build only if fewer than N builds run that say --max-builds, whatever they build' -r
 complete -c buildlock -n "__fish_buildlock_needs_command" -l cache -d 'Build cache that the build command writes (repeatable)' -r
 complete -c buildlock -n "__fish_buildlock_needs_command" -l engine -d 'Engine where images are looked up' -r -f -a "docker\t'Docker Engine'
 podman\t'Podman'

@@ -11,6 +11,6 @@ mod spec;
 mod warmth;
 
 pub use self::memory::{forget, list};
-pub(crate) use self::session::{Caches, take_all_alone};
+pub(crate) use self::session::{Asked, Caches, Want, take_all_alone};
 pub use self::spec::Use;
 pub(crate) use self::warmth::Account;

@@ -14,6 +14,7 @@ use crate::command::Engine;
 use crate::duration::{self, Limit};
 use crate::exit;
 use crate::image::check::Check;
+use crate::lock::SLOTS_MAX;
 use crate::log;
 use crate::reference::Tag;
 
@@ -59,7 +60,7 @@ pub struct BuildArgs {
     #[arg(short, long = "tag", value_name = "TAG")]
     pub(crate) tags: Vec<Tag>,
 
-    /// Longest wait for all locks
+    /// Longest wait for all locks, and for a slot of --max-builds
     ///
     /// A duration such as 90s, 10m or "1h 30m". A bare number is seconds, 0s does not wait, and none
     /// waits without a limit. [env: BUILDLOCK_TIMEOUT]
@@ -81,7 +82,7 @@ pub struct BuildArgs {
     #[arg(short, long, value_name = "DURATION", default_value = "10s", value_parser = duration::parse_limit)]
     pub(crate) kill_after: Limit,
 
-    /// Exit status when a lock was not acquired in time
+    /// Exit status when a lock or a slot was not acquired in time
     #[arg(short = 'E', long, value_name = "N", default_value_t = exit::TIMEOUT,
           value_parser = clap::value_parser!(u8).range(1..))]
     pub(crate) conflict_exit_code: u8,
@@ -129,9 +130,24 @@ pub struct BuildArgs {
 
     /// Another exclusive lock, for a shared resource that is not an image (repeatable)
     ///
-    /// A name has at most 1,024 bytes and no control characters.
+    /// Also works without an image: buildlock --lock deploy -- make deploy only runs the command
+    /// under the lock. A name has at most 1,024 bytes and no control characters.
     #[arg(long = "lock", value_name = "NAME", value_parser = parse_lock_name)]
     pub(crate) locks: Vec<String>,
+
+    /// The same lock, shared with other callers that say --share (repeatable)
+    ///
+    /// Callers that share a lock run side by side. A caller that says --lock with this name waits
+    /// for them, and holds back those that come later.
+    #[arg(long = "share", value_name = "NAME", value_parser = parse_lock_name)]
+    pub(crate) shares: Vec<String>,
+
+    /// Build only if fewer than N builds run that say --max-builds, whatever they build
+    ///
+    /// Counts the builds of all callers with the same lock folder, and so of one machine. A caller
+    /// waits for a free slot without holding a lock. 1 to 256, or none. [env: BUILDLOCK_MAX_BUILDS]
+    #[arg(long, value_name = "N", default_value = "none", value_parser = MaxBuilds::parse)]
+    pub(crate) max_builds: MaxBuilds,
 
     /// Build cache that the build command writes (repeatable)
     ///
@@ -353,6 +369,29 @@ fn after_long_help() -> String {
            buildlock --timeout 0s -E 75 -- podman build -t env:abc .",
     );
     text
+}
+
+/// How many builds may run at once, if that is limited.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MaxBuilds(pub(crate) Option<u16>);
+
+impl MaxBuilds {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(number @ 1..=SLOTS_MAX) => Ok(MaxBuilds(Some(number))),
+            _ if text == "none" => Ok(MaxBuilds(None)),
+            _ => Err(format!("a number from 1 to {SLOTS_MAX}, or none")),
+        }
+    }
+}
+
+impl std::fmt::Display for MaxBuilds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(number) => number.fmt(f),
+            None => f.write_str("none"),
+        }
+    }
 }
 
 fn parse_check(text: &str) -> Result<Check, &'static str> {

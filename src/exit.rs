@@ -17,7 +17,10 @@ pub const SUBCOMMAND_USAGE: u8 = 2;
 /// at most 100 columns, so nothing in here is longer than 89 characters.
 pub(crate) const MEANINGS: [(&str, &str); 7] = [
     ("0", "every image exists: just built, or present before"),
-    ("124", "a time limit passed: waiting for a lock (-E changes this status), or --build-timeout"),
+    (
+        "124",
+        "a time limit passed: waiting for a lock or a slot (-E changes this), or --build-timeout",
+    ),
     (
         "125",
         "buildlock itself failed: usage, lock folder, engine, lost lock, no image after the build",

@@ -58,7 +58,7 @@ fn main_page(grammar: clap::Command, out: &mut impl Write) -> Result<()> {
 /// Variables that buildlock reads or sets, in the order of the man page.
 const ENVIRONMENT: &[(&str, &str)] = &[
     (
-        "BUILDLOCK_TIMEOUT, BUILDLOCK_BUILD_TIMEOUT, BUILDLOCK_IF_CHANGED, BUILDLOCK_ON_FAILURE, BUILDLOCK_ENGINE, BUILDLOCK_CHECK, BUILDLOCK_DIR, BUILDLOCK_STORE, BUILDLOCK_LOG_FORMAT",
+        "BUILDLOCK_TIMEOUT, BUILDLOCK_BUILD_TIMEOUT, BUILDLOCK_IF_CHANGED, BUILDLOCK_ON_FAILURE, BUILDLOCK_MAX_BUILDS, BUILDLOCK_ENGINE, BUILDLOCK_CHECK, BUILDLOCK_DIR, BUILDLOCK_STORE, BUILDLOCK_LOG_FORMAT",
         "Defaults for the options with these names. Options win. An empty variable counts as unset.",
     ),
     (
@@ -89,7 +89,14 @@ const FILES: &[(&str, &str)] = &[
         "/tmp/buildlock/image-locks/<sha256 of the tag>.lock",
         "The lock of a tag, taken with flock(2). The tag is Docker's familiar form with an explicit tag (env:latest). While the lock is held, one line of JSON in the file names the holder. That line is for people only.",
     ),
-    ("/tmp/buildlock/named-locks/<sha256 of the name>.lock", "The lock of a name (--lock)."),
+    (
+        "/tmp/buildlock/named-locks/<sha256 of the name>.lock",
+        "The lock of a name (--lock, --share).",
+    ),
+    (
+        "/tmp/buildlock/build-slots/<number>.lock",
+        "A slot (--max-builds). *.bell.lock and *.turnstile.lock are for those that wait.",
+    ),
     (
         "$XDG_CACHE_HOME/buildlock/ (~/.cache/buildlock/)",
         "Hashes of files, so that --if-changed need not read them again, and their names, for \

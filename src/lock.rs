@@ -13,10 +13,15 @@ pub mod holder;
 pub mod kernel;
 pub mod key;
 pub mod place;
+mod slots;
 pub mod store;
 mod wait;
 
-pub use self::acquire::{Patience, Turn, take, take_in_turn};
+pub use self::acquire::{Patience, Turn, take, take_in_turn, try_in_turn, try_take};
 pub use self::held_locks::HeldLocks;
-pub use self::key::{CACHE_LOCKS, IMAGE_LOCKS, Key, LockMode, NAMED_LOCKS};
-pub use self::store::{Held, HeldLock, Inspect, Locks, Notes, Passing, Pruned, Store, Try};
+pub use self::key::{BUILD_SLOTS, CACHE_LOCKS, IMAGE_LOCKS, Key, LockMode, NAMED_LOCKS};
+pub(crate) use self::slots::SLOTS_MAX;
+pub use self::slots::{Slots, Turned};
+pub use self::store::{
+    Held, HeldLock, Inspect, Locks, Notes, Passing, Pruned, Several, Store, Try, Woken,
+};

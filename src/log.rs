@@ -154,6 +154,7 @@ pub fn waiting(subject: &Subject, lock: &Path, holder: Option<&Holder>, waited: 
         holder.command = holder.and_then(|holder| holder.command.as_deref()),
         holder.since = holder.and_then(|holder| holder.since.as_deref()),
         holder.claimed = holder.map(|holder| holder.claimed),
+        holder.shares = holder.filter(|holder| holder.shares).map(|_| true),
         waited_s = waited.as_secs_f64(),
         "{}{so_far}",
         Waiting { subject, holder }
@@ -182,6 +183,70 @@ impl std::fmt::Display for Waiting<'_> {
     }
 }
 
+/// As many builds run as may.
+pub struct WaitingForSlot {
+    /// How many run.
+    pub running: usize,
+    /// How many may, by this call's own account.
+    pub limit: u16,
+}
+
+impl std::fmt::Display for WaitingForSlot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let WaitingForSlot { running, limit } = self;
+        if *running <= usize::from(*limit) {
+            write!(f, "waiting for a free slot: {running} of {limit} builds are running")
+        } else {
+            write!(f, "waiting for a free slot: {running} builds are running, and {limit} may")
+        }
+    }
+}
+
+/// This call waits for a slot.
+pub fn waiting_for_slot(waiting: &WaitingForSlot, waited: Duration) {
+    let so_far = match waited.as_secs() {
+        0 => String::new(),
+        _ => format!(" (waited {} so far)", for_people(waited)),
+    };
+    tracing::info!(
+        event = "waiting",
+        running = waiting.running,
+        max_builds = waiting.limit,
+        waited_s = waited.as_secs_f64(),
+        "{waiting}{so_far}"
+    );
+}
+
+/// No slot was free in time.
+pub fn slot_timeout(waiting: &WaitingForSlot, waited: Duration) {
+    tracing::error!(
+        event = "timeout",
+        running = waiting.running,
+        max_builds = waiting.limit,
+        waited_s = waited.as_secs_f64(),
+        "gave up after {} (--timeout): {waiting}",
+        for_people(waited)
+    );
+}
+
+/// This call waits for a slot inside of another call that has a lock and no slot.
+pub fn slot_may_deadlock(theirs: &Subject) {
+    tracing::warn!(
+        "this wait for a free slot can deadlock: an outer call holds {theirs}, and no slot; give the \
+         outer call --max-builds, too (or set BUILDLOCK_MAX_BUILDS for both)"
+    );
+}
+
+/// This process has a slot.
+pub fn acquired_slot(subject: &Subject, limit: u16) {
+    tracing::debug!(
+        event = "acquired",
+        slot = subject.slot(),
+        max_builds = limit,
+        "{subject}: taken, of {limit}"
+    );
+}
+
 /// This process holds the lock.
 pub fn acquired(subject: &Subject, waited: Duration) {
     let tag = subject.tag();
@@ -200,9 +265,25 @@ pub fn acquired(subject: &Subject, waited: Duration) {
     }
 }
 
+/// This process holds a named lock, alone or with others that share it.
+pub fn acquired_named(subject: &Subject, shared: bool, waited: Duration) {
+    let after = match waited.as_secs() {
+        0 => String::new(),
+        _ => format!(" after {}", for_people(waited)),
+    };
+    tracing::info!(
+        event = "acquired",
+        tag = subject.tag(),
+        name = subject.name(),
+        mode = mode(shared),
+        waited_s = waited.as_secs_f64(),
+        "{subject}: locked{after}{}",
+        if shared { ", shared" } else { "" }
+    );
+}
+
 /// This process holds a build cache's lock, alone or with others, for this reason.
 pub fn acquired_cache(subject: &Subject, shared: bool, why: &str, waited: Duration) {
-    let mode = if shared { "shared" } else { "exclusive" };
     let after = match waited.as_secs() {
         0 => String::new(),
         _ => format!(" after {}", for_people(waited)),
@@ -212,47 +293,50 @@ pub fn acquired_cache(subject: &Subject, shared: bool, why: &str, waited: Durati
         tag = subject.tag(),
         name = subject.name(),
         cache = subject.cache(),
-        mode,
+        mode = mode(shared),
         reason = why,
         waited_s = waited.as_secs_f64(),
         "{subject}: locked{after}: {why}"
     );
 }
 
+fn mode(shared: bool) -> &'static str {
+    if shared { "shared" } else { "exclusive" }
+}
+
 /// The build command starts.
-pub fn building(tags: &[Tag], command: &str) {
+pub fn building(what: &What<'_>, command: &str) {
+    let doing = if what.tags.is_empty() { "running" } else { "building" };
     tracing::info!(
         event = "building",
-        tags = list(tags),
+        tags = list(what.tags),
         command,
-        "{}: building: {command}",
-        Names(tags)
+        "{what}: {doing}: {command}"
     );
 }
 
 /// The build command exited 0, and every image is present.
-pub fn built(tags: &[Tag], elapsed: Duration) {
+pub fn built(what: &What<'_>, elapsed: Duration) {
+    let done = if what.tags.is_empty() { "done" } else { "built" };
     tracing::info!(
         event = "built",
-        tags = list(tags),
+        tags = list(what.tags),
         elapsed_s = elapsed.as_secs_f64(),
-        "{}: built in {}",
-        Names(tags),
+        "{what}: {done} in {}",
         for_people(elapsed)
     );
 }
 
 /// The build command failed or was ended after `elapsed`, or a failure of another build is shared.
-pub fn failed(tags: &[Tag], exit: Exit, elapsed: Option<Duration>, why: &str) {
+pub fn failed(what: &What<'_>, exit: Exit, elapsed: Option<Duration>, why: &str) {
     let after =
         elapsed.map(|elapsed| format!(" after {}", for_people(elapsed))).unwrap_or_default();
     tracing::warn!(
         event = "failed",
-        tags = list(tags),
+        tags = list(what.tags),
         status = exit.shell_status(),
         elapsed_s = elapsed.map(|elapsed| elapsed.as_secs_f64()),
-        "{}: failed{after} ({exit}): {why}",
-        Names(tags)
+        "{what}: failed{after} ({exit}): {why}"
     );
 }
 
@@ -283,6 +367,7 @@ pub fn released(subject: &Subject) {
         tag = subject.tag(),
         name = subject.name(),
         cache = subject.cache(),
+        slot = subject.slot(),
         "{subject}: released"
     );
 }
@@ -328,12 +413,21 @@ pub fn error(error: &anyhow::Error) {
     tracing::error!("{error:#}");
 }
 
-struct Names<'a>(&'a [Tag]);
+/// What a call is about: its images, or without any the locks under which its command runs.
+pub struct What<'a> {
+    /// The images.
+    pub tags: &'a [Tag],
+    /// What its locks protect.
+    pub subjects: &'a [Subject],
+}
 
-impl std::fmt::Display for Names<'_> {
+impl std::fmt::Display for What<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (at, tag) in self.0.iter().enumerate() {
-            write!(f, "{}{tag}", if at == 0 { "" } else { ", " })?;
+        let locks = self.subjects.iter().filter(|_| self.tags.is_empty());
+        let tags = self.tags.iter().map(|tag| tag as &dyn std::fmt::Display);
+        let all = tags.chain(locks.map(|subject| subject as &dyn std::fmt::Display));
+        for (at, one) in all.enumerate() {
+            write!(f, "{}{one}", if at == 0 { "" } else { ", " })?;
         }
         Ok(())
     }

@@ -35,6 +35,9 @@ pub struct Holder {
     /// The cache's id, if the lock protects a build cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<String>,
+    /// The slot's number, if the lock is a slot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u16>,
     /// The build command, without secrets.
     pub command: Option<String>,
     /// The folder in which the build command runs.
@@ -96,6 +99,7 @@ impl Holder {
             tag: subject.tag().map(str::to_owned),
             name: subject.name().map(str::to_owned),
             cache: subject.cache().map(str::to_owned),
+            slot: subject.slot(),
             ..self
         }
     }
@@ -105,7 +109,8 @@ impl Holder {
         match (&self.tag, &self.name, &self.cache) {
             (Some(tag), ..) => Some(Subject::Image(tag.clone())),
             (None, Some(name), _) => Some(Subject::Named(name.clone())),
-            (None, None, cache) => cache.clone().map(Subject::Cache),
+            (None, None, Some(id)) => Some(Subject::Cache(id.clone())),
+            (None, None, None) => self.slot.map(Subject::Slot),
         }
     }
 
@@ -159,8 +164,13 @@ impl std::fmt::Display for Holder {
                 (None, _) => write!(f, "pid {}", self.pid)?,
             }
         }
+        if self.shares {
+            f.write_str(" (shared)")?;
+        }
         if let Some(held_for) = self.held_for() {
-            write!(f, ", building for {}", for_people(held_for))?;
+            // The holder of a named lock need not build.
+            let doing = if self.name.is_some() { "running" } else { "building" };
+            write!(f, ", {doing} for {}", for_people(held_for))?;
         }
         if self.claimed && (self.since.is_some() || self.command.is_some()) {
             f.write_str(" by its own account")?;

@@ -10,11 +10,13 @@ mod fingerprint;
 mod job;
 mod locking;
 mod look;
+mod named;
 mod nested;
 mod open_store;
 mod preflight;
 mod recursion;
 mod skip;
+mod slots;
 mod up_to_date;
 
 use std::sync::Arc;
@@ -98,7 +100,7 @@ impl Job {
     fn validate_build(&self) -> Result<()> {
         recursion::refuse(&self.command)?;
         preflight::check_interpreter(&self.command)?;
-        if let Some(folder) = &self.lock_folder {
+        if let (Some(folder), false) = (&self.lock_folder, self.tags.is_empty()) {
             preflight::warn_if_engine_sees_another_folder(folder, &self.images);
         }
         Ok(())
@@ -132,7 +134,7 @@ impl Job {
     /// Runs the build command, which inherits the locks.
     fn run_command(&self, build: &RunningBuild, signals: &Signals) -> Result<Ended> {
         let RunningBuild { locks, inputs, .. } = build;
-        log::building(&self.tags, &self.command.to_string());
+        log::building(&self.what(), &self.command.to_string());
         let expiry = locks.iter().find_map(|lock| lock.expiry());
         // The fence of the first tag's lock. The next holder of that lock gets a larger one,
         // whichever other locks it takes.
@@ -162,7 +164,7 @@ impl Job {
         signals: &Signals,
     ) -> Result<Exit> {
         let failed = |exit, why| {
-            log::failed(&self.tags, exit, Some(ended.elapsed), why);
+            log::failed(&self.what(), exit, Some(ended.elapsed), why);
             Ok(exit)
         };
         if ended.timed_out {
@@ -187,10 +189,14 @@ impl Job {
                        built the image";
             return failed(Exit::Signal(signal), why);
         }
+        if self.tags.is_empty() {
+            log::built(&self.what(), ended.elapsed);
+            return Ok(Exit::SUCCESS);
+        }
         let (job, inputs) = (Arc::clone(self), build.inputs.clone());
         match signals.unless_interrupted(move || job.find_built_images(inputs.as_ref()))? {
             Work::Done(()) => {
-                log::built(&self.tags, ended.elapsed);
+                log::built(&self.what(), ended.elapsed);
                 Ok(Exit::SUCCESS)
             }
             Work::Interrupted(signal) => {

@@ -256,3 +256,86 @@ fn contents(file: &mut File) -> io::Result<Vec<u8>> {
     file.take(OUTPUT_MAX).read_to_end(&mut text)?;
     Ok(text)
 }
+
+/// Makes calls that may block for long, each in a process of its own, and returns the number of the
+/// first process that has ended. The others are killed. Should this thread end before that, the
+/// kernel kills them all.
+///
+/// What a call takes through a descriptor, such as a lock of flock(2), is this process's as well.
+/// `call` makes system calls only.
+///
+/// # Errors
+/// A process could not be started, or its call failed.
+pub(crate) fn first_to_end(
+    count: usize,
+    call: impl Fn(usize) -> io::Result<()>,
+) -> io::Result<usize> {
+    let us = rustix::process::getpid();
+    let mut helpers = Helpers(Vec::with_capacity(count));
+    for number in 0..count {
+        let (result, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        // SAFETY: the child makes system calls only, and does not return.
+        match unsafe { libc::fork() } {
+            -1 => return Err(io::Error::last_os_error()),
+            0 => {
+                let errno = help(us, || call(number));
+                _ = rustix::io::write(&writer, &errno.to_ne_bytes());
+                // SAFETY: ends the process without running anything of the parent's.
+                unsafe { libc::_exit(0) }
+            }
+            pid => helpers.0.push((pid, result)),
+        }
+    }
+    let number = helpers.first()?;
+    let mut errno = [0; size_of::<i32>()];
+    match rustix::io::retry_on_intr(|| rustix::io::read(&helpers.0[number].1, &mut errno)) {
+        Ok(read) if read == errno.len() && errno != [0; size_of::<i32>()] => {
+            Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno)))
+        }
+        // One that was killed has said nothing. The caller looks whether there is news.
+        _ => Ok(number),
+    }
+}
+
+/// Makes the call in a process that the kernel kills when the thread that forked it ends. Returns
+/// the number of the error, or 0.
+fn help(parent: Pid, call: impl Fn() -> io::Result<()>) -> i32 {
+    let die = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    if die.is_err() || rustix::process::getppid() != Some(parent) {
+        return libc::ESRCH;
+    }
+    call().map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
+}
+
+/// Processes that help this thread, with the pipe that each closes at its end. They are killed when
+/// this is dropped.
+struct Helpers(Vec<(libc::pid_t, OwnedFd)>);
+
+impl Helpers {
+    /// Waits for the first one that ends.
+    fn first(&self) -> io::Result<usize> {
+        let polled = |(_, pipe)| rustix::event::PollFd::new(pipe, rustix::event::PollFlags::IN);
+        let mut polled: Vec<_> = self.0.iter().map(|(pid, pipe)| polled((pid, pipe))).collect();
+        loop {
+            rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
+            if let Some(number) = polled.iter().position(|one| !one.revents().is_empty()) {
+                return Ok(number);
+            }
+        }
+    }
+}
+
+impl Drop for Helpers {
+    fn drop(&mut self) {
+        for (pid, _) in &self.0 {
+            // SAFETY: system calls without memory of ours. Nobody else waits for this child, so its
+            // number is not another process's.
+            unsafe {
+                libc::kill(*pid, libc::SIGKILL);
+                while libc::waitpid(*pid, std::ptr::null_mut(), 0) == -1
+                    && Errno::last() == Errno::EINTR
+                {}
+            }
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use crate::reference::Tag;
 
 /// What a lock protects. Ordered as locks are taken: all tags, then named locks, then caches, each
-/// sorted.
+/// sorted. Slots are outside of that order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     /// An image, by its canonical tag.
@@ -12,6 +12,8 @@ pub enum Subject {
     Named(String),
     /// A build cache, by its id (`--cache`).
     Cache(String),
+    /// One of the places for builds (`--max-builds`), by its number.
+    Slot(u16),
 }
 
 impl Subject {
@@ -19,7 +21,7 @@ impl Subject {
     pub fn tag(&self) -> Option<&str> {
         match self {
             Subject::Image(tag) => Some(tag),
-            Subject::Named(_) | Subject::Cache(_) => None,
+            Subject::Named(_) | Subject::Cache(_) | Subject::Slot(_) => None,
         }
     }
 
@@ -27,7 +29,7 @@ impl Subject {
     pub fn name(&self) -> Option<&str> {
         match self {
             Subject::Named(name) => Some(name),
-            Subject::Image(_) | Subject::Cache(_) => None,
+            Subject::Image(_) | Subject::Cache(_) | Subject::Slot(_) => None,
         }
     }
 
@@ -35,7 +37,15 @@ impl Subject {
     pub fn cache(&self) -> Option<&str> {
         match self {
             Subject::Cache(id) => Some(id),
-            Subject::Image(_) | Subject::Named(_) => None,
+            Subject::Image(_) | Subject::Named(_) | Subject::Slot(_) => None,
+        }
+    }
+
+    /// Returns the number of a slot.
+    pub fn slot(&self) -> Option<u16> {
+        match self {
+            Subject::Slot(number) => Some(*number),
+            Subject::Image(_) | Subject::Named(_) | Subject::Cache(_) => None,
         }
     }
 }
@@ -52,6 +62,7 @@ impl std::fmt::Display for Subject {
             Subject::Image(tag) => f.write_str(tag),
             Subject::Named(name) => write!(f, "lock {name}"),
             Subject::Cache(id) => write!(f, "cache {id}"),
+            Subject::Slot(number) => write!(f, "slot {number}"),
         }
     }
 }

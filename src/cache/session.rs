@@ -10,7 +10,7 @@ use super::warmth::{Account, Cache};
 use crate::command::Command;
 use crate::duration::Deadline;
 use crate::image::Images;
-use crate::lock::{self, HeldLocks, LockMode, Store, Turn};
+use crate::lock::{self, Held, HeldLocks, LockMode, Store, Turn};
 use crate::log;
 use crate::scope::Scope;
 use crate::subject::Subject;
@@ -59,9 +59,38 @@ impl Caches {
         store: &Arc<dyn Store>,
         images: &Images,
         deadline: Deadline,
+        want: Want,
     ) -> Option<Result<Turn>> {
         let cache = self.find(subject)?;
-        Some(take(store, images, cache, deadline, Want::SharedIfWarm))
+        Some(take(store, images, cache, deadline, want))
+    }
+
+    /// Asks the engine whether the caches still exist, before [`Caches::try_take`].
+    pub(crate) fn ask(&self, store: &dyn Store, images: &Images, deadline: Deadline) -> Asked {
+        self.0.iter().for_each(|cache| cache.ask(store, images, deadline.left()));
+        Asked(Instant::now())
+    }
+
+    /// Takes the lock of the cache that `subject` names, unless that means to wait. Returns `None` if
+    /// `subject` is not one of these caches.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub(crate) fn try_take(
+        &self,
+        subject: &Subject,
+        store: &Arc<dyn Store>,
+        want: Want,
+        asked: &Asked,
+    ) -> Option<Result<Option<Box<dyn Held>>>> {
+        let cache = self.find(subject)?;
+        Some(try_take(store, cache, want, asked))
+    }
+
+    /// Returns why this lock is held as it is, if it is that of one of these caches.
+    pub(crate) fn reason(&self, lock: &dyn Held, want: Want) -> Option<String> {
+        let cache = self.find(lock.subject())?;
+        Some(reason(cache, lock.mode() == LockMode::Shared, want))
     }
 
     /// Returns whether one of these locks is a cache's, and shared.
@@ -125,8 +154,13 @@ pub(crate) fn take_all_alone(
     Ok(Some(ours))
 }
 
+/// When the engine was asked about caches.
+pub(crate) struct Asked(Instant);
+
+/// How a build needs its caches.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Want {
+pub(crate) enum Want {
+    /// Shared, if they are warm.
     SharedIfWarm,
     /// To run the build command again after it failed with a shared cache.
     Alone,
@@ -149,8 +183,12 @@ fn take(
             Want::SharedIfWarm => Ok(cache.mode(&**store)),
             Want::Alone => Ok(LockMode::Exclusive),
         };
-        let (turn, ancestor_shares) =
-            lock::take_in_turn(store, cache.subject(), deadline, &mut mode)?;
+        let mut ancestor_shares = false;
+        let mut inside = |theirs| {
+            ancestor_shares |= theirs == LockMode::Shared;
+            Ok(())
+        };
+        let turn = lock::take_in_turn(store, cache.subject(), deadline, &mut mode, &mut inside)?;
         let Turn::Held(lock) = turn else { return Ok(turn) };
         let shared = lock.mode() == LockMode::Shared;
         if shared && asked.elapsed() > ENGINE_ANSWER_MAX_AGE {
@@ -161,22 +199,54 @@ fn take(
                 continue;
             }
         }
-        if ancestor_shares && !shared {
-            tracing::warn!(
-                "cache {}: an outer call shares it, so others may write it beside the build command; \
-                 give the outer call the same --cache option",
-                cache.id()
-            );
-            cache.note_sharing_ancestor();
-        }
         log::acquired_cache(lock.subject(), shared, &reason(cache, shared, want), start.elapsed());
-        if cache.is_emptied() {
-            cache.forget(&**store);
-        }
-        if !shared && cache.has_files() {
-            cache.note_forgotten(&**store);
-        }
+        note_taken(store, cache, shared, ancestor_shares);
         return Ok(Turn::Held(lock));
+    }
+}
+
+fn try_take(
+    store: &Arc<dyn Store>,
+    cache: &Cache,
+    want: Want,
+    asked: &Asked,
+) -> Result<Option<Box<dyn Held>>> {
+    let mode = match want {
+        Want::SharedIfWarm => cache.mode(&**store),
+        Want::Alone => LockMode::Exclusive,
+    };
+    let shared = mode == LockMode::Shared;
+    if shared && asked.0.elapsed() > ENGINE_ANSWER_MAX_AGE {
+        // It may have been pruned in the meantime. A caller that waits for the lock asks again.
+        return Ok(None);
+    }
+    let mut ancestor_shares = false;
+    let mut inside = |theirs| {
+        ancestor_shares |= theirs == LockMode::Shared;
+        Ok(())
+    };
+    let lock = lock::try_in_turn(store, cache.subject(), mode, &mut inside)?;
+    if lock.is_some() {
+        note_taken(store, cache, shared, ancestor_shares);
+    }
+    Ok(lock)
+}
+
+/// Notes what follows from having the lock.
+fn note_taken(store: &Arc<dyn Store>, cache: &Cache, shared: bool, ancestor_shares: bool) {
+    if ancestor_shares && !shared {
+        tracing::warn!(
+            "cache {}: an outer call shares it, so others may write it beside the build command; \
+             give the outer call the same --cache option",
+            cache.id()
+        );
+        cache.note_sharing_ancestor();
+    }
+    if cache.is_emptied() {
+        cache.forget(&**store);
+    }
+    if !shared && cache.has_files() {
+        cache.note_forgotten(&**store);
     }
 }
 

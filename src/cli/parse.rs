@@ -18,6 +18,7 @@ const ENVIRONMENT: &[(&str, &str)] = &[
     ("build_timeout", "BUILDLOCK_BUILD_TIMEOUT"),
     ("if_changed", "BUILDLOCK_IF_CHANGED"),
     ("on_failure", "BUILDLOCK_ON_FAILURE"),
+    ("max_builds", "BUILDLOCK_MAX_BUILDS"),
     ("engine", "BUILDLOCK_ENGINE"),
     ("check", "BUILDLOCK_CHECK"),
     ("lock_dir", "BUILDLOCK_DIR"),

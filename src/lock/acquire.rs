@@ -76,21 +76,22 @@ pub fn take(
 /// exclusively waits for those that share it now, and for none that come later: flock(2) alone is
 /// not fair.
 ///
-/// Also returns whether an ancestor shares the lock. If so, even an exclusive lock of this call
-/// does not exclude the others that share the ancestor's.
+/// `inside` is told how each ancestor holds the lock, if any do, before this call waits. Inside of
+/// one that shares it, even an exclusive lock of this call does not exclude the others that share
+/// the ancestor's.
 ///
 /// # Errors
-/// The store or `mode` failed.
+/// The store, `mode` or `inside` failed.
 pub fn take_in_turn(
     store: &Arc<dyn Store>,
     subject: Subject,
     deadline: Deadline,
     mode: &mut dyn FnMut() -> Result<LockMode>,
-) -> Result<(Turn, bool)> {
+    inside: &mut dyn FnMut(LockMode) -> Result<()>,
+) -> Result<Turn> {
     // The user sees one wait.
     let mut reported = Reported::nothing();
     let mut key = Key::new(subject);
-    let mut ancestor_shares = false;
     loop {
         // Never share a lock with an ancestor. Other calls inside that ancestor take the nested
         // lock, so sharing here would not exclude them. Ask before entering the turnstile, so that
@@ -99,16 +100,14 @@ pub fn take_in_turn(
         if theirs.is_none() {
             if let Some(turn) = take_through_turnstile(store, &key, deadline, &mut reported, mode)?
             {
-                return Ok((turn, ancestor_shares));
+                return Ok(turn);
             }
             // An ancestor has taken it in the meantime, unless it had the turnstile alone.
             theirs = store.held_by_ancestors_as(&key);
-            if theirs.is_none() {
-                continue;
-            }
         }
+        let Some(theirs) = theirs else { continue };
         tracing::debug!("{}: an ancestor of this process holds the lock", key.subject());
-        ancestor_shares |= theirs == Some(LockMode::Shared);
+        inside(theirs)?;
         key = key.nested();
     }
 }
@@ -154,6 +153,51 @@ fn take_behind_turnstile(
         return take_unless_ancestor_holds(store, key, LockMode::Shared, patience, reported);
     }
     Ok(Some(Turn::Held(held)))
+}
+
+/// Takes the lock for `subject` unless another process holds it. Waits for nobody.
+///
+/// # Errors
+/// The store failed.
+pub fn try_take(store: &Arc<dyn Store>, subject: Subject) -> Result<Option<Box<dyn Held>>> {
+    let mut key = Key::new(subject);
+    loop {
+        if let Try::Held(held) = try_at_once(store, &key, LockMode::Exclusive)? {
+            return Ok(Some(held));
+        }
+        if store.held_by_ancestors_as(&key).is_none() {
+            return Ok(None);
+        }
+        key = key.nested();
+    }
+}
+
+/// Takes a lock that may be shared, as [`take_in_turn`] does, unless that means to wait: for its
+/// holder, or for those that wait for it.
+///
+/// # Errors
+/// The store or `inside` failed.
+pub fn try_in_turn(
+    store: &Arc<dyn Store>,
+    subject: Subject,
+    mode: LockMode,
+    inside: &mut dyn FnMut(LockMode) -> Result<()>,
+) -> Result<Option<Box<dyn Held>>> {
+    let mut key = Key::new(subject);
+    while let Some(theirs) = store.held_by_ancestors_as(&key) {
+        inside(theirs)?;
+        key = key.nested();
+    }
+    let Try::Held(turnstile) = try_at_once(store, &key.turnstile(), LockMode::Exclusive)? else {
+        return Ok(None);
+    };
+    let tried = try_at_once(store, &key, mode);
+    turnstile.release(None);
+    Ok(tried?.held())
+}
+
+fn try_at_once(store: &Arc<dyn Store>, key: &Key, mode: LockMode) -> Result<Try> {
+    try_or_busy(store, key, mode, Deadline::within(Some(Duration::ZERO)))
 }
 
 /// Takes one lock. Returns `None` if an ancestor of this process holds it: it would wait for us.

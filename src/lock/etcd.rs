@@ -46,7 +46,9 @@ use self::reach::{Reach, SHORTLY, WITHIN, within};
 use self::record::{Record, ancestors_everywhere};
 use self::session::Session;
 use super::key::{Key, LockMode};
-use super::store::{Before, Held, HeldLock, Inspect, Locks, Notes, Passing, Pruned, Try, in_order};
+use super::store::{
+    Before, Held, HeldLock, Inspect, Locks, Notes, Passing, Pruned, Several, Try, in_order,
+};
 use crate::duration::Deadline;
 use crate::record::{FailedBuild, Holder};
 use crate::scope::Scope;
@@ -319,6 +321,9 @@ impl Locks for EtcdStore {
     }
 }
 
+/// Slots count the builds of one machine. A cluster has none.
+impl Several for EtcdStore {}
+
 impl Notes for EtcdStore {
     fn note(&self, key: &Key) -> Option<Vec<u8>> {
         let read = [request::read(&self.keys().memory(key))];
@@ -369,6 +374,8 @@ impl Inspect for EtcdStore {
                     tag: holder.tag.clone(),
                     name: holder.name.clone(),
                     cache: holder.cache.clone(),
+                    slot: None,
+                    waiting: Vec::new(),
                     lock: self.shown(folder),
                     shared,
                     waiters: std::mem::take(&mut waiters),

@@ -13,6 +13,7 @@ mod notes;
 mod open;
 mod outer;
 mod real_path;
+mod several;
 mod umask;
 
 pub use self::folder::FileStore;

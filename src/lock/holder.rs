@@ -98,6 +98,14 @@ pub(super) fn describe(pid: u32, record: Option<Holder>, stat: &Stat) -> Holder 
     Holder { user, host, gone, claimed: claimed || gone, ..record }
 }
 
+/// Describes a process that waits for a lock, and has written nothing into it.
+pub(super) fn describe_waiter(pid: u32) -> Holder {
+    let uid = proc::user(pid);
+    let command = uid.and_then(|uid| command_of(pid, uid));
+    let claimed = uid.is_some_and(|uid| !proc::is_trusted(uid));
+    Holder { pid, user: uid.map(user::name), command, claimed, ..Holder::default() }
+}
+
 /// Returns what the lock at `path` protects, if the record in it says so and fits the file's name,
 /// which is a hash. Anybody may have written the record.
 pub(super) fn read_subject(file: &File, path: &Path) -> Option<Subject> {
@@ -110,6 +118,7 @@ pub(super) fn read_subject(file: &File, path: &Path) -> Option<Subject> {
         Subject::Image(tag) => Subject::Image(escaped_and_shortened(&tag)),
         Subject::Named(name) => Subject::Named(escaped_and_shortened(&name)),
         Subject::Cache(id) => Subject::Cache(escaped_and_shortened(&id)),
+        Subject::Slot(number) => Subject::Slot(number),
     })
 }
 

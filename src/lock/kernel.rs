@@ -140,7 +140,12 @@ impl KernelLocks {
 
     /// Returns how many processes wait for the lock on the file.
     pub(crate) fn waiters(&self, stat: &Stat, file: &File) -> usize {
-        self.on(stat, file).filter(|lock| lock.waiting).count()
+        self.waiting(stat, file).len()
+    }
+
+    /// Returns the processes that wait for the lock on the file.
+    pub(crate) fn waiting(&self, stat: &Stat, file: &File) -> Vec<u32> {
+        self.on(stat, file).filter(|lock| lock.waiting).map(|lock| lock.pid).collect()
     }
 
     /// Returns the inodes of all locked files.

@@ -12,6 +12,9 @@ pub const NAMED_LOCKS: &str = "named-locks";
 /// Folder of the locks for build caches.
 pub const CACHE_LOCKS: &str = "cache-locks";
 
+/// Folder of the locks for slots.
+pub const BUILD_SLOTS: &str = "build-slots";
+
 /// One lock of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
@@ -30,6 +33,9 @@ enum Part {
     /// A second lock, which callers take before the lock itself and release once they have it. It
     /// keeps those that share the lock from starving a caller that needs it exclusively.
     Turnstile,
+    /// A third lock, which the holder of the lock itself also holds, and on which others wait until
+    /// the lock is free. So a waiter that wakes is never taken for a holder.
+    Bell,
     /// Not a lock: what one holder leaves for the next.
     Memory,
 }
@@ -53,6 +59,12 @@ impl Key {
     #[must_use]
     pub(super) fn turnstile(&self) -> Self {
         Key { part: Part::Turnstile, ..self.clone() }
+    }
+
+    /// Returns the lock on which others wait until the lock itself is free.
+    #[must_use]
+    pub(super) fn bell(&self) -> Self {
+        Key { part: Part::Bell, ..self.clone() }
     }
 
     /// Returns the lock behind the turnstile.
@@ -99,22 +111,25 @@ impl Key {
             Subject::Image(_) => IMAGE_LOCKS,
             Subject::Named(_) => NAMED_LOCKS,
             Subject::Cache(_) => CACHE_LOCKS,
+            Subject::Slot(_) => BUILD_SLOTS,
         }
     }
 
     /// Returns where a store of files keeps the lock, as in `image-locks/<sha256 of the tag>.lock`.
     pub fn relative_path(&self) -> PathBuf {
-        let digest = match &self.subject {
+        let name = match &self.subject {
             Subject::Image(name) | Subject::Named(name) | Subject::Cache(name) => sha256_hex(name),
+            Subject::Slot(number) => number.to_string(),
         };
         let level = match self.level {
             0 => String::new(),
             level => format!(".{level}"),
         };
         let file = match self.part {
-            Part::Itself => format!("{digest}{level}.lock"),
-            Part::Turnstile => format!("{digest}{level}.turnstile.lock"),
-            Part::Memory => format!("{digest}{level}.json"),
+            Part::Itself => format!("{name}{level}.lock"),
+            Part::Turnstile => format!("{name}{level}.turnstile.lock"),
+            Part::Bell => format!("{name}{level}.bell.lock"),
+            Part::Memory => format!("{name}{level}.json"),
         };
         Path::new(self.folder()).join(file)
     }

@@ -15,9 +15,9 @@ use crate::scope::Scope;
 use crate::subject::Subject;
 
 /// A place for locks, with all that it offers.
-pub trait Store: Locks + Notes + Inspect {}
+pub trait Store: Locks + Several + Notes + Inspect {}
 
-impl<T: Locks + Notes + Inspect> Store for T {}
+impl<T: Locks + Several + Notes + Inspect> Store for T {}
 
 /// Takes locks and waits for them.
 ///
@@ -124,6 +124,33 @@ impl Try {
             Try::Busy(_) => None,
         }
     }
+}
+
+/// Looks at several locks at once, and waits for any of them.
+pub trait Several: Send + Sync {
+    /// Returns which of these locks are held, without taking any. The keys are of one kind.
+    ///
+    /// # Errors
+    /// The store cannot be used, or cannot do this.
+    fn held_among(&self, _keys: &[Key]) -> Result<Vec<Key>> {
+        bail!("this store has no slots");
+    }
+
+    /// Waits without polling until nobody holds one of `watched`, or until `wanted` is ours.
+    ///
+    /// # Errors
+    /// The store cannot be used, or cannot do this.
+    fn wait_for_any(&self, _watched: &[Key], _wanted: Option<&Key>) -> Result<Woken> {
+        bail!("this store has no slots");
+    }
+}
+
+/// What ended a wait for any of several locks.
+pub enum Woken {
+    /// The lock that was wanted is ours.
+    Held(Box<dyn Held>),
+    /// The watched lock with this number is free, or was when we looked.
+    Free(usize),
 }
 
 /// Turns a note into its successor.
@@ -258,6 +285,9 @@ pub struct HeldLock {
     pub name: Option<String>,
     /// The id, if it protects a build cache and a holder has said so.
     pub cache: Option<String>,
+    /// The number, if it is a slot and its holder has said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u16>,
     /// The lock file, or the address of a lock that has no file.
     #[serde(serialize_with = "as_text")]
     pub lock: PathBuf,
@@ -268,6 +298,9 @@ pub struct HeldLock {
     /// How many callers wait for it. They are counted with the first of several holders, so that
     /// the numbers can be added up.
     pub waiters: usize,
+    /// For slots, the callers that wait, with the first slot.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<Holder>,
 }
 
 /// Sorts locks by what they protect, and counts the waiters in a turnstile with the lock behind it.
@@ -281,7 +314,7 @@ pub(super) fn in_order(
         }
     }
     held.sort_by_cached_key(|it| {
-        (it.tag.clone(), it.name.clone(), it.cache.clone(), it.lock.clone())
+        (it.slot, it.tag.clone(), it.name.clone(), it.cache.clone(), it.lock.clone())
     });
     held
 }

@@ -13,6 +13,7 @@ use crate::duration::Deadline;
 use crate::log;
 use crate::record::{FailedBuild, Holder};
 use crate::scope::Scope;
+use crate::subject::Subject;
 use crate::terminal::LiveLine;
 
 /// Stack of a thread that does nothing but block, in bytes. The default of 2 MiB of address space
@@ -29,7 +30,7 @@ const NAME_WITHIN: Duration = Duration::from_millis(500);
 /// The same for the last message, after the deadline: a time limit must hold.
 pub(super) const LAST_NAME_WITHIN: Duration = Duration::from_millis(50);
 /// How often the live line moves.
-const TICK: Duration = Duration::from_millis(100);
+pub(super) const TICK: Duration = Duration::from_millis(100);
 
 /// How a blocking operation of a store ended.
 pub(super) enum Waited<T> {
@@ -71,7 +72,7 @@ impl Reported {
 ///
 /// A message names the holder as of the moment when it is due. So the holder is looked up then, and
 /// the message waits for the answer, but only for a while.
-struct Schedule {
+pub(super) struct Schedule {
     /// When the waiting began.
     start: Instant,
     /// When the next message is due, counted from the start.
@@ -84,7 +85,7 @@ struct Schedule {
 
 impl Schedule {
     /// The first message is due at once.
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         Schedule {
             start: Instant::now(),
             next_message: Duration::ZERO,
@@ -93,7 +94,7 @@ impl Schedule {
         }
     }
 
-    fn so_far(&self) -> Duration {
+    pub(super) fn so_far(&self) -> Duration {
         self.start.elapsed()
     }
 
@@ -103,7 +104,7 @@ impl Schedule {
         self.is_fresh = is_known && self.is_message_due();
     }
 
-    fn is_message_due(&self) -> bool {
+    pub(super) fn is_message_due(&self) -> bool {
         self.so_far() >= self.next_message
     }
 
@@ -139,7 +140,7 @@ impl Schedule {
     }
 
     /// Notes a message. The next ones are due after 5, 10, 20 and 40 seconds and every full minute.
-    fn note_reported(&mut self, waited: Duration) {
+    pub(super) fn note_reported(&mut self, waited: Duration) {
         self.answer_due = None;
         self.is_fresh = false;
         let seconds = waited.as_secs();
@@ -148,7 +149,7 @@ impl Schedule {
     }
 
     /// Returns how long nothing has to be done, if anything has to be done at all.
-    fn next_wake(&self) -> Option<Duration> {
+    pub(super) fn next_wake(&self) -> Option<Duration> {
         let next = self.next_message.saturating_sub(self.so_far());
         let answer = self.answer_due.map(|it| it.saturating_duration_since(Instant::now()));
         (!next.is_zero()).then_some(next).into_iter().chain(answer).min()
@@ -310,7 +311,8 @@ impl<'a> Wait<'a> {
         }
         let (store, ours) = (Arc::clone(self.store), self.key.subject().clone());
         let asked = on_a_thread("order", &**self.store, move || {
-            let theirs = store.held_by_ancestors().into_iter().find(|theirs| *theirs > ours);
+            let is_later = |theirs: &Subject| theirs.slot().is_none() && *theirs > ours;
+            let theirs = store.held_by_ancestors().into_iter().find(is_later);
             if let Some(theirs) = theirs {
                 tracing::warn!(
                     "{ours}: this wait can deadlock: an outer call holds {theirs}, which must be taken \
@@ -401,7 +403,7 @@ fn holder(store: &dyn Store, key: &Key, known: Option<u32>) -> Option<Holder> {
     store.holder(&key.itself(), known).or_else(in_turnstile)
 }
 
-fn on_a_thread(
+pub(super) fn on_a_thread(
     name: &str,
     store: &dyn Store,
     work: impl FnOnce() + Send + 'static,

@@ -8,12 +8,14 @@ use anyhow::Result;
 
 use super::RunningBuild;
 use super::job::Job;
+use super::locking::Locked;
+use super::slots::Again;
 use crate::cache::{self, Account};
 use crate::child::signals::{Signals, Work};
 use crate::child::{self, Ended};
 use crate::duration::Deadline;
 use crate::exit::Exit;
-use crate::lock::{HeldLocks, LockMode};
+use crate::lock::{Held, HeldLocks, LockMode};
 use crate::subject::Subject;
 
 impl Job {
@@ -59,23 +61,36 @@ impl Job {
              alone",
             ended.exit
         );
-        let had = build.locks.take(|lock| lock.subject().cache().is_some());
-        let shared = had.iter().filter(|lock| lock.mode() == LockMode::Shared);
+        // Whoever waits for a slot or has one must not keep others from anything, so a build with a
+        // slot begins anew.
+        let begins_anew = self.max_builds.is_some();
+        let had = build.locks.take(|lock| begins_anew || lock.subject().cache().is_some());
+        let is_shared_cache =
+            |lock: &&dyn Held| lock.subject().cache().is_some() && lock.mode() == LockMode::Shared;
+        let shared = had.iter().filter(is_shared_cache);
         let shared: Vec<Subject> = shared.map(|lock| lock.subject().clone()).collect();
         drop(had);
         let deadline = Deadline::within(build.patience);
         let job = Arc::clone(self);
-        let take_all =
-            move || cache::take_all_alone(&job.caches, &job.store, &job.images, deadline);
+        let take_all = move || match begins_anew {
+            true => job.lock_until_none_is_lost(deadline, Again::Yes),
+            false => job.take_caches_alone(deadline),
+        };
         match signals.unless_interrupted(take_all) {
-            Ok(Work::Done(Some(caches))) => {
-                caches.iter().for_each(|lock| lock.record());
-                build.locks.append(caches);
+            Ok(Work::Done(Locked::Ours(locks, inputs))) => {
+                build.locks.append(locks);
+                build.inputs = inputs.or(build.inputs.take());
+                // Without our lock, another call may have noted something else.
+                build.inputs.iter().for_each(|inputs| self.distrust_images(inputs));
                 build.at_fault = shared;
                 build.started = SystemTime::now();
                 self.run_command(build, signals)
             }
-            Ok(Work::Done(None)) => Ok(ended),
+            Ok(Work::Done(Locked::Present)) => {
+                tracing::info!("another call has built the image meanwhile");
+                Ok(Ended { exit: Exit::SUCCESS, ..ended })
+            }
+            Ok(Work::Done(_)) => Ok(ended),
             Ok(Work::Interrupted(signal)) => {
                 Ok(Ended { exit: Exit::Signal(signal), interrupted: Some(signal), ..ended })
             }
@@ -84,6 +99,13 @@ impl Job {
                 Ok(ended)
             }
         }
+    }
+
+    fn take_caches_alone(&self, deadline: Deadline) -> Result<Locked> {
+        let taken = cache::take_all_alone(&self.caches, &self.store, &self.images, deadline)?;
+        let Some(caches) = taken else { return Ok(Locked::TimedOut) };
+        caches.iter().for_each(|lock| lock.record());
+        Ok(Locked::Ours(caches, None))
     }
 
     /// Remembers the caches that this build had alone as warm. Returns a signal that arrived while

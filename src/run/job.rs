@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use rustix::process::Rlimit;
 
+use super::named::NamedLocks;
 use super::{nested, preflight, skip};
 use crate::cache::Caches;
 use crate::child;
@@ -16,8 +17,8 @@ use crate::duration::Limit;
 use crate::exit::Exit;
 use crate::fingerprint::Inputs;
 use crate::image::{Check, Images};
-use crate::lock::Store;
 use crate::lock::place::Place;
+use crate::lock::{Slots, Store};
 use crate::log;
 use crate::record::{Holder, Ourselves};
 use crate::reference::Tag;
@@ -25,16 +26,20 @@ use crate::subject::Subject;
 
 /// What has to be built, and how.
 pub(super) struct Job {
-    /// In the order in which their locks are taken, each once.
+    /// In the order in which their locks are taken, each once. None if the command only runs under
+    /// named locks.
     pub(super) tags: Vec<Tag>,
     /// What its locks protect, in the order in which they are taken.
     pub(super) subjects: Vec<Subject>,
+    pub(super) named: NamedLocks,
     pub(super) caches: Caches,
     pub(super) command: Arc<Command>,
     pub(super) images: Images,
     /// What the build command reads, with `--if-changed`.
     pub(super) inputs: Option<Inputs>,
     pub(super) store: Arc<dyn Store>,
+    /// How many builds may run at once, if that is limited.
+    pub(super) max_builds: Option<u16>,
     pub(super) timeout: Limit,
     pub(super) build_timeout: Option<Duration>,
     pub(super) kill_after: Option<Duration>,
@@ -65,15 +70,30 @@ impl Job {
             );
         }
         let command = Arc::new(Command::new(args.command));
+        let named = NamedLocks::new(args.locks, args.shares)?;
+        let has_images =
+            named.is_empty() || !args.tags.is_empty() || preflight::builds_images(&command);
         let program = preflight::program(&command)?;
-        let check = args.check.unwrap_or(Check::Local);
-        preflight::check_that_it_only_builds(&command, &check)?;
-        let mut tags = preflight::tags(args.tags, &command)?;
-        preflight::check_that_it_ends_with_an_image(&command, &check)?;
+        let check = match has_images {
+            true => args.check.unwrap_or(Check::Local),
+            // Nothing is looked up.
+            false => Check::Command(String::new()),
+        };
+        let mut tags = Vec::new();
+        if has_images {
+            preflight::check_that_it_only_builds(&command, &check)?;
+            tags = preflight::tags(args.tags, &command)?;
+            preflight::check_that_it_ends_with_an_image(&command, &check)?;
+        } else {
+            preflight::warn_if_a_script_builds(&command);
+        }
         preflight::warn_if_a_cache_has_several_writers(&command, &program, !args.caches.is_empty());
         let images = Images::of(&command, &program, args.engine, check.clone())?;
-        let inputs = match args.if_changed {
+        let inputs = match args.if_changed && has_images {
             true => Some(Inputs::of(&command, args.inputs, &tags, &images)?),
+            false if !args.inputs.is_empty() && !has_images => {
+                bail!("--inputs says what an image is built from, and this call has no image (-t)")
+            }
             false if !args.inputs.is_empty() => {
                 bail!("--inputs says what --if-changed looks at; give both")
             }
@@ -87,28 +107,36 @@ impl Job {
         if check == Check::Registry {
             preflight::warn_if_no_registry_is_named(&tags);
         }
-        let mut named_locks = args.locks;
-        named_locks.sort();
-        named_locks.dedup();
         let caches = Caches::new(args.caches, &command)?;
 
-        let open_files = child::make_room(tags.len() + named_locks.len() + caches.len());
+        // Without an image there is no build to count.
+        let max_builds = args.max_builds.0.filter(|_| has_images);
+        let slots = max_builds.map_or(0, Slots::locks_at_once);
+        let open_files = child::make_room(tags.len() + named.len() + caches.len() + slots);
         let id = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         let place = Place::of(common.store.as_deref(), &common.lock_dir)?;
         let lock_folder = place.folder().map(ToOwned::to_owned);
+        if max_builds.is_some() && lock_folder.is_none() {
+            bail!(
+                "--max-builds counts the builds of one machine by locks in its lock folder, and \
+                 --store names a store for many machines; leave out one of them (--max-builds none)"
+            );
+        }
         let images_of = tags.iter().map(Subject::from);
-        let named = named_locks.into_iter().map(Subject::Named);
-        let subjects: Vec<Subject> = images_of.chain(named).chain(caches.subjects()).collect();
+        let others = named.subjects().chain(caches.subjects());
+        let subjects: Vec<Subject> = images_of.chain(others).collect();
         let ourselves = ourselves(Arc::clone(&command), id.clone());
         let store = place.open(ourselves, &subjects)?;
         Ok(Job {
-            force: args.force || nested::is_forced_by_ancestor(&tags, &*store),
+            max_builds,
+            force: has_images && args.force || nested::is_forced_by_ancestor(&tags, &*store),
             store,
             images,
             inputs,
             command,
             tags,
             subjects,
+            named,
             caches,
             timeout: args.timeout,
             build_timeout: args.build_timeout.unless_zero(),
@@ -120,6 +148,11 @@ impl Job {
             id,
             lock_folder,
         })
+    }
+
+    /// Returns what this call is about, for messages.
+    pub(super) fn what(&self) -> log::What<'_> {
+        log::What { tags: &self.tags, subjects: &self.subjects }
     }
 
     /// Returns this call as others read of it, without a lock and the time.

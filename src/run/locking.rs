@@ -1,17 +1,20 @@
 //! Taking all locks of a build within one deadline, or learning that there is nothing to build.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 
 use super::job::Job;
 use super::look::Look;
 use super::open_store::OpenStore;
+use super::slots::{Again, Next};
+use crate::cache::{Asked, Want};
 use crate::child::signals::Work;
 use crate::duration::Deadline;
 use crate::exit::Exit;
 use crate::fingerprint::Fingerprint;
-use crate::lock::{self, HeldLocks, Key, Patience, Turn};
+use crate::lock::{self, Held, HeldLocks, Key, LockMode, Patience, Turn};
 use crate::log;
 use crate::record::Holder;
 use crate::subject::Subject;
@@ -43,18 +46,35 @@ impl Job {
         store: &OpenStore,
     ) -> Result<Locked> {
         let job = Arc::clone(self);
-        let work = move || job.lock_until_none_is_lost(deadline);
+        let work = move || job.lock_until_none_is_lost(deadline, Again::No);
         Ok(match store.unless_interrupted(work)? {
             Work::Done(locked) => locked,
             Work::Interrupted(signal) => Locked::Interrupted(signal),
         })
     }
 
-    fn lock_until_none_is_lost(&self, deadline: Deadline) -> Result<Locked> {
+    /// Takes all locks, and with `--max-builds` a slot, and looks again. `again` says whether the
+    /// build command has run before.
+    ///
+    /// # Errors
+    /// A lock cannot be taken, or a look failed.
+    pub(super) fn lock_until_none_is_lost(
+        &self,
+        deadline: Deadline,
+        again: Again,
+    ) -> Result<Locked> {
         let mut lost_rounds = 0;
         let mut waited_for = Vec::new();
+        let mut slots = self.slots(again);
         loop {
-            let locked = match self.lock(deadline, &mut waited_for)? {
+            let turn = match slots.next() {
+                Next::Locks => self.lock(deadline, &mut waited_for, again.want())?,
+                Next::Slot => match slots.wait(self, deadline)? {
+                    Some(turn) => turn,
+                    None => continue,
+                },
+            };
+            let locked = match turn {
                 Turn::Held(locks) => match self.look()? {
                     Look::ToBuild(it) => Some((locks, it.inputs)),
                     Look::Present => None,
@@ -74,15 +94,19 @@ impl Job {
                 return Ok(Locked::Present);
             };
             // A lock may have been lost during the wait for another lock or for the engine.
-            let Some(why) = locks.iter().find_map(|lock| lock.lost()) else {
-                return Ok(Locked::Ours(locks, inputs));
-            };
-            drop(locks);
-            lost_rounds += 1;
-            if lost_rounds == LOST_ROUNDS_MAX {
-                bail!("{why}");
+            let lost = locks.iter().find_map(|lock| lock.lost());
+            if let Some(why) = lost {
+                drop(locks);
+                lost_rounds += 1;
+                if lost_rounds == LOST_ROUNDS_MAX {
+                    bail!("{why}");
+                }
+                tracing::warn!("{why}; locking again before anything is built");
+                continue;
             }
-            tracing::warn!("{why}; locking again before anything is built");
+            if let Some(locks) = slots.complete(locks, deadline)? {
+                return Ok(Locked::Ours(locks, inputs));
+            }
         }
     }
 
@@ -92,6 +116,7 @@ impl Job {
         &self,
         deadline: Deadline,
         waited_for: &mut Vec<(Subject, Holder)>,
+        want: Want,
     ) -> Result<Turn<HeldLocks>> {
         // A fault of the last lock must not surface after a wait for the first.
         self.caches.read_files(&self.images, self.store.scope())?;
@@ -100,7 +125,7 @@ impl Job {
         }
         let mut ours = HeldLocks::default();
         for subject in &self.subjects {
-            match self.lock_one(subject, deadline, waited_for)? {
+            match self.lock_one(subject, deadline, waited_for, want)? {
                 Turn::Held(lock) => {
                     lock.record();
                     ours.push(lock);
@@ -108,7 +133,7 @@ impl Job {
                 Turn::Settled => return Ok(Turn::Settled),
                 Turn::Failed(status) => {
                     let exit = Exit::Code(status);
-                    log::failed(&self.tags, exit, None, "the build that was waited for failed");
+                    log::failed(&self.what(), exit, None, "the build that was waited for failed");
                     return Ok(Turn::Failed(status));
                 }
                 Turn::TimedOut => return Ok(Turn::TimedOut),
@@ -122,25 +147,60 @@ impl Job {
         subject: &Subject,
         deadline: Deadline,
         waited_for: &mut Vec<(Subject, Holder)>,
+        want: Want,
     ) -> Result<Turn> {
         let is_image = subject.tag().is_some();
         // A wait for another lock may be for nothing by now.
         if !is_image && self.is_present()? {
             return Ok(Turn::Settled);
         }
-        if let Some(turn) = self.caches.take(subject, &self.store, &self.images, deadline) {
+        if let Some(turn) = self.named.take(subject, &self.store, deadline) {
+            return turn;
+        }
+        let (store, images) = (&self.store, &self.images);
+        if let Some(turn) = self.caches.take(subject, store, images, deadline, want) {
             return turn;
         }
         let mut settled = || self.is_present();
         let patience = Patience {
             deadline,
-            // The holder of a named lock builds something else.
-            share_failure: self.share_failure && is_image,
+            share_failure: self.share_failure,
             settled: (!self.force).then_some(&mut settled),
         };
         let (turn, holder) = lock::take(&self.store, subject.clone(), patience)?;
-        waited_for.extend(holder.filter(|_| is_image).map(|it| (subject.clone(), it)));
+        waited_for.extend(holder.map(|it| (subject.clone(), it)));
         Ok(turn)
+    }
+
+    /// Takes all locks in the same order, if none of them is busy. Waits for nobody.
+    ///
+    /// # Errors
+    /// A lock cannot be taken.
+    pub(super) fn try_lock(&self, want: Want, asked: &Asked) -> Result<Option<HeldLocks>> {
+        let mut ours = HeldLocks::default();
+        for subject in &self.subjects {
+            let store = &self.store;
+            let named = || self.named.try_take(subject, store);
+            let tried = match self.caches.try_take(subject, store, want, asked).or_else(named) {
+                Some(tried) => tried?,
+                None => lock::try_take(store, subject.clone())?,
+            };
+            let Some(lock) = tried else { return Ok(None) };
+            lock.record();
+            ours.push(lock);
+        }
+        ours.iter().for_each(|lock| self.log_taken(lock, want));
+        Ok(Some(ours))
+    }
+
+    fn log_taken(&self, lock: &dyn Held, want: Want) {
+        let (subject, shared) = (lock.subject(), lock.mode() == LockMode::Shared);
+        let at_once = Duration::ZERO;
+        match self.caches.reason(lock, want) {
+            Some(why) => log::acquired_cache(subject, shared, &why, at_once),
+            None if subject.name().is_some() => log::acquired_named(subject, shared, at_once),
+            None => log::acquired(subject, at_once),
+        }
     }
 
     /// Warns if the build that was waited for, and that left `result`, ran another command than this

@@ -14,7 +14,7 @@ pub(super) enum Look<'a> {
 
 /// What has to be built.
 pub(super) struct ToBuild<'a> {
-    /// The first image that does not count as present. None with `--force`: then nobody looks.
+    /// The first image that does not count as present. None with `--force` or without an image: then nobody looks.
     pub(super) why: Option<Missing<'a>>,
     /// The fingerprint of what it is built from, with `--if-changed`.
     pub(super) inputs: Option<Fingerprint>,
@@ -34,7 +34,7 @@ impl Job {
     /// the build cannot be read.
     pub(super) fn look(&self) -> Result<Look<'_>> {
         let inputs = self.fingerprint()?;
-        if self.force {
+        if self.force || self.tags.is_empty() {
             return Ok(Look::to_build(None, inputs));
         }
         if let Some(inputs) = inputs {

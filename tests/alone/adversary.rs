@@ -59,7 +59,7 @@ impl Scene {
     /// Makes the folders as tmpfiles.d does.
     fn make_folders(&self) {
         let f = &self.f;
-        for folder in ["", "image-locks", "named-locks", "cache-locks"] {
+        for folder in ["", "image-locks", "named-locks", "cache-locks", "build-slots"] {
             let folder = f.lock_dir().join(folder);
             fs::create_dir_all(&folder).unwrap();
             fs::set_permissions(&folder, fs::Permissions::from_mode(0o1777)).unwrap();

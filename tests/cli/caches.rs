@@ -620,7 +620,7 @@ fn status_shows_every_holder_that_shares_a_cache_and_counts_each_waiter_once() {
     assert!(b_row.contains(" 2  ") && a_row.contains("?           "), "{table}");
     assert!(!table.contains("hunter2"), "{table}");
     // Of several holders, the message names the one with a record.
-    let message = format!("pid {}, building for", b.pid());
+    let message = format!("pid {} (shared), building for", b.pid());
     assert!(alone.stderr().contains(&message), "{}", alone.stderr());
 
     // Its record goes with it.

@@ -201,7 +201,7 @@ fn tmpfiles_lines_make_the_folders_and_the_guard_that_buildlock_uses() {
     let guard = lines.pop().unwrap();
     assert_eq!(guard, ["f", "/tmp/buildlock/guard", "0666", "root", "root", "-"]);
     let folders: Vec<PathBuf> = lines.iter().map(|line| PathBuf::from(&line[1])).collect();
-    let wanted = ["", "image-locks", "named-locks", "cache-locks"];
+    let wanted = ["", "image-locks", "named-locks", "cache-locks", "build-slots"];
     assert_eq!(folders, wanted.map(|name| Path::new("/tmp/buildlock").join(name)));
     for line in &lines {
         assert_eq!(line[0], "d", "{line:?}");

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{CWD, Dir, Stat};
 use rustix::io::Errno;
 
-use super::super::key::{CACHE_LOCKS, IMAGE_LOCKS, Key, NAMED_LOCKS};
+use super::super::key::{BUILD_SLOTS, CACHE_LOCKS, IMAGE_LOCKS, Key, NAMED_LOCKS};
 use super::super::store::Passing;
 use super::directory::{
     find_folder, folder_error, open_lock_folder, open_or_create, warn_of_owner,
@@ -26,7 +26,7 @@ use crate::record::{Holder, Ourselves};
 use crate::subject::Subject;
 
 /// The folders of all kinds of locks.
-pub(super) const FOLDERS: [&str; 3] = [IMAGE_LOCKS, NAMED_LOCKS, CACHE_LOCKS];
+pub(super) const FOLDERS: [&str; 4] = [IMAGE_LOCKS, NAMED_LOCKS, CACHE_LOCKS, BUILD_SLOTS];
 
 /// What the names of lock files end with, after a dot.
 pub(super) const LOCK: &str = "lock";
@@ -208,11 +208,19 @@ pub(super) fn entries(folder: &OwnedFd, path: &Path, kind: &str) -> Result<Vec<E
     for entry in Dir::read_from(folder).with_context(unreadable)? {
         let entry = entry.with_context(unreadable)?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes());
-        if Path::new(name).extension() == Some(OsStr::new(kind)) && begins_with_hash(name) {
+        let is_one =
+            if path.ends_with(BUILD_SLOTS) { begins_with_number } else { begins_with_hash };
+        if Path::new(name).extension() == Some(OsStr::new(kind)) && is_one(name) {
             found.push(Entry { name: name.to_owned(), inode: entry.ino() });
         }
     }
     Ok(found)
+}
+
+/// Returns whether the name begins as a slot's does.
+fn begins_with_number(name: &OsStr) -> bool {
+    let number = name.as_bytes().split(|&c| c == b'.').next().unwrap_or_default();
+    !number.is_empty() && number.iter().all(u8::is_ascii_digit)
 }
 
 /// Returns whether the name begins as a lock's does, with a sha256 in hex.

@@ -90,12 +90,24 @@ impl Guard {
         self.set(libc::F_UNLCK, |range| FcntlArg::F_OFD_SETLK(range))
     }
 
+    /// Returns whether somebody holds the byte of the lock at this relative path, through another
+    /// descriptor than this one. Takes nothing.
+    pub(super) fn is_held(&self, lock: &Path) -> bool {
+        let mut found = Guard::range_of(byte_of(lock), libc::F_WRLCK);
+        loop {
+            match fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut found)) {
+                Err(Errno::EINTR) => {}
+                asked => return asked.is_ok() && i32::from(found.l_type) != libc::F_UNLCK,
+            }
+        }
+    }
+
     fn set(
         &self,
         kind: libc::c_int,
         call: impl Fn(&libc::flock) -> FcntlArg<'_>,
     ) -> nix::Result<()> {
-        let range = self.range(kind);
+        let range = Guard::range_of(self.byte, kind);
         loop {
             match fcntl(&self.file, call(&range)) {
                 Err(Errno::EINTR) => {}
@@ -105,11 +117,11 @@ impl Guard {
         }
     }
 
-    fn range(&self, kind: libc::c_int) -> libc::flock {
+    fn range_of(byte: u64, kind: libc::c_int) -> libc::flock {
         libc::flock {
             l_type: kind as libc::c_short,
             l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: self.byte as libc::off_t,
+            l_start: byte as libc::off_t,
             l_len: 1,
             // fcntl(2) demands zero for a lock of an open file description.
             l_pid: 0,

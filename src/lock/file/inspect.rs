@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use fs2::FileExt as Flock;
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, Stat};
 use rustix::io::Errno;
 
 use super::super::holder;
 use super::super::kernel::KernelLocks;
-use super::super::key::Key;
+use super::super::key::{BUILD_SLOTS, Key};
 use super::super::store::{HeldLock, Inspect, Pruned, in_order};
 use super::folder::{Entry, FOLDERS, FileStore, LOCK, NOTE, entries};
 use super::open::{NotALock, is_named, links, open_existing};
-use crate::record::read_record;
+use crate::record::{Holder, read_record};
 use crate::subject::Subject;
 
 impl Inspect for FileStore {
@@ -23,7 +23,15 @@ impl Inspect for FileStore {
         let locks = KernelLocks::read()?;
         let mut held = Vec::new();
         let mut turnstiles = Vec::new();
+        let mut waiting = Vec::new();
         self.each_file(&locks.inodes_held(), |path, file, stat| {
+            if is_in(&path, BUILD_SLOTS) && !is_lock_itself(&path) {
+                // Everybody passes the door, and has a slot's bell with the slot.
+                if is_line(&path) {
+                    waiting.extend(waiters_in_line(&locks, file, stat));
+                }
+                return;
+            }
             if let Some(behind) = behind_turnstile(&path) {
                 // Callers in it wait for the lock behind it, and are counted there.
                 turnstiles.push((behind, locks.waiters(stat, file)));
@@ -41,13 +49,20 @@ impl Inspect for FileStore {
                 tag: subject.and_then(Subject::tag).map(str::to_owned),
                 name: subject.and_then(Subject::name).map(str::to_owned),
                 cache: subject.and_then(Subject::cache).map(str::to_owned),
+                slot: subject.and_then(Subject::slot),
                 lock: path.clone(),
                 holder: holder::describe(pid, record.clone(), stat),
                 shared,
                 waiters: std::mem::take(&mut waiters),
+                waiting: Vec::new(),
             }));
         })?;
-        Ok(in_order(held, turnstiles))
+        let mut held = in_order(held, turnstiles);
+        if let Some(first) = held.iter_mut().find(|lock| lock.slot.is_some()) {
+            first.waiters = waiting.len();
+            first.waiting = waiting;
+        }
+        Ok(held)
     }
 
     fn prune(&self) -> Result<Pruned> {
@@ -124,6 +139,31 @@ fn remove(
         Err(Errno::NOENT) => Ok(Removal::Left),
         Err(error) => Err(error).with_context(|| format!("cannot remove {}", shown.display())),
     }
+}
+
+fn is_in(path: &Path, folder: &str) -> bool {
+    path.parent().is_some_and(|parent| parent.ends_with(folder))
+}
+
+/// Returns whether a file is a lock itself, and not its turnstile or bell.
+fn is_lock_itself(path: &Path) -> bool {
+    let name = path.file_stem().unwrap_or_default().as_encoded_bytes();
+    !name.ends_with(b".turnstile") && !name.ends_with(b".bell")
+}
+
+/// Returns whether callers stand in line for a slot behind this file, which is not the door.
+fn is_line(path: &Path) -> bool {
+    let door = Key::new(Subject::Slot(0)).turnstile().relative_path();
+    behind_turnstile(path).is_some() && path.file_name() != door.file_name()
+}
+
+/// Returns the callers that stand in line behind this file, the first one first.
+fn waiters_in_line(locks: &KernelLocks, file: &File, stat: &Stat) -> Vec<Holder> {
+    let first = locks.holders(stat, file);
+    let record = read_record(file);
+    let firsts = first.iter().map(|&pid| holder::describe(pid, record.clone(), stat));
+    let others = locks.waiting(stat, file);
+    firsts.chain(others.iter().map(|&pid| holder::describe_waiter(pid))).collect()
 }
 
 /// Returns the lock behind the turnstile with this path, if it is one.

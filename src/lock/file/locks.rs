@@ -46,10 +46,13 @@ impl Locks for FileStore {
         // A lease on it does not keep us from waiting.
         self.open_unless_leased(key)?;
         self.open_guard(key)?;
-        if key.subject().cache().is_none() {
+        if key.subject().tag().is_some() {
             return Ok(());
         }
         self.open_unless_leased(&key.turnstile())?;
+        if key.subject().cache().is_none() {
+            return Ok(());
+        }
         let memory = key.memory();
         // The lock can be taken without it.
         if let Some(Err(error)) = self.is_there(&memory).then(|| self.open_file(&memory)) {
@@ -157,7 +160,7 @@ impl Locks for FileStore {
 }
 
 impl FileStore {
-    fn held(&self, lock: LockFile, key: &Key, mode: LockMode) -> Box<dyn Held> {
+    pub(super) fn held(&self, lock: LockFile, key: &Key, mode: LockMode) -> Box<dyn Held> {
         lock.held(key, mode, self.ourselves.clone(), self.outer.take(key.subject()))
     }
 
@@ -357,8 +360,10 @@ mod tests {
             Ok(LockMode::Shared)
         };
         let no_bound = Deadline::within(None);
-        let turn = take_in_turn(&store, key.subject().clone(), no_bound, &mut mode).unwrap();
-        let (Turn::Held(held), _) = turn else { panic!("there is no bound") };
+        let mut inside = |_| panic!("this is not a nested call");
+        let subject = key.subject().clone();
+        let turn = take_in_turn(&store, subject, no_bound, &mut mode, &mut inside).unwrap();
+        let Turn::Held(held) = turn else { panic!("there is no bound") };
         assert!(waited_for.load(Ordering::SeqCst));
         assert_eq!((held.mode(), held.lost()), (LockMode::Shared, None));
         assert!(

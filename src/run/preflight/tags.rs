@@ -61,6 +61,29 @@ fn tags_of_several(
     Ok(tags)
 }
 
+/// Returns whether buildlock knows that the command builds images. Such a command needs a tag, even
+/// under a named lock.
+pub(crate) fn builds_images(command: &Command) -> bool {
+    command.build().is_some() || command.compose_or_bake().is_some_and(ComposeOrBake::only_builds)
+}
+
+/// Warns if the command of a call without an image is a script that seems to build one.
+pub(crate) fn warn_if_a_script_builds(command: &Command) {
+    let tags = command.tags_in_script();
+    if !tags.is_empty() {
+        tracing::warn!(
+            "this call has no tag, so it only runs its command under the lock; to have {} built \
+             once and verified, say: buildlock {} -- …",
+            tags.join(" and "),
+            options(&tags)
+        );
+    }
+}
+
+fn options(tags: &[String]) -> String {
+    tags.iter().map(|tag| format!("-t {tag}")).collect::<Vec<_>>().join(" ")
+}
+
 fn named_tags(command: &Command) -> Result<Vec<Tag>> {
     let named = command.build().map_or(&[][..], |build| &build.tags);
     if named.is_empty() {
@@ -96,13 +119,14 @@ fn no_tag(command: &Command) -> String {
     }
     match command.tags_in_script().as_slice() {
         [] => "no tag: this is not a build command that buildlock knows, so say which image it \
-               builds: buildlock -t TAG -- …"
+               builds: buildlock -t TAG -- …; a command that builds none can run under a lock: \
+               buildlock --lock NAME -- …"
             .to_owned(),
         tags => format!(
             "no tag: buildlock does not take tags from a script; this one seems to build {}, so \
              say: buildlock {} -- …",
             tags.join(" and "),
-            tags.iter().map(|tag| format!("-t {tag}")).collect::<Vec<_>>().join(" ")
+            options(tags)
         ),
     }
 }
