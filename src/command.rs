@@ -22,7 +22,7 @@ pub use self::engine::Engine;
 pub(crate) use self::output::{goes_elsewhere, output_fields};
 pub use self::redact::describe;
 pub use self::task::{BuildOptions, Given};
-pub(crate) use self::task::{ComposeOrBake, Tool};
+pub(crate) use self::task::{ComposeOrBake, OTHER_TARGETS, Tool};
 
 use self::builder::BuilderUse;
 use self::call::Known;

@@ -32,11 +32,6 @@ pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
     if !args.tags.is_empty() {
         bail!("--each finds the tags itself; leave out -t");
     }
-    if args.if_changed {
-        bail!(
-            "--if-changed does not know what compose and bake read; call docker build for each image"
-        );
-    }
     let plan = Plan::new(args.command)?;
     let signals = Signals::take_in()?;
     let output = Output::new(common.log.log_format == LogFormat::Json)?;

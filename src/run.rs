@@ -142,10 +142,10 @@ impl Job {
         let fence = fence.map(|fence| ("BUILDLOCK_FENCE", fence.to_string().into()));
         let forced = nested::forced_by_us(self.force, &self.tags);
         let label = inputs.as_ref().map(Fingerprint::label);
-        let labelled = label.as_ref().and_then(|label| self.command.with_label(label));
+        let labelled = label.as_ref().map(|label| self.labelled(label)).transpose()?.flatten();
         let label = label.map(|label| ("BUILDLOCK_LABEL", label.into()));
         let request = child::RunRequest {
-            command: labelled.as_ref().unwrap_or(&self.command),
+            command: labelled.as_ref().map_or(&self.command, |labelled| &labelled.command),
             environment: forced.into_iter().chain(fence).chain(label).collect(),
             lock_descriptors: locks.iter().flat_map(|lock| lock.descriptors()).collect(),
             expiry: expiry.as_deref(),

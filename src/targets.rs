@@ -6,10 +6,13 @@
 pub(crate) mod bake;
 mod compose;
 mod compose1;
+pub(crate) mod equivalent;
+mod target;
 
 use std::ffi::OsString;
 use std::path::Path;
 
+pub(crate) use self::target::Target;
 use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
 
@@ -18,27 +21,6 @@ use crate::image::{ANSWER_WITHIN, excerpt};
 use crate::interpreter;
 use crate::reference::Tag;
 use crate::spawn;
-
-/// A service that compose builds, or a target of bake.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Target {
-    pub(crate) name: String,
-    /// The names that its image gets.
-    pub(crate) tags: Vec<Tag>,
-    /// The names of other images that building it builds, too.
-    pub(crate) others: Vec<Tag>,
-    /// The targets that its build reads, by name.
-    pub(crate) needs: Vec<String>,
-    /// How it is built, as the tool says.
-    pub(crate) definition: Value,
-}
-
-impl Target {
-    /// Returns all images that exist after a build of this target.
-    pub(crate) fn images(&self) -> impl Iterator<Item = &Tag> {
-        self.tags.iter().chain(&self.others)
-    }
-}
 
 /// Returns what a call of compose or bake builds, or `None` if the tool cannot be asked.
 ///

@@ -88,6 +88,10 @@ impl BuildOptions {
     }
 }
 
+/// Stands among the options of a `docker build` for the targets of compose or bake that it reads. It
+/// is no option of docker.
+pub(crate) const OTHER_TARGETS: &str = "other-targets";
+
 /// A tool that may build several images at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tool {
@@ -105,11 +109,13 @@ pub(crate) struct ComposeOrBake {
     pub called: String,
     /// The subcommand of compose (`build`, `up`), or `bake`.
     pub subcommand: String,
-    /// Where the subcommand stands in the build command.
+    /// Where the tool's own options begin in the build command.
+    pub options_at: usize,
+    /// Where the subcommand stands in it.
     pub at: usize,
     /// The services or targets that the command names.
     pub named: Vec<String>,
-    /// Where they stand in the build command.
+    /// Where they stand in it.
     pub named_at: Vec<usize>,
     /// All options, in order.
     pub given: Vec<Given>,

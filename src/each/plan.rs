@@ -141,6 +141,7 @@ mod tests {
             others: Vec::new(),
             needs: needs.iter().map(|need| (*need).to_owned()).collect(),
             definition: json!({"context": "."}),
+            labelled_by: None,
         }
     }
 

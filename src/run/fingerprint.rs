@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
-use super::preflight;
+use super::preflight::{self, Builds};
 use crate::cli::FingerprintArgs;
 use crate::command::Command;
 use crate::exit::Exit;
@@ -20,14 +20,18 @@ use crate::reference::Tag;
 /// An input cannot be read, or the engine gave no certain answer.
 pub fn fingerprint(args: FingerprintArgs, verbose: bool, out: &mut impl Write) -> Result<Exit> {
     let command = Arc::new(Command::new(args.command));
-    let program = preflight::program(&command)?;
-    let tags = match preflight::tags(args.tags, &command) {
-        Ok(tags) => tags,
-        Err(error) if args.diff => return Err(error),
-        Err(_) => Vec::new(),
+    preflight::program(&command)?;
+    let needs_inputs = args.inputs.is_empty();
+    let builds = match preflight::builds(args.tags, &command, needs_inputs) {
+        Ok(builds) => builds,
+        Err(error) if args.diff || command.build().is_none() => return Err(error),
+        Err(_) => Builds::of(Vec::new()),
     };
+    let command = builds.reads(&command)?;
+    let program = preflight::program(&command)?;
     let check = args.check.unwrap_or(Check::Local);
     let images = Images::of(&command, &program, args.engine, check)?;
+    let tags = builds.tags;
     let podman = images.are_podmans();
     let tags: Vec<Tag> =
         tags.into_iter().map(|tag| if podman { tag.in_podman() } else { tag }).collect();

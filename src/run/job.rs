@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use rustix::process::Rlimit;
 
 use super::named::NamedLocks;
+use super::preflight::Builds;
 use super::{nested, preflight, skip};
 use crate::cache::Caches;
 use crate::child;
@@ -23,6 +24,8 @@ use crate::log;
 use crate::record::{Holder, Ourselves};
 use crate::reference::Tag;
 use crate::subject::Subject;
+use crate::targets::Target;
+use crate::targets::equivalent::Labelled;
 
 /// What has to be built, and how.
 pub(super) struct Job {
@@ -35,6 +38,8 @@ pub(super) struct Job {
     pub(super) caches: Caches,
     pub(super) command: Arc<Command>,
     pub(super) images: Images,
+    /// The service or target that is built, if its label needs it.
+    pub(super) target: Option<Target>,
     /// What the build command reads, with `--if-changed`.
     pub(super) inputs: Option<Inputs>,
     pub(super) store: Arc<dyn Store>,
@@ -79,18 +84,23 @@ impl Job {
             // Nothing is looked up.
             false => Check::Command(String::new()),
         };
-        let mut tags = Vec::new();
+        let mut builds = Builds::of(Vec::new());
         if has_images {
             preflight::check_that_it_only_builds(&command, &check)?;
-            tags = preflight::tags(args.tags, &command)?;
+            // With --inputs, the user says what is read, and sets the label.
+            let needs_inputs = args.if_changed && args.inputs.is_empty();
+            builds = preflight::builds(args.tags, &command, needs_inputs)?;
             preflight::check_that_it_ends_with_an_image(&command, &check)?;
         } else {
             preflight::warn_if_a_script_builds(&command);
         }
         preflight::warn_if_a_cache_has_several_writers(&command, &program, !args.caches.is_empty());
-        let images = Images::of(&command, &program, args.engine, check.clone())?;
+        let reads = builds.reads(&command)?;
+        let program = preflight::program(&reads)?;
+        let images = Images::of(&reads, &program, args.engine, check.clone())?;
+        let Builds { mut tags, others: mut locked, target } = builds;
         let inputs = match args.if_changed && has_images {
-            true => Some(Inputs::of(&command, args.inputs, &tags, &images)?),
+            true => Some(Inputs::of(&reads, args.inputs, &tags, &images)?),
             false if !args.inputs.is_empty() && !has_images => {
                 bail!("--inputs says what an image is built from, and this call has no image (-t)")
             }
@@ -102,8 +112,9 @@ impl Job {
         if images.are_podmans() {
             tags = tags.into_iter().map(Tag::in_podman).collect();
         }
-        tags.sort_by(|a, b| a.as_str().cmp(b.as_str()));
-        tags.dedup();
+        sort(&mut tags);
+        locked.extend(tags.iter().cloned());
+        sort(&mut locked);
         if check == Check::Registry {
             preflight::warn_if_no_registry_is_named(&tags);
         }
@@ -112,7 +123,7 @@ impl Job {
         // Without an image there is no build to count.
         let max_builds = args.max_builds.0.filter(|_| has_images);
         let slots = max_builds.map_or(0, Slots::locks_at_once);
-        let open_files = child::make_room(tags.len() + named.len() + caches.len() + slots);
+        let open_files = child::make_room(locked.len() + named.len() + caches.len() + slots);
         let id = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         let place = Place::of(common.store.as_deref(), &common.lock_dir)?;
         let lock_folder = place.folder().map(ToOwned::to_owned);
@@ -122,7 +133,7 @@ impl Job {
                  --store names a store for many machines; leave out one of them (--max-builds none)"
             );
         }
-        let images_of = tags.iter().map(Subject::from);
+        let images_of = locked.iter().map(Subject::from);
         let others = named.subjects().chain(caches.subjects());
         let subjects: Vec<Subject> = images_of.chain(others).collect();
         let ourselves = ourselves(Arc::clone(&command), id.clone());
@@ -132,6 +143,7 @@ impl Job {
             force: has_images && args.force || nested::is_forced_by_ancestor(&tags, &*store),
             store,
             images,
+            target,
             inputs,
             command,
             tags,
@@ -160,6 +172,17 @@ impl Job {
         Holder::ourselves(self.command.to_string(), self.id.clone())
     }
 
+    /// Returns the build command with a label for its image, if buildlock knows how it is given one.
+    ///
+    /// # Errors
+    /// Compose's file cannot be written.
+    pub(super) fn labelled(&self, label: &str) -> Result<Option<Labelled>> {
+        match &self.target {
+            Some(target) => target.with_label(&self.command, label).map(Some),
+            None => Ok(self.command.with_label(label).map(Labelled::from)),
+        }
+    }
+
     /// Says that there is nothing to build, and does what else the build command would have done for
     /// its caller.
     ///
@@ -184,6 +207,12 @@ impl Job {
         }
         Ok(Exit::SUCCESS)
     }
+}
+
+/// Puts tags in the order in which their locks are taken, each once.
+fn sort(tags: &mut Vec<Tag>) {
+    tags.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    tags.dedup();
 }
 
 /// Returns this call as others read of it. That is found out only when it is needed: it may ask a

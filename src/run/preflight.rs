@@ -16,7 +16,7 @@ use crate::reference::Tag;
 
 pub(super) use self::lock_folder::warn_if_engine_sees_another_folder;
 pub(super) use self::program::{check_interpreter, does_not_run, program};
-pub(super) use self::tags::{builds_images, tags, warn_if_a_script_builds};
+pub(super) use self::tags::{Builds, builds, builds_images, warn_if_a_script_builds};
 
 /// Checks that the build command does nothing but build.
 ///

@@ -17,8 +17,10 @@ use crate::proc;
 /// Fails if there is such a call. Its build command is a wrapper that called buildlock again.
 pub(super) fn refuse(command: &Command) -> Result<()> {
     let Some(here) = folder_of(std::process::id()) else { return Ok(()) };
-    let does_the_same =
-        |&pid: &u32| folder_of(pid).is_some_and(|it| it == here) && has_same_words(pid, command);
+    let does_the_same = |&pid: &u32| {
+        folder_of(pid).is_some_and(|it| it == here)
+            && (has_same_words(pid, command) || reads_a_file_of(pid, command))
+    };
     let Some(outer) = proc::ancestors().into_iter().find(does_the_same) else {
         return Ok(());
     };
@@ -56,6 +58,13 @@ fn has_same_words(pid: u32, command: &Command) -> bool {
     // With --each, buildlock calls itself, perhaps with the same build command.
     let is_each = words.by_ref().take_while(|&word| word != "--").any(|word| word == "--each");
     is_buildlock && !is_each && words.eq(without_our_label(command))
+}
+
+/// Tells whether the command reads a file that the process `pid` has made for its own build command:
+/// compose's file with a label.
+fn reads_a_file_of(pid: u32, command: &Command) -> bool {
+    let ours = format!("/proc/{pid}/fd/");
+    command.arguments().iter().any(|word| word.to_string_lossy().starts_with(&ours))
 }
 
 /// Returns the words of a command, without the label that an outer call has added to it.

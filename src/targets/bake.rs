@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Result, bail};
 use serde_json::{Map, Value};
 
+use super::target::LabelledBy;
 use super::{Question, Target, strings, tags, values_after};
 use crate::command::goes_elsewhere;
 use crate::reference::Tag;
@@ -56,6 +57,7 @@ fn read(name: &str, target: &Value, all: &Map<String, Value>) -> Result<Target> 
         others: tags_of_read(target, all)?,
         needs: values_after("target:", &target["contexts"]).map(str::to_owned).collect(),
         definition: target.clone(),
+        labelled_by: Some(LabelledBy::Option),
     })
 }
 

@@ -1,8 +1,11 @@
 //! Compose 2 and later: `docker compose config`.
 
-use anyhow::Result;
-use serde_json::{Map, Value};
+use std::sync::Arc;
 
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+
+use super::target::LabelledBy;
 use super::{Question, Target, strings, tags, values_after};
 
 /// Asks with the global options of the build command and the services that it names. To name a
@@ -11,15 +14,14 @@ pub(super) fn find(question: &Question<'_>) -> Result<Vec<Target>> {
     let mut words = question.words_before();
     words.extend(["config", "--format", "json"].map(Into::into));
     words.extend(question.call.named.iter().map(Into::into));
-    let config = question.ask_for_json(&words)?;
-    let project = config["name"].as_str().unwrap_or_default();
+    let config = Arc::new(question.ask_for_json(&words)?);
     let nothing = Map::new();
     let services = config["services"].as_object().unwrap_or(&nothing);
     let built = built_services(question, services);
     services
         .iter()
         .filter(|(name, service)| built.contains(&name.as_str()) && service["build"].is_object())
-        .map(|(name, service)| target(question, project, name, service))
+        .map(|(name, service)| target(question, &config, name, service))
         .collect()
 }
 
@@ -43,19 +45,30 @@ fn built_services<'a>(question: &Question<'_>, services: &'a Map<String, Value>)
     built
 }
 
-fn target(question: &Question<'_>, project: &str, name: &str, service: &Value) -> Result<Target> {
+fn target(
+    question: &Question<'_>,
+    config: &Arc<Value>,
+    name: &str,
+    service: &Value,
+) -> Result<Target> {
     let build = &service["build"];
+    let project = config["name"].as_str().unwrap_or_default();
     // GetImageNameOrDefault in docker/compose's pkg/api/api.go.
     let separator = if is_compatible(question) { '_' } else { '-' };
     let default = || format!("{project}{separator}{name}");
     let own = service["image"].as_str().map_or_else(default, str::to_owned);
     let named = [own.as_str()].into_iter().chain(strings(&build["tags"]));
+    let mut definition = build.clone();
+    if let (None, Some(platform)) = (build.get("platforms"), service.get("platform")) {
+        definition["platforms"] = json!([platform]);
+    }
     Ok(Target {
         name: name.to_owned(),
         tags: tags("service", name, named)?,
         others: Vec::new(),
         needs: values_after("service:", &build["additional_contexts"]).map(str::to_owned).collect(),
-        definition: build.clone(),
+        definition,
+        labelled_by: Some(LabelledBy::File(Arc::clone(config))),
     })
 }
 

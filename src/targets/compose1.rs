@@ -42,6 +42,7 @@ pub(super) fn find(question: &Question<'_>) -> Result<Vec<Target>> {
             others: Vec::new(),
             needs: Vec::new(),
             definition: build.to_json(),
+            labelled_by: None,
         });
     }
     Ok(targets)

@@ -39,6 +39,7 @@ fn read(words: &[&str], position: usize) -> ComposeOrBake {
         tool: Tool::Bake,
         called: "docker buildx".to_owned(),
         subcommand: "bake".to_owned(),
+        options_at: position,
         at: position - 1,
         named: named.iter().map(|&at| words[at].to_owned()).collect(),
         named_at: named.iter().map(|at| position + at).collect(),

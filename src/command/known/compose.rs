@@ -91,6 +91,7 @@ fn read(called: &str, words: &[&str], position: usize) -> Option<ComposeOrBake> 
         tool: Tool::Compose,
         called: called.to_owned(),
         subcommand,
+        options_at: position,
         at: position + at,
         named: named.iter().map(|&at| rest[at].to_owned()).collect(),
         named_at: named.iter().map(|named| position + at + 1 + named).collect(),

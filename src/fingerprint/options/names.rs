@@ -3,7 +3,7 @@
 //! The lists come from the help and the sources of docker 20.10 and 28, buildx 0.30, podman and
 //! buildah 1.28 to 1.43, and nerdctl 2. An option that is on none of them counts.
 
-use crate::command::Engine;
+use crate::command::{Engine, OTHER_TARGETS};
 
 /// What an option means for the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +118,7 @@ const UNSEEN: &[&str] = &[
     "device",
     "hooks-dir",
     "mount",
+    OTHER_TARGETS,
     "policy",
     "sbom-scanner-image",
     // It can put another image in the place of one that the Dockerfile names.

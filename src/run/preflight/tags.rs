@@ -1,48 +1,78 @@
 //! The tags to build: those given with `-t`, those that the words of the build command name, and
 //! those that compose or bake say.
 
+use std::sync::Arc;
+
 use anyhow::{Result, anyhow, bail};
 
 use crate::command::{BuildOptions, Command, ComposeOrBake, Engine, Tool};
 use crate::reference::Tag;
-use crate::targets;
+use crate::targets::{self, Target};
 
-/// Returns the tags to build: those given with `-t`, or else those that the build command names.
+/// What a build command builds.
+#[derive(Debug)]
+pub(crate) struct Builds {
+    pub(crate) tags: Vec<Tag>,
+    /// Images that are built as well, but do not get the label of `--if-changed`.
+    pub(crate) others: Vec<Tag>,
+    /// The one service or target, with `--if-changed`.
+    pub(crate) target: Option<Target>,
+}
+
+impl Builds {
+    /// Returns a build of these images alone.
+    pub(crate) fn of(tags: Vec<Tag>) -> Self {
+        Builds { tags, others: Vec::new(), target: None }
+    }
+
+    /// Returns the command whose words say what is read: of compose and bake, that is in a file.
+    ///
+    /// # Errors
+    /// There is no such command.
+    pub(crate) fn reads(&self, command: &Arc<Command>) -> Result<Arc<Command>> {
+        match &self.target {
+            Some(target) => Ok(Arc::new(target.equivalent(command)?)),
+            None => Ok(Arc::clone(command)),
+        }
+    }
+}
+
+/// Finds the tags to build: those given with `-t`, or else those that the build command names.
+/// `needs_inputs` says that it has to be known what the build reads.
 ///
 /// # Errors
 /// Fails if there are none, or if the build command's tags are not valid.
-pub(crate) fn tags(given: Vec<Tag>, command: &Command) -> Result<Vec<Tag>> {
+pub(crate) fn builds(given: Vec<Tag>, command: &Command, needs_inputs: bool) -> Result<Builds> {
     if let Some(several) = command.compose_or_bake().filter(|several| several.only_builds()) {
-        return tags_of_several(given, command, several);
+        return builds_of_several(given, command, several, needs_inputs);
     }
-    if given.is_empty() {
-        return named_tags(command);
-    }
+    let tags = if given.is_empty() { named_tags(command)? } else { given };
     if let Some(build) = command.build() {
-        warn_of_other_tags(&given, command, build);
+        warn_of_other_tags(&tags, command, build);
     }
-    Ok(given)
+    Ok(Builds::of(tags))
 }
 
 /// Returns the tags of a call of compose or bake. Where one service is named, a given tag is taken
 /// for its image. Otherwise the given tags may be a part of what is built, and a look at them would
 /// say nothing of the rest.
-fn tags_of_several(
+fn builds_of_several(
     given: Vec<Tag>,
     command: &Command,
     several: &ComposeOrBake,
-) -> Result<Vec<Tag>> {
-    if !given.is_empty() && !several.may_build_several() {
-        return Ok(given);
+    needs_inputs: bool,
+) -> Result<Builds> {
+    if !given.is_empty() && !several.may_build_several() && !needs_inputs {
+        return Ok(Builds::of(given));
     }
-    let found = match targets::find(command, several) {
+    let mut found = match targets::find(command, several) {
         Ok(Some(found)) => found,
         Ok(None) if given.is_empty() => bail!(no_tag_of_several(several)),
-        Ok(None) => return Ok(given),
-        Err(error) if given.is_empty() => return Err(error),
+        Ok(None) => return Ok(Builds::of(given)),
+        Err(error) if given.is_empty() || needs_inputs => return Err(error),
         Err(error) => {
             tracing::warn!("{error:#}; only the tags given with -t are locked and looked up");
-            return Ok(given);
+            return Ok(Builds::of(given));
         }
     };
     if let Some((one, other, tag)) = targets::two_of_one_image(&found) {
@@ -58,7 +88,18 @@ fn tags_of_several(
             tags.push(tag.clone());
         }
     }
-    Ok(tags)
+    let target = found.pop().filter(|_| needs_inputs && found.is_empty());
+    if needs_inputs && target.is_none() {
+        bail!(
+            "--if-changed: '{} {}' builds several images, and each reads something else; give \
+             --each",
+            several.called,
+            several.subcommand
+        );
+    }
+    let others = target.as_ref().map_or_else(Vec::new, |target| target.others.clone());
+    tags.retain(|tag| !others.contains(tag));
+    Ok(Builds { tags, others, target })
 }
 
 /// Returns whether buildlock knows that the command builds images. Such a command needs a tag, even
