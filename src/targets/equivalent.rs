@@ -31,8 +31,8 @@ const OPTIONS: [(&str, &str); 8] = [
 ];
 
 /// Options of `compose build` that `docker build` has as well. Bake's are part of its plan.
-const GIVEN: [&str; 9] =
-    ["build-arg", "builder", "memory", "m", "no-cache", "provenance", "pull", "push", "sbom"];
+const GIVEN: [&str; 8] =
+    ["build-arg", "memory", "m", "no-cache", "provenance", "pull", "push", "sbom"];
 
 /// A build command with a label for its image, and the file that it reads in place of its own.
 pub(crate) struct Labelled {
@@ -71,12 +71,12 @@ impl Target {
             words.push("buildx".into());
         }
         words.push("build".into());
-        words.extend(self.options(call)?.into_iter().map(OsString::from));
+        words.extend(self.options(call, command.builder())?.into_iter().map(OsString::from));
         Ok(Command::new(words))
     }
 
     /// Returns the words after `build`.
-    fn options(&self, call: &ComposeOrBake) -> Result<Vec<String>> {
+    fn options(&self, call: &ComposeOrBake, builder: Option<&str>) -> Result<Vec<String>> {
         let text = |key: &str| self.definition[key].as_str().map(|text| self.unescaped(text));
         let context = text("context").unwrap_or_else(|| ".".to_owned());
         let mut words = Vec::new();
@@ -102,12 +102,9 @@ impl Target {
             self.add(named.unwrap_or(&key), value, &mut words);
         }
         words.extend(outputs(&self.definition).iter().map(|output| format!("--output={output}")));
-        for given in call.given.iter().filter(|it| GIVEN.contains(&&*it.name)) {
-            words.push(option(given));
-        }
-        if let Some(builder) = call.value(&["builder"]).filter(|_| call.tool == Tool::Bake) {
-            words.push(format!("--builder={builder}"));
-        }
+        let given = call.given.iter().filter(|it| GIVEN.contains(&&*it.name));
+        words.extend(given.filter(|_| call.tool == Tool::Compose).map(option));
+        words.extend(builder.map(|builder| format!("--builder={builder}")));
         if let Some(file) = text("dockerfile") {
             // Of a context elsewhere, no file is read here.
             words.push(format!("--file={}", Path::new(&context).join(file).display()));
@@ -222,4 +219,107 @@ fn with_file(words: &[OsString], call: &ComposeOrBake, path: String) -> Vec<OsSt
     }
     replaced.extend_from_slice(&words[call.at..]);
     replaced
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::fd::AsFd as _;
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn command(line: &str) -> Command {
+        Command::new(shlex::split(line).unwrap().into_iter().map(OsString::from).collect())
+    }
+
+    fn target(definition: Value, labelled_by: LabelledBy) -> Target {
+        Target {
+            name: "api".to_owned(),
+            tags: vec!["api:1".parse().unwrap()],
+            others: Vec::new(),
+            needs: Vec::new(),
+            definition,
+            labelled_by: Some(labelled_by),
+        }
+    }
+
+    fn equivalent(line: &str, target: &Target) -> String {
+        let words = target.equivalent(&command(line)).unwrap();
+        let words: Vec<_> = words.words().iter().map(|word| word.to_string_lossy()).collect();
+        words.join(" ")
+    }
+
+    #[test]
+    fn build_of_a_service_becomes_a_docker_build() {
+        let build = json!({
+            "context": "/src", "dockerfile": "sub/Dockerfile", "target": "t", "network": "none",
+            "args": { "A": "1$$2", "N": 3 }, "labels": { "l": "x" }, "pull": true, "no_cache": false,
+            "additional_contexts": { "lib": "/lib" }, "platforms": ["linux/amd64", "linux/arm64"],
+            "extra_hosts": ["a=1.2.3.4"], "tags": ["x:2"], "shm_size": "64", "x_new": ["y"],
+        });
+        let service = target(build, LabelledBy::File(Arc::new(json!({}))));
+        let line = "sudo -n docker --context ci compose -f a.yaml build --build-arg B=2 -q api";
+        assert_eq!(
+            equivalent(line, &service),
+            "sudo -n docker --context ci buildx build --target=t --network=none \
+             --build-arg=A=1$2 --build-arg=N=3 --label=l=x --pull --build-context=lib=/lib \
+             --platform=linux/amd64,linux/arm64 --add-host=a=1.2.3.4 --shm-size=64 --x-new=y \
+             --build-arg=B=2 --file=/src/sub/Dockerfile -- /src"
+        );
+        let old = "env DOCKER_BUILDKIT=0 docker compose build api";
+        assert!(equivalent(old, &service).starts_with("env DOCKER_BUILDKIT=0 docker build "));
+        assert!(
+            equivalent("docker-compose build api", &service).starts_with("docker buildx build")
+        );
+    }
+
+    #[test]
+    fn target_of_bake_becomes_a_docker_build() {
+        let definition = json!({
+            "args": { "A": "1$$2" }, "dockerfile": "Dockerfile", "tags": ["x:2"],
+            "contexts": { "lib": "lib" }, "output": [{ "type": "docker" }],
+        });
+        let bake = target(definition, LabelledBy::Option);
+        let expected = "docker buildx build --build-arg=A=1$$2 --build-context=lib=lib \
+                        --output=type=docker --builder=b --file=./Dockerfile -- .";
+        assert_eq!(equivalent("docker buildx --builder b bake api", &bake), expected);
+        assert_eq!(equivalent("docker-buildx bake --builder b api", &bake), expected);
+        let reads = Target { needs: vec!["base".to_owned()], ..bake };
+        assert!(equivalent("docker buildx bake api", &reads).contains("--other-targets=base"));
+    }
+
+    #[test]
+    fn dockerfile_inside_the_file_is_refused() {
+        let inline = target(json!({ "dockerfile_inline": "FROM x" }), LabelledBy::Option);
+        let error = inline.equivalent(&command("docker buildx bake api")).unwrap_err();
+        assert!(error.to_string().contains("dockerfile_inline"), "{error}");
+    }
+
+    #[test]
+    fn label_is_given_by_an_option_or_by_a_file() {
+        let bake = target(json!({}), LabelledBy::Option);
+        let labelled = bake.with_label(&command("docker buildx bake -f x api"), "a.b=c").unwrap();
+        let expected = command("docker buildx bake --set api.labels.a.b=c -f x api");
+        assert_eq!(labelled.command.words(), expected.words());
+
+        let project = json!({ "services": { "api": { "build": { "labels": { "x": "y" } } } } });
+        let service = target(json!({}), LabelledBy::File(Arc::new(project)));
+        let line = "docker compose -f a --file b --file=c -fd -p p --profile q build --pull api";
+        let labelled = service.with_label(&command(line), "a.b=c").unwrap();
+        let file = labelled._file.unwrap();
+        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        let expected = format!(
+            "docker compose -f {path} --project-directory . -p p --profile q build --pull api"
+        );
+        assert_eq!(labelled.command.words(), command(&expected).words());
+        let mut text = String::new();
+        File::open(path).unwrap().read_to_string(&mut text).unwrap();
+        let written: Value = serde_json::from_str(&text).unwrap();
+        let labels = &written["services"]["api"]["build"]["labels"];
+        assert_eq!(labels, &json!({ "x": "y", "a.b": "c" }));
+        assert!(
+            rustix::io::fcntl_getfd(file.as_fd()).unwrap().contains(rustix::io::FdFlags::CLOEXEC)
+        );
+    }
 }

@@ -58,7 +58,7 @@ fn with_compose1(test: impl Fn(&Site, Tool)) {
 /// Services, or targets, and the folder with the file that lists them.
 pub(super) struct Project<'s> {
     site: &'s Site,
-    tool: Tool,
+    pub(super) tool: Tool,
     pub(super) folder: PathBuf,
     pub(super) name: String,
 }
@@ -99,7 +99,7 @@ impl<'s> Project<'s> {
     }
 
     /// Lets a call run in the project's folder and build in the tool's way.
-    fn set_up<'a>(&self, call: Invocation<'a>) -> Invocation<'a> {
+    pub(super) fn set_up<'a>(&self, call: Invocation<'a>) -> Invocation<'a> {
         let by_client = if self.tool == Tool::Compose1 { "0" } else { "1" };
         call.env("COMPOSE_DOCKER_CLI_BUILD", by_client).current_dir(&self.folder)
     }

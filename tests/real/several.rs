@@ -159,3 +159,82 @@ fn target_that_another_one_reads_is_locked_with_it() {
         }
     });
 }
+
+/// Runs a test with each tool whose files buildlock fingerprints.
+fn for_each_fingerprinted(test: impl Fn(&Site, Tool) + Sync) {
+    for_each_store(|site| [Tool::Compose2, Tool::Bake].iter().for_each(|&tool| test(site, tool)));
+}
+
+#[ignore = "takes most of a minute: make test-engines"]
+#[test]
+fn only_what_has_changed_is_built_again() {
+    for_each_fingerprinted(|site, tool| {
+        let tags = ["a", "b"].map(|name| tag(site, tool, &format!("changed-{name}")));
+        // Each leaves something of its own, so that a build makes another image.
+        let recipes = ["a", "b"].map(|name| site.recipe(&format!("true {name}")));
+        for recipe in &recipes {
+            let file = recipe.context.join("Dockerfile");
+            let text = fs::read_to_string(&file).unwrap();
+            fs::write(file, format!("{text}\nCOPY data /data\n")).unwrap();
+            fs::write(recipe.context.join("data"), "1").unwrap();
+        }
+        let services = [("a", &*tags[0], &recipes[0]), ("b", &*tags[1], &recipes[1])];
+        let project = Project::new(site, tool, &services);
+        let built = || {
+            let done = run(&project, &["--each", "--if-changed"], &[]);
+            done.assert_code(0);
+            let says = |line: &str, tag: &str| line.contains("\"built\"") && line.contains(tag);
+            let is_built = |tag: &String| done.stderr.lines().any(|line| says(line, tag));
+            (tags.iter().map(is_built).collect::<Vec<_>>(), done)
+        };
+        let (first, done) = built();
+        assert_eq!(first, [true, true], "{done}");
+        let (second, done) = built();
+        assert_eq!(second, [false, false], "{done}");
+        fs::write(recipes[1].context.join("data"), "2").unwrap();
+        let (third, done) = built();
+        assert_eq!(third, [false, true], "{done}");
+
+        // A bare build of the same sources has no label, and none that it inherits counts.
+        let bare = project.build(&["a"]);
+        project.set_up(site.program(&bare[0]).args(&bare[1..])).run().assert_code(0);
+        let (fourth, done) = built();
+        assert_eq!(fourth, [true, false], "{done}");
+
+        // A changed definition counts as a changed file does.
+        change_definition(&project);
+        let (fifth, done) = built();
+        assert_eq!(fifth, [true, false], "{done}");
+    });
+}
+
+/// Gives the first service another build argument.
+fn change_definition(project: &Project<'_>) {
+    let file = match project.tool {
+        Tool::Bake => "docker-bake.json",
+        _ => "compose.yaml",
+    };
+    let file = project.folder.join(file);
+    let mut text: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    match project.tool {
+        Tool::Bake => text["target"]["a"]["args"] = json!({ "NEW": "$$1" }),
+        _ => text["services"]["a"]["build"]["args"] = json!({ "NEW": "$$1" }),
+    }
+    fs::write(file, text.to_string()).unwrap();
+}
+
+#[ignore = "takes most of a minute: make test-engines"]
+#[test]
+fn several_images_have_several_fingerprints() {
+    for_each_fingerprinted(|site, tool| {
+        let tags = ["a", "b"].map(|name| tag(site, tool, &format!("prints-{name}")));
+        let recipes = [site.recipe("true"), site.recipe("true")];
+        let services = [("a", &*tags[0], &recipes[0]), ("b", &*tags[1], &recipes[1])];
+        let project = Project::new(site, tool, &services);
+        run(&project, &["--if-changed"], &[]).assert_code(125).assert_stderr("give --each");
+        run(&project, &["--if-changed"], &["a"]).assert_code(0).assert_stderr("\"built\"");
+        run(&project, &["--if-changed"], &["a"]).assert_code(0).assert_stderr("\"present\"");
+        let same = project.buildlock(&["fingerprint", "--diff"], &project.build(&["a"])).run();
+        same.assert_code(0);
+    });
+}
