@@ -374,6 +374,30 @@ fn process_that_a_build_leaves_behind_does_not_keep_the_call() {
 }
 
 #[test]
+fn never_more_builds_run_at_once_than_there_are_slots() {
+    let names: Vec<String> = (0..12).map(|n| format!("s{n}")).collect();
+    let images: Vec<[String; 1]> = names.iter().map(|name| [format!("{name}:1")]).collect();
+    let images: Vec<[&str; 1]> = images.iter().map(|image| [image[0].as_str()]).collect();
+    let services: Vec<Service<'_>> =
+        names.iter().zip(&images).map(|(name, image)| (&**name, &image[..], here())).collect();
+    let f = compose(&services);
+    f.hold_builds();
+    let running = call(&f, "--each --max-builds 3 -- docker compose build").start();
+    for started in 3..=12 {
+        f.wait_for_builds(started);
+        f.let_builds_go(1);
+    }
+    f.release_builds();
+    running.wait().assert_code(0);
+    let (mut now, mut most) = (0_usize, 0);
+    for event in f.build_events() {
+        now = if event.is_start() { now + 1 } else { now - 1 };
+        most = most.max(now);
+    }
+    assert_eq!((most, starts(&f).len()), (3, 12));
+}
+
+#[test]
 fn builds_warm_their_cache_one_alone_and_then_share_it() {
     let services: [Service<'_>; 3] =
         [("a", &["a:1"], here()), ("b", &["b:1"], here()), ("c", &["c:1"], here())];
