@@ -205,16 +205,16 @@ impl Job {
         }
     }
 
-    /// Fails unless every image is there after a build.
+    /// Fails unless every image is present after a build.
     fn find_built_images(&self, inputs: Option<&Fingerprint>) -> Result<()> {
         let missing = match inputs {
             Some(inputs) => self.verify_label(inputs),
             None => self.images.first_missing(&self.tags),
         };
         match missing {
-            // Of an image that is there, the engine may not tell for which platforms it is. Before
-            // a build that means to build; after a build that exited 0 it is the best there is.
-            Ok(None | Some(Missing { why: Why::Untold(_), .. })) => Ok(()),
+            // Some engines do not say for which platforms an image is. Before a build, that means to
+            // build. After a build that exited 0, there is no better answer.
+            Ok(None | Some(Missing { why: Why::PlatformsNotShown(_), .. })) => Ok(()),
             Ok(Some(missing)) => {
                 let why = diagnose::why_missing(&self.command, &missing, self.images.check());
                 Err(anyhow!("the build command exited 0, but {why}"))

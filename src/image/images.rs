@@ -87,7 +87,9 @@ impl Images {
         for tag in tags {
             match self.why_missing(tag)? {
                 None => {}
-                Some(why @ Why::Untold(_)) => untold = untold.or(Some(Missing { tag, why })),
+                Some(why @ Why::PlatformsNotShown(_)) => {
+                    untold = untold.or(Some(Missing { tag, why }))
+                }
                 Some(why) => return Ok(Some(Missing { tag, why })),
             }
         }
@@ -97,7 +99,7 @@ impl Images {
     fn why_missing(&self, tag: &Tag) -> Result<Option<Why>> {
         let (engine, wanted) = (&*self.engine, &self.wanted);
         Ok(match insist(tag, || self.present.look(engine, wanted, tag))? {
-            Answer::Missing => Some(Why::None),
+            Answer::Missing => Some(Why::NoImage),
             Answer::Present(there) => self.present.shortfall(engine, wanted, tag, &there),
         })
     }
@@ -112,7 +114,7 @@ impl Images {
         for tag in tags {
             let (engine, wanted) = (&*self.engine, &self.wanted);
             let Some(images) = insist(tag, || self.present.describe(engine, wanted, tag))? else {
-                return Ok(UpToDate::No(Missing { tag, why: Why::None }));
+                return Ok(UpToDate::No(Missing { tag, why: Why::NoImage }));
             };
             let outdated = images.iter().find(|image| image.inputs.as_deref() != Some(inputs));
             let there: Vec<_> = images.iter().filter_map(|it| it.platform.clone()).collect();

@@ -15,7 +15,7 @@ pub struct Missing<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Why {
     /// There is no image of that name.
-    None,
+    NoImage,
     /// There is one, but not for every platform it has to be for.
     Other(Instead),
     /// There is one, but it was not built from the current inputs. Its label is this, if it has
@@ -32,7 +32,7 @@ pub enum Why {
     /// There is one, but the build is never skipped, for this reason.
     NeverSkipped(String),
     /// There is one, but the engine does not say whether it is for all of these platforms.
-    Untold(String),
+    PlatformsNotShown(String),
 }
 
 /// The platforms of an image that is not for every platform it has to be for.

@@ -15,7 +15,7 @@ use crate::reference::Tag;
 pub(super) fn why_built_again(missing: &Missing<'_>) {
     let tag = missing.tag;
     match &missing.why {
-        Why::Untold(wanted) => tracing::warn!(
+        Why::PlatformsNotShown(wanted) => tracing::warn!(
             "{tag}: there is an image, but the engine does not say whether it is for all of \
              {wanted}, so it is built again each time; Docker 28 says so where it has the containerd \
              image store, and --check registry looks in the registry"
@@ -24,11 +24,11 @@ pub(super) fn why_built_again(missing: &Missing<'_>) {
         Why::Outdated(_) | Why::Unverified | Why::Inherited | Why::Several => {
             tracing::info!("{tag}: {}", why_outdated(&missing.why));
         }
-        Why::None | Why::Other(_) => {}
+        Why::NoImage | Why::Other(_) => {}
     }
 }
 
-/// Returns why an image that is there does not count with `--if-changed`.
+/// Returns why a present image does not count with `--if-changed`.
 fn why_outdated(why: &Why) -> String {
     match why {
         Why::Outdated(Some(difference)) => format!("not up to date: {difference}"),
@@ -37,9 +37,11 @@ fn why_outdated(why: &Why) -> String {
             "not up to date: its label is that of another image, from which it was made".to_owned()
         }
         Why::Several => "not up to date: its tags are several images".to_owned(),
-        Why::Outdated(None) | Why::None | Why::Other(_) | Why::Untold(_) | Why::NeverSkipped(_) => {
-            "not up to date".to_owned()
-        }
+        Why::Outdated(None)
+        | Why::NoImage
+        | Why::Other(_)
+        | Why::PlatformsNotShown(_)
+        | Why::NeverSkipped(_) => "not up to date".to_owned(),
     }
 }
 

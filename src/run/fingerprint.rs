@@ -88,7 +88,7 @@ fn print_difference(
                 writeln!(out, "{}: {line}", missing.tag)?;
             }
         }
-        Why::None => writeln!(out, "{}: there is no image", missing.tag)?,
+        Why::NoImage => writeln!(out, "{}: there is no image", missing.tag)?,
         Why::Several => writeln!(out, "{}: its tags are several images", missing.tag)?,
         _ => writeln!(out, "{}: the image is for another platform", missing.tag)?,
     }

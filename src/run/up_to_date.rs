@@ -131,7 +131,7 @@ impl Job {
         let id = match self.images.first_outdated(&self.tags, inputs.value())? {
             UpToDate::Yes { id } => id,
             // What the engine does not tell is no reason to doubt a build that exited 0.
-            UpToDate::No(Missing { why: Why::Untold(_), .. }) => None,
+            UpToDate::No(Missing { why: Why::PlatformsNotShown(_), .. }) => None,
             UpToDate::No(missing) => return Ok(Some(missing)),
         };
         for tag in &self.tags {

@@ -74,7 +74,7 @@ fn command_without_an_image_may_do_anything_but_a_known_build_needs_its_tag() {
     }
     for words in [["docker", "build", "."], ["docker", "compose", "build"]] {
         let done = f.buildlock(["--lock", "gc", "--"]).args(words).run();
-        done.assert_code(125).assert_stderr("no tag");
+        done.assert_code(125).assert_stderr("buildlock -t TAG");
     }
     f.buildlock(["--", "make", "deploy"]).run().assert_code(125).assert_stderr("--lock NAME");
     let script = "docker build -t env:abc .";

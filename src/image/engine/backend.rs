@@ -42,7 +42,7 @@ pub(crate) trait Backend: Debug + Display + Send + Sync {
     /// none if there is no such image.
     ///
     /// # Errors
-    /// The answer was neither that the image is there nor that it is not, or the registry cannot be
+    /// The answer was neither that the image is present nor that it is missing, or the registry cannot be
     /// asked for more than that.
     fn describe_in_registry(&self, tag: &Tag) -> Result<Option<Vec<Description>>, Unanswered>;
 
@@ -50,7 +50,7 @@ pub(crate) trait Backend: Debug + Display + Send + Sync {
     /// Returns none if there is no such image.
     ///
     /// # Errors
-    /// The answer was neither that the image is there nor that it is not.
+    /// The answer was neither that the image is present nor that it is missing.
     fn digest_in_registry(&self, tag: &Tag) -> Result<Option<String>, Unanswered>;
 
     /// Returns the platform that the engine builds for if nothing else is said.

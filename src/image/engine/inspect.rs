@@ -54,7 +54,7 @@ pub(crate) fn identity(client: &Client, name: &str) -> Result<Identity, Unanswer
 /// of an image.
 ///
 /// # Errors
-/// The client said neither that the image is there nor that it is not.
+/// The client said neither that the image is present nor that it is missing.
 pub(crate) fn describe(
     client: &Client,
     name: &str,

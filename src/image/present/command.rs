@@ -24,7 +24,7 @@ impl FromCommand {
 }
 
 impl Meaning for FromCommand {
-    /// Runs the command. It exits with 0 if the image is there and with 1 if it is not.
+    /// Runs the command. It exits with 0 if the image is present and with 1 if it is missing.
     fn look(&self, _: &dyn Backend, _: &Wanted, tag: &Tag) -> Result<Answer, Unanswered> {
         let shell = duct::cmd("sh", ["-c", &self.command]).env("BUILDLOCK_TAG", tag.as_str());
         // If it hangs, the culprit may be something it has started.
@@ -39,7 +39,7 @@ impl Meaning for FromCommand {
         }
     }
 
-    /// A command says only whether the image is there, not from which inputs it was built.
+    /// A command says only whether the image is present, not from which inputs it was built.
     fn describe(
         &self,
         _: &dyn Backend,

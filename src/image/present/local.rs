@@ -46,7 +46,7 @@ impl Meaning for OnEngine {
             return wanted.shortfall(there).filter(|_| !wanted.is_partly_met_by(there));
         }
         if there.is_empty() && wanted.is_for_several_platforms() {
-            return Some(Why::Untold(list(&wanted.platforms)));
+            return Some(Why::PlatformsNotShown(list(&wanted.platforms)));
         }
         wanted.shortfall(there)
     }

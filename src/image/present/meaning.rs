@@ -15,10 +15,10 @@ pub(crate) trait Meaning: Debug + Send + Sync {
     /// Looks for the image once.
     ///
     /// # Errors
-    /// The answer was neither that the image is there nor that it is not.
+    /// The answer was neither that the image is present nor that it is missing.
     fn look(&self, engine: &dyn Backend, wanted: &Wanted, tag: &Tag) -> Result<Answer, Unanswered>;
 
-    /// Describes the image where it has to be, once for each platform that it is there for. Returns
+    /// Describes the image where it has to be, once for each of its platforms. Returns
     /// none if it is not there.
     ///
     /// # Errors
@@ -30,7 +30,7 @@ pub(crate) trait Meaning: Debug + Send + Sync {
         tag: &Tag,
     ) -> Result<Option<Vec<Description>>, Unanswered>;
 
-    /// Returns why an image that is there for the platforms `there` does not count, if it does not.
+    /// Returns why an image for the platforms `there` does not count, if it does not.
     fn shortfall(
         &self,
         _engine: &dyn Backend,

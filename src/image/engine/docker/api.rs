@@ -22,7 +22,7 @@ pub(crate) fn look(socket: &Path, name: &str) -> Result<Answer, Unanswered> {
     read_image(&get(socket, &format!("/images/{name}/json"))?, socket, name)
 }
 
-/// Looks for the image and all platforms it is there for. If there are `several` to look for and
+/// Looks for the image and all its platforms. If there are `several` to look for and
 /// the engine cannot tell, the answer names no platform.
 ///
 /// Engines can tell since API 1.48 (Docker 28), and only with containerd's image store, which keeps
