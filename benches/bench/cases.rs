@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
+use crate::if_changed;
 use crate::measure::{BUILDING, Bench};
 use crate::table::{Case, Row, Unit, median};
 
@@ -27,6 +28,12 @@ pub enum Which {
     Waiting,
     /// A thousand calls at once, each with its own tag, all present
     Tags,
+    /// Nothing changed in a large context, with --if-changed
+    IfChanged,
+    /// The first fingerprint of a large context
+    Fingerprint,
+    /// Nothing changed in a small context, with --if-changed
+    SmallContext,
     /// The size of the binary
     Binary,
 }
@@ -52,6 +59,9 @@ impl Which {
             Which::HandOff => hand_off(bench),
             Which::Waiting => waiting(bench),
             Which::Tags => tags(bench),
+            Which::IfChanged => if_changed::large(bench),
+            Which::Fingerprint => if_changed::first(bench),
+            Which::SmallContext => if_changed::small(bench),
             Which::Binary => binary(bench),
         }
     }
@@ -62,7 +72,7 @@ const INSPECT_OR_BUILD: &str = "docker image inspect, or else docker build";
 const FLOCK_AND_INSPECT: &str = "flock FILE sh -c 'docker image inspect, or else docker build'";
 
 /// Repeats a round, and returns a column for each of its figures.
-fn in_turns<const N: usize>(
+pub fn in_turns<const N: usize>(
     rounds: usize,
     round: impl Fn() -> Result<[f64; N]>,
 ) -> Result<[Vec<f64>; N]> {
@@ -75,12 +85,16 @@ fn in_turns<const N: usize>(
     Ok(columns)
 }
 
-fn seconds(what: &str, runs: Vec<f64>) -> Row {
+pub fn seconds(what: &str, runs: Vec<f64>) -> Row {
     Row::new(what, Unit::Seconds, runs)
 }
 
 /// Makes a case of buildlock's row and the rows it is compared with.
-fn case(title: impl Into<String>, buildlock: Row, others: impl IntoIterator<Item = Row>) -> Case {
+pub fn case(
+    title: impl Into<String>,
+    buildlock: Row,
+    others: impl IntoIterator<Item = Row>,
+) -> Case {
     let others: Vec<Row> = others.into_iter().map(|row| row.beside(&buildlock)).collect();
     Case { title: title.into(), rows: std::iter::once(buildlock).chain(others).collect() }
 }

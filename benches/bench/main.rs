@@ -5,6 +5,7 @@
 //! end, or if buildlock builds more than once.
 
 mod cases;
+mod if_changed;
 mod measure;
 #[path = "../../tests/support/mod.rs"]
 mod support;
