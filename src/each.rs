@@ -36,7 +36,7 @@ pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
     let signals = Signals::take_in()?;
     let output = Output::new(common.log.log_format == LogFormat::Json)?;
     let mut calls = Calls::new(&plan, &output);
-    let exit = attend(&mut calls, &signals, args.fail_fast, &output)?;
+    let exit = run_calls(&mut calls, &signals, args.fail_fast, &output)?;
     output.finish(&signals);
     if exit != Exit::SUCCESS {
         report(&calls);
@@ -45,7 +45,7 @@ pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
 }
 
 /// Starts the calls as far as their needs allow, and waits until all have ended.
-fn attend(
+fn run_calls(
     calls: &mut Calls<'_>,
     signals: &Signals,
     fail_fast: bool,
@@ -55,7 +55,7 @@ fn attend(
     let mut interrupted = None;
     loop {
         if interrupted.is_none() {
-            calls.start_those_ready(signals.inherited())?;
+            calls.start_ready(signals.inherited())?;
         }
         if calls.running().next().is_none() {
             break;
@@ -74,7 +74,7 @@ fn attend(
             None => {
                 let failed = calls.reap()?;
                 if failed && fail_fast && interrupted.is_none() {
-                    calls.give_up();
+                    calls.cancel();
                 }
             }
         }
@@ -87,17 +87,19 @@ fn attend(
     })
 }
 
-/// Says which images were not built, and why.
+/// Warns which services or targets failed, and which were not built.
 fn report(calls: &Calls<'_>) {
     let (mut failed, mut missing) = (Vec::new(), Vec::new());
     for (unit, state) in calls.states() {
         match state {
             State::Ended(Exit::SUCCESS) => {}
-            State::Ended(Exit::Signal(_)) if calls.are_given_up() => {
+            State::Ended(Exit::Signal(_)) if calls.are_cancelled() => {
                 missing.push(unit.name.clone())
             }
             State::Ended(exit) => failed.push(format!("{} ({exit})", unit.name)),
-            State::Waiting | State::GivenUp | State::Running(_) => missing.push(unit.name.clone()),
+            State::Waiting | State::Cancelled | State::Running(_) => {
+                missing.push(unit.name.clone())
+            }
         }
     }
     let list = |names: &[String]| names.join(", ");

@@ -69,7 +69,8 @@ pub fn run(args: BuildArgs, common: &CommonArgs) -> Result<Exit> {
     let exit = job.verify(&build, &ended, signals); // 6. Verify.
     let exit = job.release(build, &ended, exit, signals); // 7. Release.
     if !ended.left.is_empty() {
-        // They need what the store keeps for us, until it runs out.
+        // Processes that the build left behind still hold the lock. The store must stay open for
+        // them until its lease runs out.
         store.leave_open();
     }
     exit

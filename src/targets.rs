@@ -30,7 +30,8 @@ use crate::spawn;
 pub(crate) fn find(command: &Command, call: &ComposeOrBake) -> Result<Option<Vec<Target>>> {
     let Some(client) = command.client() else { return Ok(None) };
     let question = Question { command, call, client };
-    question.refuse_what_builds_nothing()?;
+    question.refuse_dry_runs()?;
+    question.refuse_file_from_stdin()?;
     let targets = match call.tool {
         Tool::Bake => bake::find(&question)?,
         Tool::Compose if call.is_podmans() => return Ok(None),
@@ -38,15 +39,21 @@ pub(crate) fn find(command: &Command, call: &ComposeOrBake) -> Result<Option<Vec
         Tool::Compose => compose::find(&question)?,
     };
     if targets.is_empty() {
-        bail!("no tag: '{} {}' builds no image", call.called, call.subcommand);
+        bail!(
+            "'{} {}' builds no image: nothing that it names has anything to build",
+            call.called,
+            call.subcommand
+        );
     }
     Ok(Some(targets))
 }
 
-/// Returns two targets that build one image, if there are such, and that image.
-pub(crate) fn two_of_one_image(targets: &[Target]) -> Option<(&Target, &Target, &Tag)> {
-    targets.iter().enumerate().find_map(|(at, one)| {
-        targets[..at].iter().find_map(|other| {
+/// Returns each two targets that build one image, and that image.
+pub(crate) fn pairs_of_one_image(
+    targets: &[Target],
+) -> impl Iterator<Item = (&Target, &Target, &Tag)> {
+    targets.iter().enumerate().flat_map(|(at, one)| {
+        targets[..at].iter().filter_map(move |other| {
             let shared = one.tags.iter().find(|tag| other.tags.contains(tag))?;
             Some((other, one, shared))
         })
@@ -61,22 +68,25 @@ struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// Checks that the call builds, and that its files can be read twice.
-    fn refuse_what_builds_nothing(&self) -> Result<()> {
-        let ComposeOrBake { called, subcommand, .. } = self.call;
+    fn refuse_dry_runs(&self) -> Result<()> {
         let checks = ["dry-run", "check", "print"].into_iter().find(|name| self.call.has(name));
         let checks = checks.map(|name| format!("--{name}"));
         let calls = self.call.value(&["call"]).filter(|it| *it != "build");
         let lists = self.call.value(&["list"]).map(|what| format!("--list={what}"));
         let option = checks.or_else(|| calls.map(|what| format!("--call={what}"))).or(lists);
-        if let Some(option) = option {
-            bail!("the build command builds no image: {option}");
+        match option {
+            None => Ok(()),
+            Some(option) => bail!("the build command builds no image: {option}"),
         }
+    }
+
+    fn refuse_file_from_stdin(&self) -> Result<()> {
+        let ComposeOrBake { called, subcommand, .. } = self.call;
         let files = self.call.given.iter().filter(|it| matches!(&*it.name, "f" | "file"));
         if files.filter_map(|it| it.value.as_deref()).any(|file| file == "-") {
             bail!(
-                "'{called} {subcommand}' reads its file from stdin, so it cannot be asked what it \
-                 builds; say which images it builds: buildlock -t TAG -- …"
+                "'{called} {subcommand}' reads its file from stdin, which buildlock cannot read a \
+                 second time; put it in a file"
             );
         }
         Ok(())
@@ -103,11 +113,7 @@ impl Question<'_> {
         let output = spawn::output_within(asked, ANSWER_WITHIN);
         let output = output.map_err(|why| anyhow!(why.about(&shown)))?;
         if !output.status.success() {
-            bail!(
-                "cannot find out what is built: {shown} failed, and so would the build: {}; or say \
-                 which images it builds: buildlock -t TAG -- …",
-                last_lines(&output.stderr)
-            );
+            bail!("cannot find out what is built: {shown} failed: {}", last_lines(&output.stderr));
         }
         Ok(output.stdout)
     }
@@ -119,8 +125,8 @@ impl Question<'_> {
         })
     }
 
-    /// Returns whether a service is built: it is named, or none is.
-    fn names(&self, service: &str) -> bool {
+    /// Returns whether the call builds this service: it names it, or names none.
+    fn is_selected(&self, service: &str) -> bool {
         self.call.named.is_empty() || self.call.named.iter().any(|name| name == service)
     }
 }

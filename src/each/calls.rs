@@ -25,7 +25,7 @@ pub(super) struct Calls<'a> {
     output: &'a Output,
     first_failure: Option<Exit>,
     /// Whether the others were ended after a failure.
-    given_up: bool,
+    cancelled: bool,
 }
 
 /// How far a call is.
@@ -35,7 +35,7 @@ pub(super) enum State {
     Running(Running),
     Ended(Exit),
     /// It is not made, because what it needs has failed or all others are ended.
-    GivenUp,
+    Cancelled,
 }
 
 /// A call that runs.
@@ -49,7 +49,7 @@ pub(super) struct Running {
 impl<'a> Calls<'a> {
     pub(super) fn new(plan: &'a Plan, output: &'a Output) -> Self {
         let states = plan.units.iter().map(|_| State::Waiting).collect();
-        Calls { units: &plan.units, states, output, first_failure: None, given_up: false }
+        Calls { units: &plan.units, states, output, first_failure: None, cancelled: false }
     }
 
     pub(super) fn states(&self) -> impl Iterator<Item = (&'a Unit, &State)> {
@@ -68,8 +68,8 @@ impl<'a> Calls<'a> {
         self.running().map(|running| running.end.as_fd()).collect()
     }
 
-    /// Starts the calls whose needs have succeeded, and gives up those whose needs have not.
-    pub(super) fn start_those_ready(&mut self, inherited: Inherited) -> Result<()> {
+    /// Starts the calls whose needs have succeeded, and cancels those whose needs have not.
+    pub(super) fn start_ready(&mut self, inherited: Inherited) -> Result<()> {
         let mut changed = true;
         while std::mem::take(&mut changed) {
             for (at, unit) in self.units.iter().enumerate() {
@@ -81,10 +81,10 @@ impl<'a> Calls<'a> {
                     self.states[at] = State::Running(start(unit, self.output, inherited)?);
                 } else if needs.any(|need| match need {
                     State::Ended(exit) => *exit != Exit::SUCCESS,
-                    State::GivenUp => true,
+                    State::Cancelled => true,
                     State::Waiting | State::Running(_) => false,
                 }) {
-                    self.states[at] = State::GivenUp;
+                    self.states[at] = State::Cancelled;
                     changed = true;
                 }
             }
@@ -117,18 +117,18 @@ impl<'a> Calls<'a> {
     }
 
     /// Ends the calls that run, and makes no others.
-    pub(super) fn give_up(&mut self) {
-        self.given_up = true;
+    pub(super) fn cancel(&mut self) {
+        self.cancelled = true;
         self.send(nix::libc::SIGTERM);
         for state in &mut self.states {
             if matches!(state, State::Waiting) {
-                *state = State::GivenUp;
+                *state = State::Cancelled;
             }
         }
     }
 
-    pub(super) fn are_given_up(&self) -> bool {
-        self.given_up
+    pub(super) fn are_cancelled(&self) -> bool {
+        self.cancelled
     }
 
     pub(super) fn first_failure(&self) -> Option<Exit> {
@@ -169,7 +169,7 @@ fn start(unit: &Unit, output: &Output, inherited: Inherited) -> Result<Running> 
     let mut words = std::env::args_os();
     call.arg0(words.next().unwrap_or_else(|| "buildlock".into()));
     call.args(options(words));
-    for tag in &unit.tags {
+    for tag in unit.tags.iter().filter(|_| !unit.builds_others) {
         call.args(["-t", tag.as_str()]);
     }
     call.arg("--").args(&unit.command);
@@ -179,7 +179,7 @@ fn start(unit: &Unit, output: &Output, inherited: Inherited) -> Result<Running> 
     spawn::end_with_us(&mut call, inherited);
     let child = call.spawn().context("cannot start buildlock for one of the images")?;
     let number = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let end = pidfd_open(number.context("a process without a number")?, PidfdFlags::empty())?;
+    let end = pidfd_open(number.context("the child has no valid PID")?, PidfdFlags::empty())?;
     Ok(Running { child, end, started: Instant::now() })
 }
 

@@ -14,7 +14,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::child::signals::{Signals, is_terminating};
 use crate::terminal::LiveLine;
 
-/// A line that is longer is passed on in pieces, in bytes.
+/// Longer lines are passed on in pieces of this many bytes.
 const LINE_MAX: usize = 64 * 1024;
 
 /// Which of our streams a call's output goes to.
@@ -30,30 +30,30 @@ pub(super) struct Output {
     is_json: bool,
     is_live: bool,
     live_line: Arc<Mutex<Option<LiveLine>>>,
-    /// Can be read once all calls have ended. Something that a build has left behind may keep the
-    /// pipes open, and is not waited for.
-    end: Arc<OwnedFd>,
-    at_end: Cell<Option<OwnedFd>>,
-    /// Can be read once all is passed on: each thread has a copy of the other end.
-    done: OwnedFd,
-    copy: Cell<Option<Arc<OwnedFd>>>,
+    /// Readable once all calls have ended. A process that a build left behind may keep a call's pipes
+    /// open; its output is not waited for.
+    calls_ended: Arc<OwnedFd>,
+    calls_ended_writer: Cell<Option<OwnedFd>>,
+    /// Readable once all output is passed on: each thread has a copy of the other end.
+    all_passed_on: OwnedFd,
+    passed_on_writer: Cell<Option<Arc<OwnedFd>>>,
 }
 
 impl Output {
     /// # Errors
     /// The system is out of descriptors.
     pub(super) fn new(is_json: bool) -> Result<Self> {
-        let (end, at_end) = pipe_with(PipeFlags::CLOEXEC)?;
-        let (done, copy) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (calls_ended, calls_ended_writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (all_passed_on, passed_on_writer) = pipe_with(PipeFlags::CLOEXEC)?;
         let live_line = LiveLine::start();
         Ok(Output {
             is_json,
             is_live: live_line.is_some(),
             live_line: Arc::new(Mutex::new(live_line)),
-            end: Arc::new(end),
-            at_end: Cell::new(Some(at_end)),
-            done,
-            copy: Cell::new(Some(Arc::new(copy))),
+            calls_ended: Arc::new(calls_ended),
+            calls_ended_writer: Cell::new(Some(calls_ended_writer)),
+            all_passed_on,
+            passed_on_writer: Cell::new(Some(Arc::new(passed_on_writer))),
         })
     }
 
@@ -63,11 +63,11 @@ impl Output {
     /// The system is out of descriptors or threads.
     pub(super) fn pipe(&self, stream: Stream, name: &str) -> Result<PipeWriter> {
         let (reader, writer) = io::pipe()?;
-        let copy = self.copy.take().context("output after its end")?;
-        self.copy.set(Some(Arc::clone(&copy)));
+        let copy = self.passed_on_writer.take().context("output after its end")?;
+        self.passed_on_writer.set(Some(Arc::clone(&copy)));
         let prefix = if self.is_json { String::new() } else { format!("{name} | ") };
         let lines = Lines { stream, prefix, live_line: Arc::clone(&self.live_line) };
-        let end = Arc::clone(&self.end);
+        let end = Arc::clone(&self.calls_ended);
         std::thread::Builder::new().name("output".into()).spawn(move || {
             lines.pass_on(reader, &end);
             drop(copy);
@@ -94,10 +94,10 @@ impl Output {
         if let Ok(mut line) = self.live_line.try_lock() {
             *line = None;
         }
-        self.at_end.take();
-        self.copy.take();
+        self.calls_ended_writer.take();
+        self.passed_on_writer.take();
         loop {
-            match signals.next(None, &[self.done.as_fd()]) {
+            match signals.next(None, &[self.all_passed_on.as_fd()]) {
                 None => return,
                 Some(arrived) if is_terminating(arrived.signal) => return,
                 Some(_) => {}
@@ -170,8 +170,11 @@ impl Lines {
 fn wait_for_more(pipe: &PipeReader, end: &OwnedFd) -> bool {
     loop {
         let mut both = [PollFd::new(pipe, PollFlags::IN), PollFd::new(end, PollFlags::IN)];
-        if rustix::event::poll(&mut both, None::<&Timespec>).is_err() {
-            continue;
+        match rustix::event::poll(&mut both, None::<&Timespec>) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            // Reading says what is wrong.
+            Err(_) => return true,
         }
         let [pipe, end] = both.map(|one| !one.revents().is_empty());
         if pipe || end {

@@ -18,6 +18,8 @@ pub(super) struct Unit {
     /// The service or target. If several build the same image alike, all of them.
     pub(super) name: String,
     pub(super) tags: Vec<Tag>,
+    /// Whether its call has to ask which other images it builds.
+    pub(super) builds_others: bool,
     /// The units that must have ended before.
     pub(super) needs: Vec<usize>,
     /// The build command for this image alone.
@@ -47,20 +49,15 @@ impl Plan {
 
 /// Refuses two targets that build one image in different ways: the last one would win.
 fn refuse_different_builds(targets: &[Target]) -> Result<()> {
-    for (at, one) in targets.iter().enumerate() {
-        for other in &targets[..at] {
-            let shared = one.tags.iter().find(|tag| other.tags.contains(tag));
-            if let Some(tag) = shared.filter(|_| one.definition != other.definition) {
-                bail!(
-                    "{} and {} build {tag} in different ways; give them different images, or the \
-                     same build",
-                    other.name,
-                    one.name
-                );
-            }
-        }
+    let mut pairs = targets::pairs_of_one_image(targets);
+    match pairs.find(|(one, other, _)| !one.is_built_like(other)) {
+        None => Ok(()),
+        Some((one, other, tag)) => bail!(
+            "{} and {} build {tag} in different ways; give them different images, or the same build",
+            one.name,
+            other.name
+        ),
     }
-    Ok(())
 }
 
 /// Joins the targets that build the same images alike.
@@ -68,8 +65,7 @@ fn units(command: &Command, call: &ComposeOrBake, targets: &[Target]) -> Result<
     let mut units: Vec<Unit> = Vec::new();
     let mut unit_of = Vec::new();
     for target in targets {
-        let tags: Vec<Tag> = target.images().cloned().collect();
-        let same = units.iter().position(|unit| unit.tags == tags);
+        let same = units.iter().position(|unit| unit.tags == target.tags);
         let at = same.unwrap_or(units.len());
         match units.get_mut(at) {
             Some(unit) => {
@@ -78,7 +74,8 @@ fn units(command: &Command, call: &ComposeOrBake, targets: &[Target]) -> Result<
             }
             None => units.push(Unit {
                 name: target.name.clone(),
-                tags,
+                tags: target.tags.clone(),
+                builds_others: !target.others.is_empty(),
                 needs: Vec::new(),
                 command: command_for(command, call, &target.name),
             }),
@@ -107,7 +104,11 @@ fn refuse_circle(units: &[Unit]) -> Result<()> {
     let rest = units.iter().zip(done).filter(|(_, done)| !done).map(|(unit, _)| &*unit.name);
     match rest.collect::<Vec<_>>().as_slice() {
         [] => Ok(()),
-        circle => bail!("each of these needs another one first: {}", circle.join(", ")),
+        circle => bail!(
+            "these cannot be built, because they need each other or something that does: {}; remove \
+             one of the references",
+            circle.join(", ")
+        ),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Reads a bake file: two targets that build one image.
+//! Finds targets of a bake file that build the same image.
 //!
 //! Bake itself is asked, since groups, inheritance, matrices and variables decide which tags a
 //! target has. Without docker buildx, a file in JSON is read as it stands.
@@ -13,10 +13,9 @@ use super::compose::Place;
 use super::finding::{Level, WrongKind};
 use super::position::Positions;
 use super::walk;
-use crate::command::goes_elsewhere;
 use crate::image::bake_plan;
 use crate::reference::Tag;
-use crate::targets::bake::outputs;
+use crate::targets::bake::{members, output_without_image};
 
 /// A target that builds the same image as an earlier one.
 #[derive(Debug)]
@@ -46,7 +45,7 @@ pub(super) fn read(path: &Path, text: &[u8]) -> Result<Vec<Duplicate>> {
     let groups = Groups::of(&all, default.as_ref());
     let nothing = Map::new();
     let targets = all["target"].as_object().unwrap_or(&nothing);
-    Ok(find(targets, &groups, |target| blocks.place(path, &all, target)))
+    Ok(duplicates(targets, &groups, |target| blocks.place(path, &all, target)))
 }
 
 fn ask(files: &[PathBuf], names: &[&str]) -> Option<Value> {
@@ -64,24 +63,27 @@ struct Blocks {
 
 impl Blocks {
     fn read(path: &Path, text: &[u8]) -> Result<Self> {
-        let mut blocks = Blocks { targets: BTreeMap::new(), groups: Vec::new(), json: None };
-        if path.extension().is_some_and(|extension| extension == "json") {
-            let json: Value = serde_json::from_slice(text)
-                .map_err(|why| WrongKind(format!("{}: not JSON: {why}", path.display())))?;
-            let names =
-                |key: &str| json[key].as_object().into_iter().flat_map(|it| it.keys().cloned());
-            for name in names("target") {
-                let position = Positions::new(text).of(key(text, &name));
-                blocks.targets.insert(name, position);
-            }
-            blocks.groups = names("group").filter(|name| name != "default").collect();
-            blocks.json = Some(json);
-            return Ok(blocks);
+        match path.extension().is_some_and(|extension| extension == "json") {
+            true => Self::read_json(path, text),
+            false => Ok(Self::read_hcl(text)),
         }
+    }
+
+    fn read_json(path: &Path, text: &[u8]) -> Result<Self> {
+        let json: Value = serde_json::from_slice(text)
+            .map_err(|why| WrongKind(format!("{}: not JSON: {why}", path.display())))?;
+        let names = |key: &str| json[key].as_object().into_iter().flat_map(|it| it.keys().cloned());
+        let position = |name: &str| Positions::new(text).of(offset_of_target(text, name));
+        let targets = names("target").map(|name| (name.clone(), position(&name))).collect();
+        let groups = names("group").filter(|name| name != "default").collect();
+        Ok(Blocks { targets, groups, json: Some(json) })
+    }
+
+    fn read_hcl(text: &[u8]) -> Self {
+        let mut blocks = Blocks { targets: BTreeMap::new(), groups: Vec::new(), json: None };
         let (mut at, mut positions) = (0, Positions::new(text));
         for line in text.split_inclusive(|&byte| byte == b'\n') {
-            let words = String::from_utf8_lossy(line);
-            match block(&words) {
+            match block_header(&String::from_utf8_lossy(line)) {
                 Some(("target", name)) => {
                     blocks.targets.insert(name.to_owned(), positions.of(at));
                 }
@@ -90,7 +92,7 @@ impl Blocks {
             }
             at += line.len();
         }
-        Ok(blocks)
+        blocks
     }
 
     /// Returns where a target is defined. A matrix makes targets of other names.
@@ -106,7 +108,7 @@ impl Blocks {
 }
 
 /// Returns where a target of a file in JSON is defined: its name as a key, behind the key `target`.
-fn key(text: &[u8], name: &str) -> usize {
+fn offset_of_target(text: &[u8], name: &str) -> usize {
     let find = |name: &str, from: usize| {
         let quoted = format!("\"{name}\"");
         let is_key = |at: &usize| {
@@ -119,7 +121,7 @@ fn key(text: &[u8], name: &str) -> usize {
 }
 
 /// Reads the first line of a block of HCL: `target "api" {`.
-fn block(line: &str) -> Option<(&str, &str)> {
+fn block_header(line: &str) -> Option<(&str, &str)> {
     let (kind, rest) = line.split_once(char::is_whitespace)?;
     let name = rest.trim_start().strip_prefix('"')?.split_once('"')?.0;
     Some((kind, name))
@@ -143,19 +145,8 @@ impl Groups {
     }
 }
 
-/// Returns the targets of a group and of the groups in it.
-fn members(plan: &Value, group: &str) -> BTreeSet<String> {
-    let (mut open, mut found) = (vec![group.to_owned()], BTreeSet::new());
-    while let Some(name) = open.pop() {
-        if found.insert(name.clone()) {
-            let of_it = plan["group"][&name]["targets"].as_array();
-            open.extend(of_it.into_iter().flatten().filter_map(|it| Some(it.as_str()?.to_owned())));
-        }
-    }
-    found
-}
-
-fn find(
+/// Returns all but the first of the targets that build one image.
+fn duplicates(
     targets: &Map<String, Value>,
     groups: &Groups,
     place: impl Fn(&str) -> Place,
@@ -163,8 +154,7 @@ fn find(
     let mut by_tag: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     let mut found = Vec::new();
     for (name, target) in targets {
-        let outputs = outputs(target);
-        if !outputs.is_empty() && outputs.iter().all(|output| goes_elsewhere(output)) {
+        if output_without_image(target).is_some() {
             continue;
         }
         let mut reported = BTreeSet::new();

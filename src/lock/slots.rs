@@ -29,8 +29,8 @@
 //!   A lock may be busy because a caller of step 1 has it and has not come to the door yet. That one
 //!   comes to the door soon, since locks are taken in order. If it finds a free slot there, it builds,
 //!   unless others stand in line and it has not been the first in line itself since its last build.
-//!   That can happen to each caller once. So among callers that fail without a build that starts or
-//!   ends, there is one that succeeds. The model in `slots/model.rs` goes through all orders in which
+//!   That can happen to each caller once. So callers cannot all fail for ever while no build starts or ends: one of
+//!   them succeeds. The model in `slots/model.rs` goes through all orders in which
 //!   a few callers can do all this.
 //!
 //! **Waiting for any of N.** Only the first in line waits for slots; the others wait for the

@@ -18,30 +18,35 @@ pub(super) fn find(question: &Question<'_>) -> Result<Vec<Target>> {
     let plan = question.ask_for_json(&words)?;
     let nothing = Map::new();
     let targets = plan["target"].as_object().unwrap_or(&nothing);
-    let requested = requested(&plan);
+    // In this group `--print` puts what is named. The other targets are those that these read.
+    let requested = members(&plan, "default");
     targets
         .iter()
-        .filter(|(name, _)| requested.contains(name.as_str()))
+        .filter(|(name, _)| requested.contains(*name))
         .map(|(name, target)| read(name, target, targets))
         .collect()
 }
 
-/// Returns the targets of the group `default`, in which `--print` puts what is named. The other
-/// targets of the answer are those that these read.
-fn requested(plan: &Value) -> BTreeSet<&str> {
-    let group = |name: &str| plan["group"].get(name).map(|group| strings(&group["targets"]));
-    let (mut open, mut seen) = (vec!["default"], BTreeSet::new());
+/// Returns the targets of a group and of the groups in it, and their names.
+pub(crate) fn members(plan: &Value, group: &str) -> BTreeSet<String> {
+    let (mut open, mut found) = (vec![group], BTreeSet::new());
     while let Some(name) = open.pop() {
-        if seen.insert(name) {
-            open.extend(group(name).into_iter().flatten());
+        if found.insert(name.to_owned()) {
+            open.extend(strings(&plan["group"][name]["targets"]));
         }
     }
-    seen
+    found
+}
+
+/// Returns an output that is only a file or folder, if a target has no other.
+pub(crate) fn output_without_image(target: &Value) -> Option<String> {
+    let outputs = outputs(target);
+    let is_elsewhere = outputs.iter().all(|output| goes_elsewhere(output));
+    outputs.into_iter().next().filter(|_| is_elsewhere)
 }
 
 fn read(name: &str, target: &Value, all: &Map<String, Value>) -> Result<Target> {
-    let outputs = outputs(target);
-    if let Some(output) = outputs.first().filter(|_| outputs.iter().all(|it| goes_elsewhere(it))) {
+    if let Some(output) = output_without_image(target) {
         bail!("target {name} makes no image: its output is {output}");
     }
     let own = tags("target", name, strings(&target["tags"]))?;

@@ -1,5 +1,6 @@
 //! Compose 2 and later: `docker compose config`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -7,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::target::LabelledBy;
 use super::{Question, Target, strings, tags, values_after};
+use crate::reference::Tag;
 
 /// Asks with the global options of the build command and the services that it names. To name a
 /// service enables its profile, as in a build.
@@ -17,17 +19,21 @@ pub(super) fn find(question: &Question<'_>) -> Result<Vec<Target>> {
     let config = Arc::new(question.ask_for_json(&words)?);
     let nothing = Map::new();
     let services = config["services"].as_object().unwrap_or(&nothing);
-    let built = built_services(question, services);
+    let selected = selected_services(question, services);
     services
         .iter()
-        .filter(|(name, service)| built.contains(&name.as_str()) && service["build"].is_object())
+        .filter(|(name, service)| selected.contains(&name.as_str()) && service["build"].is_object())
         .map(|(name, service)| target(question, &config, name, service))
         .collect()
 }
 
-/// Returns the services that the command builds, as far as they have something to build.
-fn built_services<'a>(question: &Question<'_>, services: &'a Map<String, Value>) -> Vec<&'a str> {
-    let named = services.keys().map(String::as_str).filter(|name| question.names(name));
+/// Returns the services that the command selects, including dependencies with
+/// `--with-dependencies`. Some may have nothing to build.
+fn selected_services<'a>(
+    question: &Question<'_>,
+    services: &'a Map<String, Value>,
+) -> Vec<&'a str> {
+    let named = services.keys().map(String::as_str).filter(|name| question.is_selected(name));
     let mut built: Vec<&str> = named.collect();
     if !question.call.has("with-dependencies") {
         return built;
@@ -52,24 +58,49 @@ fn target(
     service: &Value,
 ) -> Result<Target> {
     let build = &service["build"];
-    let project = config["name"].as_str().unwrap_or_default();
-    // GetImageNameOrDefault in docker/compose's pkg/api/api.go.
-    let separator = if is_compatible(question) { '_' } else { '-' };
-    let default = || format!("{project}{separator}{name}");
-    let own = service["image"].as_str().map_or_else(default, str::to_owned);
-    let named = [own.as_str()].into_iter().chain(strings(&build["tags"]));
     let mut definition = build.clone();
     if let (None, Some(platform)) = (build.get("platforms"), service.get("platform")) {
         definition["platforms"] = json!([platform]);
     }
     Ok(Target {
         name: name.to_owned(),
-        tags: tags("service", name, named)?,
-        others: Vec::new(),
-        needs: values_after("service:", &build["additional_contexts"]).map(str::to_owned).collect(),
+        tags: images(question, config, name)?,
+        others: images_of_read(question, config, name)?,
+        needs: read_by(build).map(str::to_owned).collect(),
         definition,
         labelled_by: Some(LabelledBy::File(Arc::clone(config))),
     })
+}
+
+/// Returns the images that a service builds.
+fn images(question: &Question<'_>, config: &Value, name: &str) -> Result<Vec<Tag>> {
+    let service = &config["services"][name];
+    let project = config["name"].as_str().unwrap_or_default();
+    // GetImageNameOrDefault in docker/compose's pkg/api/api.go.
+    let separator = if is_compatible(question) { '_' } else { '-' };
+    let default = || format!("{project}{separator}{name}");
+    let own = service["image"].as_str().map_or_else(default, str::to_owned);
+    tags("service", name, [own.as_str()].into_iter().chain(strings(&service["build"]["tags"])))
+}
+
+/// Returns the services whose images a build reads.
+fn read_by(build: &Value) -> impl Iterator<Item = &str> {
+    values_after("service:", &build["additional_contexts"])
+}
+
+/// Returns the images of the services that this one reads, itself or through others: compose builds
+/// them, too.
+fn images_of_read(question: &Question<'_>, config: &Value, name: &str) -> Result<Vec<Tag>> {
+    let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
+    let mut open: Vec<&str> = read_by(&config["services"][name]["build"]).collect();
+    while let Some(name) = open.pop() {
+        let service = &config["services"][name];
+        if seen.insert(name) && service.is_object() {
+            found.extend(images(question, config, name)?);
+            open.extend(read_by(&service["build"]));
+        }
+    }
+    Ok(found)
 }
 
 /// Returns whether images are named as by docker-compose 1 (`--compatibility`).

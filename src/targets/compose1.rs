@@ -31,7 +31,7 @@ pub(super) fn find(question: &Question<'_>) -> Result<Vec<Target>> {
     let mut targets = Vec::new();
     for (key, service) in pairs {
         let (Some(name), Some(build)) = (key.text(), service.get("build")) else { continue };
-        if !question.names(name) || !is_enabled(question, service) {
+        if !question.is_selected(name) || !is_enabled(question, service) {
             continue;
         }
         let own = service.get("image").and_then(Node::text).map(str::to_owned);

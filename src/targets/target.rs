@@ -23,9 +23,15 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Returns all images that exist after a build of this target.
-    pub(crate) fn images(&self) -> impl Iterator<Item = &Tag> {
-        self.tags.iter().chain(&self.others)
+    /// Returns whether this target and the other one are built in the same way, whatever tags they
+    /// give to what comes out.
+    pub(crate) fn is_built_like(&self, other: &Target) -> bool {
+        let without_tags = |target: &Target| {
+            let mut definition = target.definition.clone();
+            definition.as_object_mut().map(|keys| keys.shift_remove("tags"));
+            definition
+        };
+        without_tags(self) == without_tags(other)
     }
 }
 

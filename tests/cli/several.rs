@@ -55,7 +55,7 @@ fn starts(f: &Fixture) -> Vec<String> {
     f.lines("builds.log").into_iter().filter(|line| line.starts_with("start ")).collect()
 }
 
-/// Returns how often the tool was called to build.
+/// Returns the calls that build.
 fn build_calls(f: &Fixture) -> Vec<String> {
     let is_build = |line: &String| !line.contains(" config") && !line.contains(" --print");
     f.lines("args.log").into_iter().filter(is_build).collect()
@@ -121,7 +121,7 @@ fn given_tags_of_several_images_are_completed() {
 }
 
 #[test]
-fn failure_of_compose_is_passed_on() {
+fn failure_of_config_is_reported_before_any_build() {
     let f = compose(&[("api", &["api:1"], here())]);
     fs::remove_file(f.path("plan")).unwrap();
     for options in ["", "--each "] {
@@ -178,6 +178,30 @@ fn images_of_bake_are_those_of_its_targets_and_of_what_they_read() {
         assert!(f.lock_file(tag).exists(), "{tag}");
     }
     assert!(!f.lock_file("other:1").exists());
+}
+
+#[test]
+fn services_that_a_build_reads_are_locked_and_built_before() {
+    let reads = json!({ "context": ".", "additional_contexts": { "x": "service:base" } });
+    let f = compose(&[("api", &["api:1"], reads), ("base", &["base:1"], here())]);
+    call(&f, "-- docker compose build api").run().assert_code(0);
+    assert!(f.lock_file("base:1").exists());
+    assert!(f.looks().iter().all(|look| !look.contains("base:1")));
+
+    let reads = json!({ "context": ".", "additional_contexts": { "x": "service:base" } });
+    let f = compose(&[("api", &["api:1"], reads), ("base", &["base:1"], here())]);
+    call(&f, "--each -- docker compose build").run().assert_code(0);
+    let events = f.lines("builds.log");
+    assert!(events[0].starts_with("start base:1") && events[1].starts_with("end base:1"));
+}
+
+#[test]
+fn services_with_one_build_and_different_tags_are_no_contradiction() {
+    let f = compose(&[("a", &["x:1", "a:1"], here()), ("b", &["x:1", "b:1"], here())]);
+    call(&f, "--each -- docker compose build").run().assert_code(0);
+    for tag in ["x:1", "a:1", "b:1"] {
+        assert!(f.has_image(tag), "{tag}");
+    }
 }
 
 #[test]

@@ -13,7 +13,8 @@ use crate::targets::{self, Target};
 #[derive(Debug)]
 pub(crate) struct Builds {
     pub(crate) tags: Vec<Tag>,
-    /// Images that are built as well, but do not get the label of `--if-changed`.
+    /// Images that are built as well, because the build reads them. They are locked, and not looked
+    /// for.
     pub(crate) others: Vec<Tag>,
     /// The one service or target, with `--if-changed`.
     pub(crate) target: Option<Target>,
@@ -69,13 +70,16 @@ fn builds_of_several(
         Ok(Some(found)) => found,
         Ok(None) if given.is_empty() => bail!(no_tag_of_several(several)),
         Ok(None) => return Ok(Builds::of(given)),
-        Err(error) if given.is_empty() || needs_inputs => return Err(error),
+        Err(error) if needs_inputs => return Err(error),
+        Err(error) if given.is_empty() => bail!(
+            "{error:#}; if nothing is wrong with that, name the images: buildlock -t TAG -- …"
+        ),
         Err(error) => {
             tracing::warn!("{error:#}; only the tags given with -t are locked and looked up");
             return Ok(Builds::of(given));
         }
     };
-    if let Some((one, other, tag)) = targets::two_of_one_image(&found) {
+    if let Some((one, other, tag)) = targets::pairs_of_one_image(&found).next() {
         tracing::warn!(
             "{tag}: {} and {} both build it, at the same time; --each builds each image once",
             one.name,
@@ -83,22 +87,22 @@ fn builds_of_several(
         );
     }
     let mut tags = given;
-    for tag in found.iter().flat_map(targets::Target::images) {
+    for tag in found.iter().flat_map(|target| &target.tags) {
         if !tags.contains(tag) {
             tags.push(tag.clone());
         }
     }
+    let others = found.iter().flat_map(|target| &target.others);
+    let others = others.filter(|tag| !tags.contains(tag)).cloned().collect();
     let target = found.pop().filter(|_| needs_inputs && found.is_empty());
     if needs_inputs && target.is_none() {
         bail!(
-            "--if-changed: '{} {}' builds several images, and each reads something else; give \
-             --each",
+            "'{} {}' builds several images, each from inputs of its own; build with --each, or name a \
+             single service or target",
             several.called,
             several.subcommand
         );
     }
-    let others = target.as_ref().map_or_else(Vec::new, |target| target.others.clone());
-    tags.retain(|tag| !others.contains(tag));
     Ok(Builds { tags, others, target })
 }
 
