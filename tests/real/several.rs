@@ -231,7 +231,7 @@ fn several_images_have_several_fingerprints() {
         let recipes = [site.recipe("true"), site.recipe("true")];
         let services = [("a", &*tags[0], &recipes[0]), ("b", &*tags[1], &recipes[1])];
         let project = Project::new(site, tool, &services);
-        run(&project, &["--if-changed"], &[]).assert_code(125).assert_stderr("give --each");
+        run(&project, &["--if-changed"], &[]).assert_code(125).assert_stderr("build with --each");
         run(&project, &["--if-changed"], &["a"]).assert_code(0).assert_stderr("\"built\"");
         run(&project, &["--if-changed"], &["a"]).assert_code(0).assert_stderr("\"present\"");
         let same = project.buildlock(&["fingerprint", "--diff"], &project.build(&["a"])).run();
