@@ -110,18 +110,14 @@ enum From {
 impl Slots {
     /// Returns the slots for a caller that says that `limit` builds may run at once.
     pub fn new(store: &Arc<dyn Store>, limit: u16) -> Self {
-        let mut inner = Vec::new();
-        if store.may_be_held_by_ancestors() {
-            let outer = store.held_by_ancestors().into_iter().filter(|it| it.slot().is_some());
-            inner.extend(outer.map(|slot| {
-                let mut key = Key::new(slot);
-                while store.held_by_ancestors_as(&key).is_some() {
-                    key = key.nested();
-                }
-                key
-            }));
-        }
-        Slots { store: Arc::clone(store), limit, inner }
+        let place_inside = |mut key: Key| {
+            while store.held_by_ancestors_as(&key).is_some() {
+                key = key.nested();
+            }
+            key
+        };
+        let outer = store.held_by_ancestors_among(&all_slots()).into_iter();
+        Slots { store: Arc::clone(store), limit, inner: outer.map(place_inside).collect() }
     }
 
     /// Returns how many lock files a caller may have open at once beside its own: to wait for that
@@ -224,7 +220,7 @@ impl Slots {
                 return Ok(tried);
             }
         }
-        let all: Vec<Key> = (1..=SLOTS_MAX).map(|number| Key::new(Subject::Slot(number))).collect();
+        let all = all_slots();
         let mut busy = self.store.held_among(&all)?;
         if from == From::Anywhere && busy.len() < usize::from(self.limit) {
             for key in &all[..usize::from(self.limit)] {
@@ -300,4 +296,8 @@ impl Slots {
             log::slot_may_deadlock(theirs);
         }
     }
+}
+
+fn all_slots() -> Vec<Key> {
+    (1..=SLOTS_MAX).map(|number| Key::new(Subject::Slot(number))).collect()
 }

@@ -441,6 +441,21 @@ fn further_nested_builds_need_slots_of_their_own_or_wait_for_the_first() {
 }
 
 #[test]
+fn nested_build_finds_its_outer_calls_slot_although_its_files_were_removed() {
+    for lost in
+        ["rm \"$BUILDLOCK_DIR/guard\"", "rm -r \"$BUILDLOCK_DIR/build-slots\"", ": >\"$SLOT\""]
+    {
+        let f = with_buildlock_in_path();
+        let script = format!(
+            "{lost}; buildlock -w 0s --max-builds 1 -t env:in -- docker build -t env:in . && \
+             docker build -t env:out ."
+        );
+        let outer = f.buildlock(["--max-builds=1", "-t", "env:out", "--", "sh", "-c", &script]);
+        outer.env("SLOT", slot(&f, "1")).run().assert_code(0);
+    }
+}
+
+#[test]
 fn nested_calls_three_levels_deep_use_one_slot() {
     let f = with_buildlock_in_path();
     let script = "buildlock -t env:b -- sh -c '\

@@ -267,7 +267,7 @@ impl FileStore {
     /// have moved a file here that an ancestor holds: another lock's file, or one of the ancestor's
     /// own. And the ancestor may release it while we build. So it must be a file that no other user
     /// can rename, and this call must get a share of the byte.
-    fn found_by(&self, ancestors: &AncestorsLocks, key: &Key) -> Option<Found> {
+    pub(super) fn found_by(&self, ancestors: &AncestorsLocks, key: &Key) -> Option<Found> {
         let on_file = || {
             let stat = rustix::fs::fstat(self.open_file(key).ok()?.file).ok()?;
             Some((ancestors.on(&stat)?, stat))
@@ -279,10 +279,8 @@ impl FileStore {
         if let Some(mode) = ancestors.on_byte(&stat, guard.byte) {
             return Some(Found { mode, byte: None });
         }
-        // No script is told the files of a cache, so none has locked them (`buildlock path`).
-        if key.subject().cache().is_some() {
-            return None;
-        }
+        // A script may have locked the file (`buildlock path`), or the guard that the ancestor has
+        // may have been removed.
         let (mode, stat) = on_file()?;
         let is_proof = is_out_of_reach(&stat, &self.folder_of(key).ok()?)
             // A caller that has locked the file which was here before has the byte alone.
@@ -292,7 +290,7 @@ impl FileStore {
 }
 
 /// How an ancestor holds a lock.
-struct Found {
+pub(super) struct Found {
     mode: LockMode,
     /// The guard with our share of the byte, if the lock file alone shows it.
     byte: Option<Guard>,
