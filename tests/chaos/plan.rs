@@ -134,9 +134,9 @@ impl Plan {
         }
         let mut names = Vec::new();
         let shares = one_in(rng, 2);
-        if one_in(rng, 3) {
-            // A few that many share.
-            names.push(format!("n{}", rng.usize(..if shares { 2 } else { NAMES })));
+        if one_in(rng, if shares { 2 } else { 4 }) {
+            // One that many share.
+            names.push(format!("n{}", if shares { 0 } else { rng.usize(..NAMES) }));
         }
         let shape = match rng.u32(..10) {
             0..6 => Shape::Plain,
