@@ -279,8 +279,14 @@ impl FileStore {
         if let Some(mode) = ancestors.on_byte(&stat, guard.byte) {
             return Some(Found { mode, byte: None });
         }
-        // A script may have locked the file (`buildlock path`), or the guard that the ancestor has
-        // may have been removed.
+        // A script that `buildlock path` told the file has locked it alone. No script is told the
+        // files of caches and slots, so an ancestor that has one also has the byte: of a guard that
+        // was removed since.
+        let subject = key.subject();
+        let may_be_a_scripts = subject.tag().is_some() || subject.name().is_some();
+        if !may_be_a_scripts && !ancestors.have_byte(guard.byte) {
+            return None;
+        }
         let (mode, stat) = on_file()?;
         let is_proof = is_out_of_reach(&stat, &self.folder_of(key).ok()?)
             // A caller that has locked the file which was here before has the byte alone.
