@@ -51,6 +51,8 @@ fn check_shown(holder: &Holder) {
             tag: holder.tag.clone(),
             name: holder.name.clone(),
             cache: holder.cache.clone(),
+            slot: holder.slot,
+            waiting: vec![holder.clone()],
             lock: Path::new("/tmp/buildlock/image-locks/x.lock").into(),
             holder,
             shared: false,
@@ -60,7 +62,7 @@ fn check_shown(holder: &Holder) {
         status::print(&held, false, &mut table).expect("a table");
         let table = String::from_utf8(table).expect("UTF-8");
         assert!(!table.replace('\n', "").contains(deceives), "{table:?}");
-        assert_eq!(table.lines().count(), 2, "{table:?}");
+        assert_eq!(table.lines().count(), 3, "{table:?}");
         let mut json = Vec::new();
         status::print(&held, true, &mut json).expect("JSON");
         let json: serde_json::Value = serde_json::from_slice(&json).expect("valid JSON");

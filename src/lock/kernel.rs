@@ -367,6 +367,11 @@ impl AncestorsLocks {
         self.mode(|lock| lock.entry.kind == Kind::Range(byte) && lock.is_on(stat))
     }
 
+    /// Returns whether our ancestors hold this byte of any file.
+    pub(super) fn have_byte(&self, byte: u64) -> bool {
+        self.0.iter().any(|lock| lock.entry.kind == Kind::Range(byte))
+    }
+
     fn mode(&self, is_it: impl Fn(&OpenLock) -> bool) -> Option<LockMode> {
         self.0.iter().find(|lock| is_it(lock)).map(|lock| lock.entry.mode())
     }

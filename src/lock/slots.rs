@@ -52,6 +52,7 @@ mod line;
 #[cfg(test)]
 mod model;
 
+use std::cell::Cell;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -78,6 +79,8 @@ pub struct Slots {
     limit: u16,
     /// The place inside of each slot that an outer call holds: one nested build at a time uses it.
     inner: Vec<Key>,
+    /// How many builds ran when this caller last looked.
+    running: Cell<usize>,
 }
 
 /// How a try behind the door ended.
@@ -110,18 +113,15 @@ enum From {
 impl Slots {
     /// Returns the slots for a caller that says that `limit` builds may run at once.
     pub fn new(store: &Arc<dyn Store>, limit: u16) -> Self {
-        let mut inner = Vec::new();
-        if store.may_be_held_by_ancestors() {
-            let outer = store.held_by_ancestors().into_iter().filter(|it| it.slot().is_some());
-            inner.extend(outer.map(|slot| {
-                let mut key = Key::new(slot);
-                while store.held_by_ancestors_as(&key).is_some() {
-                    key = key.nested();
-                }
-                key
-            }));
-        }
-        Slots { store: Arc::clone(store), limit, inner }
+        let place_inside = |mut key: Key| {
+            while store.held_by_ancestors_as(&key).is_some() {
+                key = key.nested();
+            }
+            key
+        };
+        let outer = store.held_by_ancestors_among(&all_slots()).into_iter();
+        let (inner, running) = (outer.map(place_inside).collect(), Cell::default());
+        Slots { store: Arc::clone(store), limit, inner, running }
     }
 
     /// Returns how many lock files a caller may have open at once beside its own: to wait for that
@@ -169,42 +169,29 @@ impl Slots {
     ) -> Result<Turned<T>> {
         let mut line = Line::begin(self.limit, deadline);
         let mut place: Option<Brief> = None;
-        // The bells that have rung although their slot was held.
+        // The slots whose bell has rung although they were held.
         let mut doubtful: Vec<Key> = Vec::new();
         let mut rung: Option<Key> = None;
         self.warn_of_deadlock();
         loop {
-            let prepared = prepare();
-            let Some(door) = self.open_door(deadline)? else {
-                line.give_up();
-                return Ok(Turned::TimedOut);
-            };
-            let from = if place.is_some() { From::Anywhere } else { From::Inside };
-            let busy = match self.take(from, deadline)? {
-                Tried::Taken(slot) => {
-                    let Some(others) = take_others(&prepared)? else {
-                        slot.release(None);
-                        return Ok(Turned::OthersAreBusy);
-                    };
-                    return Ok(Turned::Taken(slot, others));
+            let mut busy = Vec::new();
+            if place.is_some() || !self.inner.is_empty() {
+                let from = if place.is_some() { From::Anywhere } else { From::Inside };
+                match self.take_with_others(from, deadline, prepare, take_others)? {
+                    Ok(turned) => return Ok(turned),
+                    Err(full) => busy = full,
                 }
-                Tried::Full(busy) => busy,
-                Tried::TimedOut => {
-                    line.give_up();
-                    return Ok(Turned::TimedOut);
-                }
-            };
-            drop(door);
-            line.note_running(busy.len());
+            }
+            line.note_running(self.running.get());
+            busy.retain(|_| place.is_some());
+            busy.extend(self.inner.iter().cloned());
             doubtful.retain(|slot| busy.contains(slot));
             doubtful.extend(rung.take().filter(|slot| busy.contains(slot)));
-            let watched = busy.iter().filter(|_| place.is_some()).chain(&self.inner);
-            let watched: Vec<Key> = watched.cloned().collect();
             let bell = |slot: &Key| match doubtful.contains(slot) {
                 true => slot.clone(),
                 false => slot.bell(),
             };
-            let bells = watched.iter().map(bell).collect();
+            let bells = busy.iter().map(bell).collect();
             let wanted = place.is_none().then(|| Key::new(Subject::Slot(self.limit)).turnstile());
             match line.wait(&self.store, bells, wanted)? {
                 None => return Ok(Turned::TimedOut),
@@ -212,9 +199,39 @@ impl Slots {
                     first.record();
                     place = Some(Brief::new(first));
                 }
-                Some(Woken::Free(number)) => rung = watched.into_iter().nth(number),
+                Some(Woken::Free(number)) => rung = busy.into_iter().nth(number),
             }
         }
+    }
+
+    /// Takes a slot and the rest, behind the door. Returns the busy slots if none is free.
+    fn take_with_others<P, T>(
+        &self,
+        from: From,
+        deadline: Deadline,
+        prepare: &mut dyn FnMut() -> P,
+        take_others: &mut dyn FnMut(&P) -> Result<Option<T>>,
+    ) -> Result<Result<Turned<T>, Vec<Key>>> {
+        let prepared = prepare();
+        let timed_out = || {
+            let running = self.running.get();
+            log::slot_timeout(
+                &log::WaitingForSlot { running, limit: self.limit },
+                deadline.so_far(),
+            );
+            Ok(Ok(Turned::TimedOut))
+        };
+        let Some(_door) = self.open_door(deadline)? else { return timed_out() };
+        let slot = match self.take(from, deadline)? {
+            Tried::Taken(slot) => slot,
+            Tried::Full(busy) => return Ok(Err(busy)),
+            Tried::TimedOut => return timed_out(),
+        };
+        let Some(others) = take_others(&prepared)? else {
+            slot.release(None);
+            return Ok(Ok(Turned::OthersAreBusy));
+        };
+        Ok(Ok(Turned::Taken(slot, others)))
     }
 
     /// Takes a slot, behind the door.
@@ -224,7 +241,7 @@ impl Slots {
                 return Ok(tried);
             }
         }
-        let all: Vec<Key> = (1..=SLOTS_MAX).map(|number| Key::new(Subject::Slot(number))).collect();
+        let all = all_slots();
         let mut busy = self.store.held_among(&all)?;
         if from == From::Anywhere && busy.len() < usize::from(self.limit) {
             for key in &all[..usize::from(self.limit)] {
@@ -238,6 +255,7 @@ impl Slots {
                 }
             }
         }
+        self.running.set(busy.len());
         Ok(Tried::Full(busy))
     }
 
@@ -282,7 +300,8 @@ impl Slots {
             // The receiver may be gone by then.
             _ = sender.send(store.acquire(&key, LockMode::Exclusive, deadline));
         })?;
-        let left = deadline.left().map(|left| left.max(DOOR_GRACE));
+        let grace = if deadline.is_at_once() { DOOR_GRACE } else { Duration::ZERO };
+        let left = deadline.left().map(|left| left.max(grace));
         match receiver.recv_timeout(left.unwrap_or(Duration::MAX)) {
             Ok(acquired) => acquired.map(Some),
             Err(mpsc::RecvTimeoutError::Timeout) => Ok(None),
@@ -291,13 +310,21 @@ impl Slots {
     }
 
     /// Warns if an outer call holds locks and no slot: a build in a slot may wait for such a lock,
-    /// and so for this call.
+    /// and so for this call. Looks on a thread of its own, because that can take long.
     fn warn_of_deadlock(&self) {
         if !self.inner.is_empty() || !self.store.may_be_held_by_ancestors() {
             return;
         }
-        if let Some(theirs) = self.store.held_by_ancestors().first() {
-            log::slot_may_deadlock(theirs);
+        let store = Arc::clone(&self.store);
+        let asked = on_a_thread("order", &*self.store, move || {
+            store.held_by_ancestors().first().into_iter().for_each(log::slot_may_deadlock);
+        });
+        if let Err(error) = asked {
+            tracing::debug!("cannot look which locks our ancestors hold: {error}");
         }
     }
+}
+
+fn all_slots() -> Vec<Key> {
+    (1..=SLOTS_MAX).map(|number| Key::new(Subject::Slot(number))).collect()
 }

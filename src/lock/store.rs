@@ -136,6 +136,11 @@ pub trait Several: Send + Sync {
         bail!("this store has no slots");
     }
 
+    /// Returns which of these locks ancestors of this process hold. The keys are of one kind.
+    fn held_by_ancestors_among(&self, _keys: &[Key]) -> Vec<Key> {
+        Vec::new()
+    }
+
     /// Waits without polling until nobody holds one of `watched`, or until `wanted` is ours.
     ///
     /// # Errors

@@ -172,7 +172,8 @@ impl Job {
         Ok(turn)
     }
 
-    /// Takes all locks in the same order, if none of them is busy. Waits for nobody.
+    /// Takes all locks in the same order, if none of them is busy. Waits for nobody. What may take
+    /// time, to write who holds them and to log that, is left to the caller.
     ///
     /// # Errors
     /// A lock cannot be taken.
@@ -186,14 +187,13 @@ impl Job {
                 None => lock::try_take(store, subject.clone())?,
             };
             let Some(lock) = tried else { return Ok(None) };
-            lock.record();
             ours.push(lock);
         }
-        ours.iter().for_each(|lock| self.log_taken(lock, want));
         Ok(Some(ours))
     }
 
-    fn log_taken(&self, lock: &dyn Held, want: Want) {
+    /// Logs a lock that was taken without waiting.
+    pub(super) fn log_taken(&self, lock: &dyn Held, want: Want) {
         let (subject, shared) = (lock.subject(), lock.mode() == LockMode::Shared);
         let at_once = Duration::ZERO;
         match self.caches.reason(lock, want) {

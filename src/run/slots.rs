@@ -96,7 +96,13 @@ impl WayToSlot {
         let mut ask = || job.caches.ask(&*job.store, &job.images, deadline);
         let mut take_locks = |asked: &Asked| job.try_lock(self.want, asked);
         Ok(match slots.take_in_turn(deadline, &mut ask, &mut take_locks)? {
-            Turned::Taken(slot, locks) => Some(Turn::Held(self.with_slot(locks, slot))),
+            Turned::Taken(slot, locks) => {
+                for lock in locks.iter() {
+                    lock.record();
+                    job.log_taken(lock, self.want);
+                }
+                Some(Turn::Held(self.with_slot(locks, slot)))
+            }
             Turned::TimedOut => Some(Turn::TimedOut),
             Turned::OthersAreBusy => {
                 self.waits_for_slot = false;

@@ -240,6 +240,9 @@ fn judge(state: &mut State, ended: &Ended<'_>) -> Vec<String> {
     };
     check(!said.contains("panicked"), "it panicked");
     let troubles = state.troubles_since(start);
+    if events.iter().any(|line| line["event"] == "waiting" && line["max_builds"].is_number()) {
+        state.count("waited for a slot");
+    }
     if has("waiting") {
         state.count("waited");
         if status.success() && has("present") {
@@ -376,6 +379,8 @@ fn judge_caches(state: &mut State, ended: &Ended<'_>, events: &[Value]) -> Optio
         [only] if !only.well && !only.shared.is_empty() => {
             let one = plan.no_retry || plan.timeout.is_some() || plan.build_timeout.is_some();
             let one = one || disturbed || !state.troubles_since(start).is_empty();
+            // Another call may have built the image before its second run.
+            let one = one || plan.limited && ended.status.success();
             let one = one || is_meddled(state, plan, start);
             (!one).then(|| "it failed with a shared cache, and was not run again".to_owned())
         }

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::caches::Usage;
 use crate::client::{Descriptor, Lock, Order};
-use crate::plan::{CACHE_LOCKS, Ends, Plan, Resource};
+use crate::plan::{CACHE_LOCKS, Ends, MAX_BUILDS, Plan, Resource};
 use crate::saboteur::GUARD_REMOVED;
 use crate::world::{GUARD, State, World, began};
 
@@ -386,7 +386,7 @@ fn admit(world: &World, state: &mut State, new: &Build, plan: &Plan) {
         let ours = new.locks_of(resource);
         let holds = |it: &Option<Lock>| match it {
             Some(Lock::Exclusive) => true,
-            Some(Lock::Shared) => resource.is_cache(),
+            Some(Lock::Shared) => resource.is_cache() || resource.can_be_shared() && plan.shares,
             None => false,
         };
         if !ours.iter().any(|it| holds(&it.1)) {
@@ -402,7 +402,11 @@ fn admit(world: &World, state: &mut State, new: &Build, plan: &Plan) {
                 && all().any(|it| state.displaced.contains_key(&it.0))
                 && ours.iter().all(|it| theirs.iter().all(|theirs| theirs.0 != it.0));
             if all().all(|it| it.1 == Some(Lock::Shared)) {
-                *state.counts.entry("shares a cache with others").or_default() += 1;
+                let what = match resource.is_cache() {
+                    true => "shares a cache with others",
+                    false => "shares a named lock with others",
+                };
+                *state.counts.entry(what).or_default() += 1;
             } else if excused {
                 *state.counts.entry("overlaps after a lock file was taken away").or_default() += 1;
             } else {
@@ -413,6 +417,7 @@ fn admit(world: &World, state: &mut State, new: &Build, plan: &Plan) {
             }
         }
     }
+    wrong.extend(admit_to_slot(world, state, new, plan));
     for cache in &plan.caches {
         let resource = Resource::new(CACHE_LOCKS, &cache.id);
         let ours = new.locks_of(&resource);
@@ -438,8 +443,10 @@ fn admit(world: &World, state: &mut State, new: &Build, plan: &Plan) {
         let level_0 = link.replace(".1.lock", ".lock");
         // Each lock also has a byte of the guard, which may have been removed since.
         let is_guard = link.trim_end_matches(" (deleted)").ends_with(GUARD);
-        let ours =
-            is_guard || new.resources.iter().any(|resource| level_0.contains(resource.name()));
+        let is_slot = plan.limited && is_a_slots(link);
+        let ours = is_guard
+            || is_slot
+            || new.resources.iter().any(|resource| level_0.contains(resource.name()));
         if !ours || *number < 10 {
             wrong.push(format!("call {} inherits descriptor {number}: {link}", new.call));
         }
@@ -449,6 +456,34 @@ fn admit(world: &World, state: &mut State, new: &Build, plan: &Plan) {
         world.note(state, &scene);
         state.violations.extend(wrong);
     }
+}
+
+/// Is this the file of a slot, wherever it has been moved? Those of other locks are named by a hash.
+fn is_a_slots(link: &str) -> bool {
+    let name = link.rsplit('/').next().unwrap_or_default();
+    let number = name.split('.').next().unwrap_or_default();
+    (1..=3).contains(&number.len()) && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Checks that a new build has a slot if it needs one, and that not too many have one.
+fn admit_to_slot(world: &World, state: &mut State, new: &Build, plan: &Plan) -> Option<String> {
+    if !plan.limited {
+        return None;
+    }
+    let is_slot = |it: &Descriptor| it.lock == Some(Lock::Exclusive) && is_a_slots(&it.link);
+    if !new.inherited.iter().any(is_slot) {
+        return Some(format!("call {} builds without a slot", new.call));
+    }
+    let running = state.active.iter().filter(|build| world.plan(build.call).limited).count();
+    let without_guard = state.struck.contains_key(GUARD_REMOVED);
+    if running < MAX_BUILDS {
+        if running + 1 == MAX_BUILDS {
+            state.count("takes the last slot");
+        }
+        return None;
+    }
+    state.count("builds beyond the limit without the guard");
+    (!without_guard).then(|| format!("call {} builds beside {running} others", new.call))
 }
 
 impl Build {

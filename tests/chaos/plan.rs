@@ -22,6 +22,10 @@ pub const STREAMS: usize = 6;
 pub const STREAM: usize = 1_000_000;
 /// The folder of the locks for caches.
 pub const CACHE_LOCKS: &str = "cache-locks";
+/// The folder of the slots.
+pub const BUILD_SLOTS: &str = "build-slots";
+/// How many builds may run at once of the calls that say so. They all say the same.
+pub const MAX_BUILDS: usize = 2;
 /// Ordinary users. Some calls run as the first, and both meddle with the lock folder.
 pub const USERS: [u32; 2] = [65534, 65533];
 /// The tags that only calls of ordinary users want, so that root never takes over the lock files:
@@ -38,6 +42,10 @@ pub const REBORN: usize = 1_000_000_000;
 pub struct Plan {
     pub tags: Vec<String>,
     pub names: Vec<String>,
+    /// It shares the named locks.
+    pub shares: bool,
+    /// It says how many builds may run at once.
+    pub limited: bool,
     pub caches: Vec<CacheUse>,
     /// A nested call names them, too.
     pub inner_caches: bool,
@@ -125,8 +133,10 @@ impl Plan {
             tags.push(tag(rng));
         }
         let mut names = Vec::new();
-        if one_in(rng, 4) {
-            names.push(format!("n{}", rng.usize(..NAMES)));
+        let shares = one_in(rng, 2);
+        if one_in(rng, if shares { 2 } else { 4 }) {
+            // One that many share.
+            names.push(format!("n{}", if shares { 0 } else { rng.usize(..NAMES) }));
         }
         let shape = match rng.u32(..10) {
             0..6 => Shape::Plain,
@@ -143,6 +153,8 @@ impl Plan {
         let mut plan = Plan {
             tags,
             names,
+            shares,
+            limited: one_in(rng, 2),
             caches: vec![],
             inner_caches: false,
             no_retry: false,
@@ -201,6 +213,7 @@ impl Plan {
         Plan {
             tags: vec![format!("chaos:s{number}")],
             names: vec![],
+            limited: false,
             caches: vec![CacheUse { id: id.to_owned(), files: files.to_vec() }],
             force: true,
             timeout: None,
@@ -216,6 +229,8 @@ impl Plan {
     /// was killed.
     fn reborn(self) -> Self {
         Plan {
+            shares: false,
+            limited: false,
             caches: vec![],
             inner_caches: false,
             force: true,
@@ -283,8 +298,10 @@ impl Plan {
             self.tags.iter().flat_map(|tag| ["-t".to_owned(), tag.clone()]).collect();
         let mut words = tags.clone();
         for name in &self.names {
-            words.extend(text(&["--lock", name]));
+            words.extend(text(&[if self.shares { "--share" } else { "--lock" }, name]));
         }
+        let limit = format!("--max-builds={MAX_BUILDS}");
+        words.extend(self.limited.then(|| limit.clone()));
         words.extend(self.cache_words());
         let seconds = |duration: Duration| format!("{}ms", duration.as_millis());
         words.push("-w".into());
@@ -310,7 +327,9 @@ impl Plan {
             Shape::Nested => {
                 let caches = if self.inner_caches { self.cache_words() } else { vec![] };
                 let (caches, tags) = (caches.join(" "), tags.join(" "));
-                let inner = format!("'{buildlock}' -w none {caches} {tags} -- {build}; exit $?");
+                let limit = if self.limited { limit } else { String::new() };
+                let inner =
+                    format!("'{buildlock}' -w none {limit} {caches} {tags} -- {build}; exit $?");
                 words.extend(text(&["sh", "-c", &inner]));
             }
         }
@@ -343,15 +362,21 @@ impl Resource {
         self.file.starts_with(CACHE_LOCKS)
     }
 
+    pub fn can_be_shared(&self) -> bool {
+        self.is_cache() || self.file.starts_with("named-locks")
+    }
+
     /// Returns all of its lock files, and for a cache the file that says that it is warm.
     pub fn files(&self) -> Vec<String> {
         let own = self.file.clone();
-        match self.is_cache() {
-            true => {
-                vec![self.nested(), self.turnstile(), self.memory(), self.nested_turnstile(), own]
-            }
-            false => vec![self.nested(), own],
+        let mut all = vec![self.nested(), own];
+        if self.can_be_shared() {
+            all.extend([self.turnstile(), self.nested_turnstile()]);
         }
+        if self.is_cache() {
+            all.push(self.memory());
+        }
+        all
     }
 
     /// Returns the lock of a nested call.
@@ -359,7 +384,7 @@ impl Resource {
         self.file.replace(".lock", ".1.lock")
     }
 
-    /// Returns the turnstile in front of a cache's lock.
+    /// Returns the turnstile in front of a lock that can be shared.
     pub fn turnstile(&self) -> String {
         self.file.replace(".lock", ".turnstile.lock")
     }

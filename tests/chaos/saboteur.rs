@@ -17,7 +17,7 @@ use crate::calls::launch_reborn;
 use crate::engine::{FAULTS, Fault};
 use crate::meddling::{FORGED, MADE, RENAMED, UNLINKED, Undo};
 use crate::neighbour::Neighbour;
-use crate::plan::{BUSY, CACHE_LOCKS, CACHES, Resource, USERS};
+use crate::plan::{BUILD_SLOTS, BUSY, CACHE_LOCKS, CACHES, Resource, USERS};
 use crate::reborn::REUSED;
 use crate::world::{World, files_below, make_shared_folder};
 
@@ -312,7 +312,7 @@ impl Saboteur<'_> {
     fn remove_a_lock_file(&mut self) {
         let Some(resource) = self.rng.choice(Resource::all()) else { return };
         let file = match (resource.is_cache(), self.rng.u32(..4)) {
-            (true, 0) => resource.turnstile(),
+            (_, 0) if resource.can_be_shared() => resource.turnstile(),
             (true, 1) => resource.memory(),
             _ => resource.file.clone(),
         };
@@ -326,7 +326,7 @@ impl Saboteur<'_> {
         if fs::symlink_metadata(&path).is_ok_and(|there| there.is_file() && there.ino() == inode) {
             self.due.extend(room_of(&opened));
             state.displaced.insert(inode, (SystemTime::now(), opened));
-            if file == resource.turnstile() {
+            if file == resource.turnstile() && resource.is_cache() {
                 state.caches.turnstile_gone(&resource.text);
             }
             _ = fs::remove_file(&path);
@@ -351,7 +351,7 @@ impl Saboteur<'_> {
     fn move_a_folder_away(&mut self) {
         let mut state = self.world.state();
         let folder = self.world.lock_folder();
-        let names = ["image-locks", "named-locks", CACHE_LOCKS];
+        let names = ["image-locks", "named-locks", CACHE_LOCKS, BUILD_SLOTS];
         let name = self.rng.choice(names).unwrap();
         let moved = self.world.moved();
         _ = fs::create_dir(&moved);

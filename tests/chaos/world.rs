@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::caches::{Caches, Caller};
 use crate::client::Descriptor;
 use crate::engine::{Answer, Build, Built, Fault};
-use crate::plan::{CACHE_LOCKS, Plan, Resource, USERS};
+use crate::plan::{BUILD_SLOTS, CACHE_LOCKS, Plan, Resource, USERS};
 use crate::saboteur::{MUST_HAPPEN, NUMBERS_MUST, Strike, USERS_MUST};
 
 /// The file in the lock folder of which all may lock ranges, as an installation provides it.
@@ -132,7 +132,8 @@ impl World {
     /// must not own.
     fn make_lock_folder(&self) {
         let lock_folder = self.lock_folder();
-        let folders = ["image-locks", "named-locks", CACHE_LOCKS].map(|it| lock_folder.join(it));
+        let folders = ["image-locks", "named-locks", CACHE_LOCKS, BUILD_SLOTS];
+        let folders = folders.map(|it| lock_folder.join(it));
         for folder in [lock_folder.clone()].into_iter().chain(folders) {
             make_shared_folder(&folder);
         }
@@ -260,7 +261,8 @@ impl World {
         for file in files_below(&self.lock_folder()) {
             let relative = file.strip_prefix(self.lock_folder()).unwrap().to_str().unwrap();
             let metadata = fs::symlink_metadata(&file).unwrap();
-            if !known.contains(relative) && relative != "guard" {
+            let is_known = known.contains(relative) || relative.starts_with(BUILD_SLOTS);
+            if !is_known && relative != "guard" {
                 wrong.push(format!("{relative} is left in the lock folder"));
             } else if metadata.mode() & 0o7777 != 0o666 {
                 wrong.push(format!("{relative} has the mode {:o}", metadata.mode()));
@@ -297,7 +299,7 @@ impl World {
 
     /// Returns what is no longer as root made it.
     fn broken_in_lock_folder(&self) -> Option<String> {
-        let folders = ["", "image-locks", "named-locks", CACHE_LOCKS, "guard"];
+        let folders = ["", "image-locks", "named-locks", CACHE_LOCKS, BUILD_SLOTS, "guard"];
         for path in folders.map(|it| self.lock_folder().join(it)) {
             let mode = if path == self.guard() { 0o100_666 } else { 0o041_777 };
             let found = fs::symlink_metadata(&path).map(|it| (it.mode(), it.uid()));
@@ -328,6 +330,11 @@ impl World {
         println!("calls: {}", in_one_line(&state.counts));
         let mut must = vec!["started", "exit 0", "builds", "waited", "skipped after waiting"];
         must.extend(["alone with a cache", "shares a cache with others", "run again, alone"]);
+        must.extend([
+            "shares a named lock with others",
+            "takes the last slot",
+            "waited for a slot",
+        ]);
         must.extend(self.must_happen().map(|(what, _)| *what));
         if self.on_small_disk {
             must.push("disk full");

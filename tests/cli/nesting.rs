@@ -119,6 +119,16 @@ fn outer_lock_is_still_held_after_a_nested_call_has_ended() {
 }
 
 #[test]
+fn nested_call_finds_its_outer_calls_cache_although_the_guard_was_removed() {
+    let f = fixture();
+    let script = "rm \"$BUILDLOCK_DIR/guard\" && \
+        buildlock -w 0s --cache cargo -t env:b -- docker build -t env:b . && \
+        docker build -t env:a .";
+    let done = f.buildlock(["--cache", "cargo", "-t", "env:a", "--", "sh", "-c", script]).run();
+    done.assert_code(0).assert_no_stderr("waiting");
+}
+
+#[test]
 fn two_nested_calls_exclude_each_other_and_the_second_skips() {
     let f = fixture();
     f.hold_builds();

@@ -208,3 +208,28 @@ fn named_lock_is_for_all_tags() {
     }
     site.assert_nothing_left();
 }
+
+#[test]
+fn named_lock_is_shared_by_hosts_and_waited_for_by_one_that_needs_it_alone() {
+    let Some(site) = site() else { return };
+    site.f.hold_builds();
+    let builds = ["env:a", "env:b"].map(|tag| {
+        let call = site.buildlock(&["--share=gc", "--", "docker", "build", "-t", tag, "."]);
+        if tag == "env:b" { site.on_second_host(call).start() } else { call.start() }
+    });
+    site.f.wait_for_builds(2);
+    let prune = site.buildlock(&["--lock=gc", "--", "touch", "pruned"]).start();
+    prune.wait_for_stderr("(shared)");
+    let later = site.buildlock(&["-w0s", "--share=gc", "--", "true"]).run();
+    later.assert_code(124);
+    let nested = ["--share=n", "--", "buildlock", "--lock=n", "--", "true"];
+    site.buildlock(&nested).run().assert_code(125).assert_stderr("an outer call shares it");
+    assert!(!site.f.work_dir().join("pruned").exists());
+    site.f.release_builds();
+    for build in builds {
+        build.wait().assert_code(0);
+    }
+    prune.wait().assert_code(0);
+    // The failure of the nested call stays, for those who share it.
+    assert!(site.keys().iter().all(|key| key.contains("/results/")), "{:?}", site.keys());
+}

@@ -195,7 +195,7 @@ fn kind(mode: LockMode) -> libc::c_int {
 
 /// Returns the byte of a lock. If two locks had the same byte, their callers would only wait for
 /// each other needlessly.
-fn byte_of(lock: &Path) -> u64 {
+pub(super) fn byte_of(lock: &Path) -> u64 {
     let digest = sha256(lock.as_os_str().as_encoded_bytes());
     let mut start = [0; size_of::<u64>()];
     start.copy_from_slice(&digest[..size_of::<u64>()]);

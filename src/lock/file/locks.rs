@@ -267,7 +267,7 @@ impl FileStore {
     /// have moved a file here that an ancestor holds: another lock's file, or one of the ancestor's
     /// own. And the ancestor may release it while we build. So it must be a file that no other user
     /// can rename, and this call must get a share of the byte.
-    fn found_by(&self, ancestors: &AncestorsLocks, key: &Key) -> Option<Found> {
+    pub(super) fn found_by(&self, ancestors: &AncestorsLocks, key: &Key) -> Option<Found> {
         let on_file = || {
             let stat = rustix::fs::fstat(self.open_file(key).ok()?.file).ok()?;
             Some((ancestors.on(&stat)?, stat))
@@ -279,8 +279,12 @@ impl FileStore {
         if let Some(mode) = ancestors.on_byte(&stat, guard.byte) {
             return Some(Found { mode, byte: None });
         }
-        // No script is told the files of a cache, so none has locked them (`buildlock path`).
-        if key.subject().cache().is_some() {
+        // A script that `buildlock path` told the file has locked it alone. No script is told the
+        // files of caches and slots, so an ancestor that has one also has the byte: of a guard that
+        // was removed since.
+        let subject = key.subject();
+        let may_be_a_scripts = subject.tag().is_some() || subject.name().is_some();
+        if !may_be_a_scripts && !ancestors.have_byte(guard.byte) {
             return None;
         }
         let (mode, stat) = on_file()?;
@@ -292,7 +296,7 @@ impl FileStore {
 }
 
 /// How an ancestor holds a lock.
-struct Found {
+pub(super) struct Found {
     mode: LockMode,
     /// The guard with our share of the byte, if the lock file alone shows it.
     byte: Option<Guard>,

@@ -7,14 +7,18 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use fs2::FileExt as Flock;
 
+use super::super::kernel::AncestorsLocks;
 use super::super::key::{Key, LockMode};
 use super::super::store::{Locks, Several, Woken};
 use super::folder::{FileStore, LOCK, entries};
+use super::guard::{Guard, byte_of};
 use super::held::{LockFile, would_block};
 use super::open::{NotALock, open_existing};
 use crate::duration::Deadline;
@@ -22,24 +26,36 @@ use crate::spawn;
 
 impl Several for FileStore {
     fn held_among(&self, keys: &[Key]) -> Result<Vec<Key>> {
-        let Some(first) = keys.first() else { return Ok(Vec::new()) };
-        let guard = self.open_guard(first)?;
-        let folder = self.folder_of(first)?;
-        let there = entries(&folder, &self.path.join(first.folder()), LOCK)?;
-        let there: Vec<OsString> = there.into_iter().map(|entry| entry.name).collect();
+        let Some(files) = Files::of(self, keys)? else { return Ok(Vec::new()) };
         let is_held = |key: &&Key| {
             let path = key.relative_path();
-            let name = path.file_name().unwrap_or_default();
             // The byte is held even if the lock file was removed.
-            guard.as_ref().is_some_and(|guard| guard.is_held(&path))
-                || there.iter().any(|it| it == name)
-                    && match open_existing(&folder, name) {
+            files.guard.as_ref().is_some_and(|guard| guard.is_held(&path))
+                || files.contain(&path)
+                    && match open_existing(&files.folder, path.file_name().unwrap_or_default()) {
                         Ok(file) | Err(NotALock::Linked(file)) => is_locked(&file),
                         // Whoever tries to take it finds out more.
                         Err(_) => false,
                     }
         };
         Ok(keys.iter().filter(is_held).cloned().collect())
+    }
+
+    fn held_by_ancestors_among(&self, keys: &[Key]) -> Vec<Key> {
+        let ancestors = AncestorsLocks::look();
+        if ancestors.is_empty() {
+            return Vec::new();
+        }
+        let Ok(Some(files)) = Files::of(self, keys) else { return Vec::new() };
+        let guard = files.guard.as_ref();
+        let guard = guard.and_then(|guard| rustix::fs::fstat(&guard.file).ok());
+        let is_theirs = |key: &&Key| {
+            let path = key.relative_path();
+            let has_byte = |guard| ancestors.on_byte(guard, byte_of(&path)).is_some();
+            guard.as_ref().is_some_and(has_byte)
+                || files.contain(&path) && self.found_by(&ancestors, key).is_some()
+        };
+        keys.iter().filter(is_theirs).cloned().collect()
     }
 
     fn wait_for_any(&self, watched: &[Key], wanted: Option<&Key>) -> Result<Woken> {
@@ -65,6 +81,29 @@ impl Several for FileStore {
                 return Ok(Woken::Held(self.held(lock, wanted, LockMode::Exclusive)));
             }
         }
+    }
+}
+
+/// What there is of locks of one kind.
+struct Files {
+    guard: Option<Guard>,
+    folder: OwnedFd,
+    names: Vec<OsString>,
+}
+
+impl Files {
+    /// Returns none if there are no keys.
+    fn of(store: &FileStore, keys: &[Key]) -> Result<Option<Self>> {
+        let Some(first) = keys.first() else { return Ok(None) };
+        let guard = store.open_guard(first)?;
+        let folder = store.folder_of(first)?;
+        let entries = entries(&folder, &store.path.join(first.folder()), LOCK)?;
+        let names = entries.into_iter().map(|entry| entry.name).collect();
+        Ok(Some(Files { guard, folder, names }))
+    }
+
+    fn contain(&self, path: &Path) -> bool {
+        self.names.iter().any(|name| Some(name.as_os_str()) == path.file_name())
     }
 }
 

@@ -93,7 +93,7 @@ impl Line {
     }
 
     /// Logs that the time is up.
-    pub(super) fn give_up(&self) {
+    fn give_up(&self) {
         log::slot_timeout(&self.waiting(), self.deadline.so_far());
     }
 
