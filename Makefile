@@ -81,6 +81,7 @@ test-examples:                 ## build the examples in the engine; cargo fetche
 
 test-scale:                    ## a thousand waiters, calls and tags, one test after the other; long waits
 	+BUILDLOCK_TEST_SCALE=1000 $(CARGO) test --locked --test cli thousand -- --test-threads=1
+	+$(CARGO) test --locked --test cli -- --ignored --nocapture slots_are_never_idle
 	+$(CARGO) test --locked --test real -- --ignored silence::
 
 chaos: SECONDS ?= 600

@@ -120,7 +120,10 @@ impl Job {
             };
         let ended = self.build_changed_inputs(build, ended, signals)?;
         build.locks.iter().filter_map(|lock| lock.lost()).for_each(|why| tracing::warn!("{why}"));
-        if !ended.left.is_empty() {
+        if ended.left.is_empty() {
+            // Another call can build while this one verifies.
+            drop(build.locks.take(|lock| lock.subject().slot().is_some()));
+        } else {
             let until = match self.store.scope() {
                 Scope::ThisHost => "the lock stays held until they end",
                 Scope::AllHosts => {

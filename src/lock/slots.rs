@@ -11,7 +11,8 @@
 //!
 //! Each of these tries is made behind the **door**, a lock that is held for the moment of the try
 //! only. Behind it nobody waits, neither for a slot nor for a lock, and what was taken in vain is
-//! given back there. That is why:
+//! given back there. (Only a bell, see below, may be busy for a moment, while those who waited on it
+//! wake.) That is why:
 //!
 //! - *No deadlock.* Whoever waits for a slot holds no lock of its own, and whoever waits for a lock
 //!   holds no slot of its own. A nested call waits while the outer call holds locks and a slot. But

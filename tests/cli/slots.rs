@@ -113,11 +113,12 @@ fn callers_with_force_and_one_tag_all_build_beside_others() {
     f.assert_no_overlap();
 }
 
+#[ignore = "measures time, on a quiet machine: make test-scale"]
 #[test]
 fn slots_are_never_idle_for_long() {
     let f = Fixture::new();
     f.steer("STANDIN_SLEEP=0.5");
-    let tags: Vec<String> = (0..40).map(|n| format!("env:{n}")).collect();
+    let tags: Vec<String> = (0..100).map(|n| format!("env:{n}")).collect();
     let calls: Vec<_> = tags.iter().map(|tag| build(&f, 4, tag).start()).collect();
     for call in calls {
         call.wait().assert_code(0);
@@ -130,8 +131,7 @@ fn slots_are_never_idle_for_long() {
     let work: f64 = events.iter().map(|it| if it.is_start() { -at(it) } else { at(it) }).sum();
     let ratio = (end - begin) / (work / 4.0);
     println!("{ratio:.3} of the ideal schedule");
-    // The aim is 1.1. Other tests need the processors, too.
-    assert!(ratio < 2.0, "{ratio:.3} of the ideal schedule");
+    assert!(ratio < 1.2, "{ratio:.3} of the ideal schedule");
 }
 
 #[test]
