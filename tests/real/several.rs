@@ -1,6 +1,7 @@
 //! Which images compose and bake really build, and one build for each of them, on real engines.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -236,5 +237,62 @@ fn several_images_have_several_fingerprints() {
         run(&project, &["--if-changed"], &["a"]).assert_code(0).assert_stderr("\"present\"");
         let same = project.buildlock(&["fingerprint", "--diff"], &project.build(&["a"])).run();
         same.assert_code(0);
+    });
+}
+
+/// A call exits with 0 only if the image that it looked for is there after compose has built it.
+#[ignore = "takes most of a minute: make test-engines"]
+#[test]
+fn projects_are_named_as_compose_names_them() {
+    for_each_compose(|site, tool| {
+        let recipe = site.recipe("true");
+        let named = site.name(&format!("named-{tool:?}").to_lowercase());
+        let folder = site.name(&format!("My_Dir.{tool:?}"));
+        let of_folder: String = folder
+            .to_lowercase()
+            .chars()
+            .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+            .collect();
+        let project = Project::new(site, tool, &[]);
+        write(&project, &json!({ "api": { "build": build_of(&recipe) } }));
+        let text = fs::read(project.folder.join("compose.yaml")).unwrap();
+        let place = |name: &str| {
+            let folder = site.f.work_dir().join(format!("{name}-{tool:?}")).join(&folder);
+            fs::create_dir_all(folder.join("below")).unwrap();
+            fs::write(folder.join("compose.yaml"), &text).unwrap();
+            folder
+        };
+        let program: &[&str] = match tool {
+            Tool::Compose2 => &["docker", "compose"],
+            _ => &["docker-compose"],
+        };
+        let separator = if tool == Tool::Compose2 { '-' } else { '_' };
+        let check = |options: &[&str], variable: Option<&str>, folder: &Path, expected: &str| {
+            let image = format!("{expected}{separator}api:latest");
+            site.remove_at_the_end(&image);
+            let command = [program, options, &["build"]].concat();
+            let call = site.buildlock(["--"]).args(command);
+            let call = project.set_up(call).current_dir(folder);
+            let call = match variable {
+                Some(name) => call.env("COMPOSE_PROJECT_NAME", name),
+                None => call,
+            };
+            call.run().assert_code(0).assert_stderr(&format!("\"{image}\""));
+        };
+        let plain = place("plain");
+        check(&[], None, &plain, &of_folder);
+        check(&[], None, &plain.join("below"), &of_folder);
+        check(&["-p", &named], Some("other"), &plain, &named);
+        check(
+            &["-f", &format!("{folder}/compose.yaml")],
+            None,
+            plain.parent().unwrap(),
+            &of_folder,
+        );
+        check(&["--project-directory", "below"], None, &plain, "below");
+        check(&[], Some(&format!("{named}-v")), &plain, &format!("{named}-v"));
+        let with_file = place("file");
+        fs::write(with_file.join(".env"), format!("COMPOSE_PROJECT_NAME={named}-f\n")).unwrap();
+        check(&[], None, &with_file, &format!("{named}-f"));
     });
 }
