@@ -28,6 +28,7 @@ mod known;
 mod moment;
 pub(crate) mod note;
 mod options;
+mod owners;
 mod pattern;
 mod remote;
 mod source;
