@@ -28,14 +28,17 @@ mod known;
 mod moment;
 pub(crate) mod note;
 mod options;
+mod own_folder;
 mod owners;
 mod pattern;
+pub(crate) mod proofs;
 mod remote;
 mod source;
 mod stamp;
 mod sum;
 mod syntax;
 mod value;
+mod way;
 
 pub(crate) use self::inputs::Inputs;
 pub(crate) use self::moment::{Change, Fingerprint};

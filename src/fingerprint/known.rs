@@ -168,6 +168,7 @@ impl Known {
     }
 
     fn add_sources(&self, sum: &mut Sum, bases: &mut Bases<'_, '_>) -> Result<()> {
+        sum.add_way(&self.context)?;
         let mut rules: Option<IgnoreRules> = None;
         let mut sees_all = false;
         for given in self.given_dockerfiles() {
@@ -177,12 +178,16 @@ impl Known {
                 Found::LeadsElsewhere => return Ok(add_unread(sum, &path)),
             };
             self.refuse_foreign_syntax(&contents.bytes)?;
+            sum.add_way(&path)?;
             sum.add(Kind::Dockerfile, &contents.bytes);
             sum.detail(Kind::Dockerfile, || path.display().to_string());
             sum.changed(Some(contents.changed));
             let ignore_file = self.options.ignore_file.as_deref();
             let ignored = source::ignored(self.builder, &self.context, &path, ignore_file)?;
             sum.changed(ignored.changed);
+            for path in &ignored.found {
+                sum.add_way(path)?;
+            }
             if let Some(link) = &ignored.leads_elsewhere {
                 return Ok(add_unread(sum, link));
             }

@@ -2,10 +2,10 @@
 
 use rustix::fs::Stat;
 
-/// Everybody in the group may write.
-const GROUP_MAY_WRITE: u32 = 0o020;
 /// Everybody may write.
 pub(super) const ALL_MAY_WRITE: u32 = 0o002;
+/// The group or everybody may write.
+pub(super) const OTHERS_MAY_WRITE: u32 = 0o022;
 
 /// Returns whether a user is root, the caller, or the one who called us as root with sudo.
 pub(super) fn is_trusted(user: u32) -> bool {
@@ -22,5 +22,5 @@ pub(super) fn is_root_or_caller(user: u32) -> bool {
 /// Returns whether nobody else may write a file. Others may be writing theirs at this moment: one
 /// long write, or one through a mapping, need not give the file another time.
 pub(super) fn only_we_may_write(stat: &Stat) -> bool {
-    is_trusted(stat.st_uid) && stat.st_mode & (GROUP_MAY_WRITE | ALL_MAY_WRITE) == 0
+    is_trusted(stat.st_uid) && stat.st_mode & OTHERS_MAY_WRITE == 0
 }

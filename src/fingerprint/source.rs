@@ -39,6 +39,8 @@ pub(super) fn dockerfile(
 /// The ignore files that may be in force.
 pub(super) struct Ignored {
     pub(super) rules: IgnoreRules,
+    /// Those that were read.
+    pub(super) found: Vec<PathBuf>,
     /// When one of them was last changed.
     pub(super) changed: Option<Time>,
     /// One of them that is a link out of its folder. It is not read.
@@ -92,7 +94,7 @@ pub(super) fn ignored(
         }
     };
     let mut all: Option<IgnoreRules> = None;
-    let (mut changed, mut leads_elsewhere) = (None, None);
+    let (mut found, mut changed, mut leads_elsewhere) = (Vec::new(), None, None);
     for (places, dialects) in rows {
         let mut rules = IgnoreRules::none();
         for place in places {
@@ -105,6 +107,7 @@ pub(super) fn ignored(
                 }
             };
             changed = changed.max(Some(contents.changed));
+            found.push(place.clone());
             rules = match IgnoreRules::read(&contents.bytes, dialects) {
                 Ok(rules) => rules,
                 Err(error) => bail!("{}: {error}", place.display()),
@@ -116,5 +119,5 @@ pub(super) fn ignored(
             Some(all) => all.or(rules),
         });
     }
-    Ok(Ignored { rules: all.unwrap_or_else(IgnoreRules::none), changed, leads_elsewhere })
+    Ok(Ignored { rules: all.unwrap_or_else(IgnoreRules::none), found, changed, leads_elsewhere })
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use super::bases::{Base, Finder};
 use super::context::hash_context;
@@ -14,8 +14,10 @@ use super::hash_cache::HashCache;
 use super::ignore::IgnoreRules;
 use super::moment::Fingerprint;
 use super::options::shown;
-use super::stamp::Time;
+use super::owners::is_trusted;
+use super::stamp::{Time, changed};
 use super::value::{Digest, Kind, Value};
+use super::way::{Step, Way};
 use crate::image::{Images, Platform};
 use crate::reference::{Tag, sha256};
 
@@ -43,6 +45,8 @@ pub(super) struct Sum {
     details: Option<Vec<Detail>>,
     newest_change: Option<Time>,
     newest_folder_change: Option<Time>,
+    steps: Vec<Step>,
+    is_exchangeable: bool,
 }
 
 impl Sum {
@@ -69,8 +73,30 @@ impl Sum {
         self.newest_change = self.newest_change.max(when);
     }
 
+    /// Adds the way to a file or folder. It does not count, but must be the same after the build.
+    pub(super) fn add_way(&mut self, path: &Path) -> Result<()> {
+        // Within its folder, the times of a file and of a link say what becomes of them.
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+        let in_way = |error| anyhow!("cannot follow the path {}: {error}", path.display());
+        let way = Way::to(folder, is_trusted).map_err(in_way)?;
+        if let Some((step, who)) = way.exchangeable {
+            self.is_exchangeable = true;
+            self.never(format!(
+                "{who} can put something else in the place of {} during a build",
+                step.display()
+            ));
+        }
+        self.steps.extend(way.steps);
+        self.changed(way.changed);
+        if path.is_symlink() {
+            self.changed(rustix::fs::lstat(path).ok().map(|stat| changed(&stat)));
+        }
+        Ok(())
+    }
+
     /// Adds a file or a whole folder. Its path does not count.
     pub(super) fn add_path(&mut self, kind: Kind, path: &Path, option: &str) -> Result<()> {
+        self.add_way(path)?;
         if path.is_dir() {
             return self.add_folder(kind, path, &IgnoreRules::none());
         }
@@ -178,6 +204,8 @@ impl Sum {
             files: Arc::new(self.files),
             newest_change: self.newest_change,
             newest_folder_change: self.newest_folder_change,
+            steps: self.steps,
+            is_exchangeable: self.is_exchangeable,
         };
         (fingerprint, self.details.unwrap_or_default())
     }
