@@ -175,7 +175,10 @@ impl Known {
             let (path, found) = source::dockerfile(self.builder, &self.context, given)?;
             let contents = match found {
                 Found::File(contents) => contents,
-                Found::LeadsElsewhere => return Ok(add_unread(sum, &path)),
+                Found::LeadsElsewhere => {
+                    add_unread(sum, &path);
+                    return Ok(());
+                }
             };
             self.refuse_foreign_syntax(&contents.bytes)?;
             sum.add_way(&path)?;
@@ -189,7 +192,8 @@ impl Known {
                 sum.add_way(path)?;
             }
             if let Some(link) = &ignored.leads_elsewhere {
-                return Ok(add_unread(sum, link));
+                add_unread(sum, link);
+                return Ok(());
             }
             rules = Some(match rules {
                 None => ignored.rules,

@@ -22,7 +22,7 @@ pub(crate) struct Fingerprint {
     /// When something was last created in a folder, or removed from it.
     pub(super) newest_folder_change: Option<Time>,
     /// The links and folders on the ways to what is read.
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Arc<Vec<Step>>,
     /// Whether another user can exchange one of them and leave no trace in the end.
     pub(super) is_exchangeable: bool,
 }

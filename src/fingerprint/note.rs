@@ -104,9 +104,11 @@ impl Ledger<'_> {
         let (tag_text, inputs) = (tag.as_str().to_owned(), inputs.to_owned());
         let note = Note { tag: tag_text, inputs, verified, image: image.map(str::to_owned) };
         let line = serde_json::to_vec(&note)?;
-        let proved = self.proofs().map_or(Ok(()), |proofs| proofs.write(tag, &line));
-        self.shared.update_note(&Key::new(tag.into()), &mut |_| Some(line.clone()))?;
-        proved
+        let shared = self.shared.update_note(&Key::new(tag.into()), &mut |_| Some(line.clone()));
+        let Some(proofs) = self.proofs() else { return shared };
+        proofs.write(tag, &line)?;
+        // It tells others that the tag was built here. So does whatever is in its place.
+        if self.shared_note(tag) == Noted::Nothing { shared } else { Ok(()) }
     }
 }
 

@@ -204,7 +204,7 @@ impl Sum {
             files: Arc::new(self.files),
             newest_change: self.newest_change,
             newest_folder_change: self.newest_folder_change,
-            steps: self.steps,
+            steps: Arc::new(self.steps),
             is_exchangeable: self.is_exchangeable,
         };
         (fingerprint, self.details.unwrap_or_default())
