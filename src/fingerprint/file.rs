@@ -66,7 +66,8 @@ pub(super) fn read(path: &Path, what: &str) -> Result<Option<Found>> {
 /// # Errors
 /// It cannot be read, is not a regular file, or changes all the time.
 pub(super) fn hash(path: &Path, what: &str) -> Result<Option<([u8; 32], Time)>> {
-    /// A file that another process writes may be still the next time.
+    /// A small file that another process writes may be still the next time. A large one may grow
+    /// faster than it can be read.
     const TRIES: usize = 3;
     for _ in 0..TRIES {
         let Some(handle) = find(path, what)? else { return Ok(None) };
@@ -92,6 +93,9 @@ pub(super) fn hash(path: &Path, what: &str) -> Result<Option<([u8; 32], Time)>> 
         let after = rustix::fs::fstat(rest.get_ref()).map(|stat| Stamp::new(&stat));
         if after == Ok(before) && size == before.size {
             return Ok(Some((hasher.finalize().into(), before.changed)));
+        }
+        if before.size > LARGEST {
+            break;
         }
     }
     bail!("{what} {} changes while it is read; wait for whatever changes it", path.display())

@@ -230,6 +230,7 @@ fn below(folder: &Path, files: &[PathBuf]) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::moment::Change;
     use super::*;
 
     #[test]
@@ -252,5 +253,50 @@ mod tests {
         assert_eq!(before, value([("--a", &one), ("--b", &two)]));
         assert_ne!(before, value([("--b", &one), ("--a", &two)]));
         assert_ne!(before, value([("--a", &two), ("--b", &one)]));
+    }
+
+    fn fingerprint_of(file: &Path) -> Fingerprint {
+        let mut sum = Sum::new(false, Vec::new());
+        sum.add_path(Kind::Paths, file, "--inputs").unwrap();
+        sum.finish().0
+    }
+
+    #[test]
+    fn link_above_an_input_that_leads_elsewhere_and_back_is_a_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("good")).unwrap();
+        std::fs::write(at("good/file"), "").unwrap();
+        let point = |target: &str| {
+            std::os::unix::fs::symlink(target, at("new")).unwrap();
+            std::fs::rename(at("new"), at("current")).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        };
+        point("good");
+        let before = fingerprint_of(&at("current/file"));
+        assert_eq!(before.change(&fingerprint_of(&at("current/file"))), None);
+        point("evil");
+        point("good");
+        let after = fingerprint_of(&at("current/file"));
+        assert_eq!(before.value(), after.value());
+        assert_eq!(before.change(&after), Some(Change::Contents));
+        assert!(!after.is_exchangeable() && after.never_skipped().is_none());
+    }
+
+    #[test]
+    fn input_in_a_folder_of_another_user_is_never_skipped() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir_all(at("theirs/context")).unwrap();
+        std::fs::write(at("theirs/context/file"), "").unwrap();
+        std::os::unix::fs::chown(at("theirs"), Some(12345), None).unwrap();
+        let fingerprint = fingerprint_of(&at("theirs/context/file"));
+        assert!(fingerprint.is_exchangeable());
+        let why = fingerprint.never_skipped().unwrap();
+        assert!(why.starts_with("12345 can put something else in the place of "), "{why}");
+        assert!(why.contains("/theirs/context during a build"), "{why}");
     }
 }
