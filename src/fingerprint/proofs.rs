@@ -95,7 +95,7 @@ impl Proofs {
         let refused = |why: &dyn std::fmt::Display| {
             anyhow!(
                 "{} is not usable: {why}; it says which images were verified for --if-changed, so \
-                 remove what is there",
+                 let its owner or root remove what is there",
                 path.display()
             )
         };
