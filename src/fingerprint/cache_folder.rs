@@ -31,6 +31,9 @@ pub(super) fn open_in(home: &Path) -> Result<OwnFolder, String> {
     if let Some((path, who)) = way.exchangeable {
         return Err(format!("{who} can put something else in the place of {}", path.display()));
     }
+    if way.is_open {
+        return Err(format!("everybody may write above {}", folder.display()));
+    }
     let ours = rustix::process::geteuid().as_raw();
     let opened = match open_folder(&folder) {
         Err(Errno::NOENT) => {

@@ -345,6 +345,14 @@ mod tests {
     }
 
     #[test]
+    fn folder_that_everybody_can_exchange_is_not_used() {
+        let f = Fixture::new();
+        fs::set_permissions(f.home.path(), Permissions::from_mode(0o777)).unwrap();
+        let stamp = f.remember();
+        assert!(!f.knows(&stamp) && !f.home.path().join("buildlock").exists());
+    }
+
+    #[test]
     fn nothing_is_remembered_where_nothing_can_be_written() {
         let f = Fixture::new();
         fs::write(f.home.path().join("buildlock"), "a file").unwrap();

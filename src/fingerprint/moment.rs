@@ -25,6 +25,9 @@ pub(crate) struct Fingerprint {
     pub(super) steps: Arc<Vec<Step>>,
     /// Whether another user can exchange one of them and leave no trace in the end.
     pub(super) is_exchangeable: bool,
+    /// Whether everybody can exchange one of them, perhaps with no other trace than files that came
+    /// and went.
+    pub(super) is_open: bool,
 }
 
 /// How inputs have changed since the start of a build.
@@ -55,6 +58,11 @@ impl Fingerprint {
     /// Returns whether an image can have been built from something else without a trace.
     pub(crate) fn is_exchangeable(&self) -> bool {
         self.is_exchangeable
+    }
+
+    /// Takes into account that files came and went in folders, in each of two builds.
+    pub(crate) fn folders_changed(&mut self) {
+        self.is_exchangeable |= self.is_open;
     }
 
     /// Says in what the inputs differ from those of an image with this label.

@@ -47,6 +47,7 @@ pub(super) struct Sum {
     newest_folder_change: Option<Time>,
     steps: Vec<Step>,
     is_exchangeable: bool,
+    is_open: bool,
 }
 
 impl Sum {
@@ -86,6 +87,7 @@ impl Sum {
                 step.display()
             ));
         }
+        self.is_open |= way.is_open;
         self.steps.extend(way.steps);
         self.changed(way.changed);
         if path.is_symlink() {
@@ -206,6 +208,7 @@ impl Sum {
             newest_folder_change: self.newest_folder_change,
             steps: Arc::new(self.steps),
             is_exchangeable: self.is_exchangeable,
+            is_open: self.is_open,
         };
         (fingerprint, self.details.unwrap_or_default())
     }

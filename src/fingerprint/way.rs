@@ -11,12 +11,18 @@ use super::owners::{ALL_MAY_WRITE, OTHERS_MAY_WRITE};
 use super::stamp::{Time, changed, kind};
 use crate::user;
 
+/// Only owners may remove what is in the folder.
+const STICKY: u32 = 0o1000;
+
 /// The links and folders on the way to a folder, and itself.
 #[derive(Debug, Default)]
 pub(super) struct Way {
     pub(super) steps: Vec<Step>,
-    /// When a link among them was last changed.
+    /// When a link among them was last changed, or a folder that everybody can exchange. Not the last
+    /// folder, which has a new time when something is created in it.
     pub(super) changed: Option<Time>,
+    /// Whether everybody can exchange one of them. That gives it another time.
+    pub(super) is_open: bool,
     /// One that other users can exchange: its path, and who.
     pub(super) exchangeable: Option<(PathBuf, String)>,
 }
@@ -50,6 +56,12 @@ impl Way {
                 stat => stat?,
             };
             way.add(&above, &next, &stat, trusts);
+            if everybody_may_exchange(&above) {
+                way.is_open = true;
+                if !left.is_empty() {
+                    way.changed = way.changed.max(Some(changed(&stat)));
+                }
+            }
             if kind(&stat) != FileType::Symlink {
                 (at, above) = (next, stat);
                 continue;
@@ -82,16 +94,17 @@ impl Way {
     }
 }
 
-/// Returns who else can exchange something in the folder `above`.
+/// Returns whether everybody can exchange anything in a folder.
+fn everybody_may_exchange(above: &Stat) -> bool {
+    above.st_mode & (STICKY | ALL_MAY_WRITE) == ALL_MAY_WRITE
+}
+
+/// Returns which other user can exchange something in the folder `above`.
 fn who_can_exchange(above: &Stat, stat: &Stat, trusts: fn(u32) -> bool) -> Option<String> {
-    const STICKY: u32 = 0o1000;
     if !trusts(above.st_uid) {
         return Some(user::name(above.st_uid));
     }
     let is_sticky = above.st_mode & STICKY != 0;
-    if !is_sticky && above.st_mode & ALL_MAY_WRITE != 0 {
-        return Some("everybody".to_owned());
-    }
     let is_open = above.st_mode & OTHERS_MAY_WRITE != 0;
     (is_sticky && is_open && !trusts(stat.st_uid)).then(|| user::name(stat.st_uid))
 }
@@ -153,16 +166,21 @@ mod tests {
     }
 
     #[test]
-    fn folder_that_everybody_may_write_lets_everybody_exchange_what_is_in_it() {
+    fn folder_that_everybody_can_exchange_has_another_time_afterwards() {
         let root = tempfile::tempdir().unwrap();
-        let folder = root.path().join("folder");
-        create_dir(&folder).unwrap();
-        create_dir(folder.join("context")).unwrap();
-        for (mode, who) in
-            [(0o755, None), (0o775, None), (0o777, Some("everybody")), (0o1777, None)]
-        {
-            set_permissions(&folder, Permissions::from_mode(mode)).unwrap();
-            assert_eq!(exchangeable(&folder.join("context/none")).as_deref(), who, "{mode:o}");
+        let at = |name: &str| root.path().join(name);
+        create_dir(at("open")).unwrap();
+        create_dir(at("open/project")).unwrap();
+        create_dir(at("open/project/context")).unwrap();
+        let look = || Way::to(&at("open/project/context"), is_trusted).unwrap();
+        for (mode, is_open) in [(0o755, false), (0o775, false), (0o1777, false), (0o777, true)] {
+            set_permissions(at("open"), Permissions::from_mode(mode)).unwrap();
+            let before = look();
+            assert_eq!((before.is_open, before.exchangeable), (is_open, None), "{mode:o}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            rename(at("open/project"), at("open/kept")).unwrap();
+            rename(at("open/kept"), at("open/project")).unwrap();
+            assert_eq!(look().changed != before.changed, is_open, "{mode:o}");
         }
     }
 

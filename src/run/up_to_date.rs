@@ -108,6 +108,7 @@ impl Job {
             let (Some(change), Some(now)) = (change, now) else { break };
             if is_last && change == Change::Folders {
                 // Something that does not count comes and goes there all the time.
+                build.inputs.iter_mut().for_each(Fingerprint::folders_changed);
                 break;
             }
             if is_last {
