@@ -50,6 +50,7 @@ install: $(BINARY)             ## install below PREFIX (/usr/local), in DESTDIR 
 	  for folder in "" /image-locks /named-locks /cache-locks /build-slots; do \
 	    echo "d /tmp/buildlock$$folder 1777 root root -"; \
 	  done; \
+	  echo "d /tmp/buildlock/verified.0 0755 root root -"; \
 	  echo "f /tmp/buildlock/guard 0666 root root -"; } >"$(tmpfiles)/buildlock.conf"
 	chmod 644 "$(tmpfiles)/buildlock.conf"
 

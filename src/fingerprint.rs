@@ -6,7 +6,8 @@
 //! - `context.rs`: the walk over a context, as `ignore.rs` leaves it, with a cache of hashes.
 //! - `dockerfile.rs`, `bases.rs`: the images that a Dockerfile reads, and what they are now.
 //! - `options.rs`: what counts of the command's options.
-//! - `value.rs`: how the fingerprint is written. `note.rs`: what is remembered beside the lock.
+//! - `way.rs`, `owners.rs`: who else can change an input, or put another one in its place.
+//! - `value.rs`: how the fingerprint is written. `note.rs`, `proofs.rs`: what is remembered of images.
 //!   `file_list.rs`: what is remembered of the files, for messages.
 
 mod bases;
@@ -28,13 +29,17 @@ mod known;
 mod moment;
 pub(crate) mod note;
 mod options;
+mod own_folder;
+mod owners;
 mod pattern;
+pub(crate) mod proofs;
 mod remote;
 mod source;
 mod stamp;
 mod sum;
 mod syntax;
 mod value;
+mod way;
 
 pub(crate) use self::inputs::Inputs;
 pub(crate) use self::moment::{Change, Fingerprint};

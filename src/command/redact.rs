@@ -15,7 +15,7 @@ const LONGEST: usize = 4096;
 /// Returns a command for messages and the holder record: quoted as a shell needs it, shortened, and
 /// without what may be secret.
 ///
-/// Of `--build-arg` it keeps the name, of `--secret` the ID, and of `NAME=value` in front of a
+/// Of `--build-arg` and of bake's `--set` and `--var` it keeps the name, of `--secret` the ID, and of `NAME=value` in front of a
 /// program the name. It drops the user and password in URLs.
 pub fn describe(argv: &[OsString]) -> String {
     let lossy: Vec<_> = argv.iter().map(|word| word.to_string_lossy()).collect();
@@ -168,7 +168,8 @@ impl<'a> SecretFlag<'a> {
             None => (word, None),
         };
         let secret = match name {
-            "--build-arg" | "--env" => Secret::Assignment,
+            // With bake, --set replaces anything in a target: *.args.NAME=value.
+            "--build-arg" | "--env" | "--set" | "--var" => Secret::Assignment,
             "--secret" => Secret::Mount,
             "--creds" | "--password" | "--token" => Secret::Whole,
             _ => return None,
@@ -217,6 +218,26 @@ mod tests {
             ("docker build --build-arg TOKEN .", "docker build --build-arg TOKEN ."),
             ("docker build --secret id=t,env=s3cret .", "docker build --secret id=t ."),
             ("docker build --secret=id=t,src=s3cret .", "docker build --secret=id=t ."),
+            (
+                "docker buildx bake --set *.args.TOKEN=s3cret --set=a.args.TOKEN=s3cret a",
+                "docker buildx bake --set *.args.TOKEN --set=a.args.TOKEN a",
+            ),
+            (
+                "docker buildx bake --var TOKEN=s3cret --var=TOKEN=s3cret a",
+                "docker buildx bake --var TOKEN --var=TOKEN a",
+            ),
+            (
+                "docker compose build --build-arg TOKEN=s3cret a",
+                "docker compose build --build-arg TOKEN a",
+            ),
+            (
+                "sh -c 'docker buildx bake --set \"*.args.T=s3cret s3cret\" --set=*.args.T=s3cret a'",
+                "sh -c docker buildx bake --set *.args.T=… --set=*.args.T=… a",
+            ),
+            (
+                "sh -c 'docker buildx bake --var T=s3cret --var=T=s3cret a --variant b'",
+                "sh -c docker buildx bake --var T=… --var=T=… a --variant b",
+            ),
             ("podman build --creds u:s3cret .", "podman build --creds … ."),
             ("env TOKEN=s3cret docker build .", "env 'TOKEN=…' docker build ."),
             ("sudo -n TOKEN=s3cret docker build .", "sudo -n 'TOKEN=…' docker build ."),

@@ -37,6 +37,8 @@ pub(super) enum Problem {
     Failed(Errno),
     /// It changed while it was read.
     Changing,
+    /// Another program has a lease on it, and is asked to give it up.
+    Leased,
 }
 
 impl From<Errno> for Problem {
@@ -45,6 +47,7 @@ impl From<Errno> for Problem {
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::STALE | Errno::NXIO => {
                 Problem::Changing
             }
+            Errno::AGAIN => Problem::Leased,
             error => Problem::Failed(error),
         }
     }
@@ -153,8 +156,6 @@ pub(super) fn open_in(root: &OwnedFd, path: &[u8], flags: OFlags) -> Result<Owne
         Err(Errno::NOSYS | Errno::PERM) => {
             retry_on_intr(|| rustix::fs::openat(root, path, flags, none))
         }
-        // Something above was renamed meanwhile.
-        Err(Errno::AGAIN) => Err(Errno::STALE),
         opened => opened,
     }
 }

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use super::content::{Job, Problem, attributes, hash_all, open_in};
 use super::hash_cache::{Digest, HashCache};
 use super::ignore::{Folder, IgnoreRules};
+use super::owners::only_we_may_write;
 use super::stamp::{Stamp, Time, changed, kind, permissions};
 
 /// What a builder can read from a context.
@@ -119,7 +120,7 @@ struct Walk<'a> {
     rules: &'a IgnoreRules,
     written: &'a [PathBuf],
     cache: &'a mut HashCache,
-    /// Only the hashes of its files are remembered.
+    /// Only the hashes of its files are remembered. See [`Walk::is_cached`].
     cached_device: Option<u64>,
     found: Vec<Found>,
     folders: Vec<Visited>,
@@ -309,8 +310,7 @@ impl<'a> Walk<'a> {
 
     fn file(&mut self, path: &[u8], stat: &Stat) {
         let stamp = Stamp::new(stat);
-        let is_cached = Some(stamp.device) == self.cached_device;
-        let known = if is_cached { self.cache.get(&stamp) } else { None };
+        let known = if self.is_cached(stat) { self.cache.get(&stamp) } else { None };
         match known {
             Some(digest) => self.found.push(Found::of(path, stat, &digest)),
             None => {
@@ -320,6 +320,11 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Returns whether the hash of a file is remembered: its times tell whether it has changed.
+    fn is_cached(&self, stat: &Stat) -> bool {
+        Some(Stamp::new(stat).device) == self.cached_device && only_we_may_write(stat)
+    }
+
     fn hash_files(&mut self) -> Result<()> {
         let found = &self.found;
         let hashed = hash_all(&self.fd, &self.jobs, |entry| &found[entry].path);
@@ -327,7 +332,7 @@ impl<'a> Walk<'a> {
             hashed.map_err(|(entry, problem)| self.problem(&found[entry].path, problem))?;
         for file in hashed {
             let stamp = Stamp::new(&file.stat);
-            if Some(stamp.device) == self.cached_device {
+            if self.is_cached(&file.stat) {
                 self.cache.put(&stamp, &file.digest);
             }
             self.newest_change = self.newest_change.max(Some(stamp.changed));
@@ -369,6 +374,10 @@ impl<'a> Walk<'a> {
             Problem::Changing => explain(
                 &"it changes or vanishes meanwhile",
                 "wait for whatever changes it, or exclude it in the ignore file",
+            ),
+            Problem::Leased => explain(
+                &"another program has a lease on it (fcntl, F_SETLEASE)",
+                "end that program, or exclude the file in the ignore file",
             ),
             Problem::Failed(error @ Errno::ACCESS) => {
                 explain(&error, "make it readable, or exclude it in the ignore file")
@@ -593,5 +602,30 @@ mod tests {
         let now = hash_context(c.path(), &rules, &[], &mut cache).unwrap().digest;
         assert_eq!(now, digest(c.path()));
         assert_ne!(now, cold);
+    }
+
+    #[test]
+    fn hash_of_a_file_that_others_may_write_is_not_remembered() {
+        let modes = [("own", 0o644), ("closed", 0o400), ("group", 0o664), ("all", 0o646)];
+        let mut expected = vec![("own", true), ("closed", true), ("group", false), ("all", false)];
+        let (c, home) = (context(&modes.map(|(name, _)| name)), TempDir::new().unwrap());
+        for (name, mode) in modes {
+            fs::set_permissions(c.path().join(name), Permissions::from_mode(mode)).unwrap();
+        }
+        if rustix::process::geteuid().is_root() {
+            fs::write(c.path().join("foreign"), "").unwrap();
+            std::os::unix::fs::chown(c.path().join("foreign"), Some(12345), None).unwrap();
+            expected.push(("foreign", false));
+        }
+        // A file has to be older than the granularity.
+        std::thread::sleep(std::time::Duration::from_millis(3100));
+        let mut cache = HashCache::open_in(home.path(), c.path());
+        hash_context(c.path(), &IgnoreRules::none(), &[], &mut cache).unwrap();
+        cache.save();
+        let mut cache = HashCache::open_in(home.path(), c.path());
+        for (name, is_remembered) in expected {
+            let stat = rustix::fs::stat(c.path().join(name)).unwrap();
+            assert_eq!(cache.get(&Stamp::new(&stat)).is_some(), is_remembered, "{name}");
+        }
     }
 }

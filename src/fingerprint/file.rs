@@ -2,34 +2,53 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Result, bail};
 use nix::libc;
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
-use super::stamp::Time;
+use super::stamp::{Stamp, Time, changed, kind, permissions};
 
 /// In bytes. It is far more than a Dockerfile or an ignore file needs, and little to keep in memory.
 const LARGEST: u64 = 16 << 20;
+
+/// A file that was looked for.
+#[derive(Debug)]
+pub(super) enum Found {
+    File(Contents),
+    /// A link that leads out of its folder, or an absolute one. Some builders resolve such a link as
+    /// if the folder were the root, and others refuse it. It may lead to anything that the caller can
+    /// read and its owner cannot, so it is not read.
+    LeadsElsewhere,
+}
 
 /// A file that has been read.
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) bytes: Vec<u8>,
     pub(super) changed: Time,
-    /// Whether it is a link that leads out of its folder, or an absolute one. Some builders resolve
-    /// such a link as if the folder were the root.
-    pub(super) leads_elsewhere: bool,
 }
 
-/// Reads a file; a link is followed. Returns none if there is none. `what` names it in messages.
+/// Reads a file; a link is followed within its folder. Returns none if there is none. `what` names it
+/// in messages.
 ///
 /// # Errors
 /// It cannot be read, is not a regular file, or is too large.
-pub(super) fn read(path: &Path, what: &str) -> Result<Option<Contents>> {
-    let Some((file, changed)) = open(path, what)? else { return Ok(None) };
+pub(super) fn read(path: &Path, what: &str) -> Result<Option<Found>> {
+    let Some(mut handle) = find(path, what)? else { return Ok(None) };
+    match find_in_folder(path) {
+        Ok(Some(inside)) => handle = inside,
+        Ok(None) if leads_elsewhere(path) => return Ok(Some(Found::LeadsElsewhere)),
+        Ok(None) => {}
+        Err(Errno::XDEV | Errno::LOOP) => return Ok(Some(Found::LeadsElsewhere)),
+        Err(error) => bail!("cannot read {what} {}: {error}", path.display()),
+    }
+    let (file, stat) = open(&handle, path, what)?;
     let mut bytes = Vec::new();
     match file.take(LARGEST + 1).read_to_end(&mut bytes) {
         Ok(_) if bytes.len() as u64 > LARGEST => bail!(
@@ -37,7 +56,7 @@ pub(super) fn read(path: &Path, what: &str) -> Result<Option<Contents>> {
             path.display(),
             LARGEST >> 20
         ),
-        Ok(_) => Ok(Some(Contents { bytes, changed, leads_elsewhere: leads_elsewhere(path) })),
+        Ok(_) => Ok(Some(Found::File(Contents { bytes, changed: changed(&stat) }))),
         Err(error) => bail!("cannot read {what} {}: {error}", path.display()),
     }
 }
@@ -45,21 +64,41 @@ pub(super) fn read(path: &Path, what: &str) -> Result<Option<Contents>> {
 /// Hashes a file's content and permissions, however large it is. Returns none if there is none.
 ///
 /// # Errors
-/// As for [`read`].
+/// It cannot be read, is not a regular file, or changes all the time.
 pub(super) fn hash(path: &Path, what: &str) -> Result<Option<([u8; 32], Time)>> {
-    let Some((mut file, changed)) = open(path, what)? else { return Ok(None) };
-    let mut hasher = Sha256::new();
-    let mode = file.metadata().map_or(0, |stat| stat.mode() & 0o7777);
-    hasher.update(mode.to_be_bytes());
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(Some((hasher.finalize().into(), changed))),
-            Ok(read) => hasher.update(&buffer[..read]),
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => bail!("cannot read {what} {}: {error}", path.display()),
+    /// A small file that another process writes may be still the next time. A large one may grow
+    /// faster than it can be read.
+    const TRIES: usize = 3;
+    for _ in 0..TRIES {
+        let Some(handle) = find(path, what)? else { return Ok(None) };
+        let (file, stat) = open(&handle, path, what)?;
+        let before = Stamp::new(&stat);
+        let mut hasher = Sha256::new();
+        hasher.update(permissions(&stat).to_be_bytes());
+        // A file that grows without end must not keep this process reading.
+        let mut rest = file.take(before.size + 1);
+        let mut buffer = vec![0; 64 * 1024];
+        let mut size = 0;
+        loop {
+            match rest.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => {
+                    size += count as u64;
+                    hasher.update(&buffer[..count]);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => bail!("cannot read {what} {}: {error}", path.display()),
+            }
+        }
+        let after = rustix::fs::fstat(rest.get_ref()).map(|stat| Stamp::new(&stat));
+        if after == Ok(before) && size == before.size {
+            return Ok(Some((hasher.finalize().into(), before.changed)));
+        }
+        if before.size > LARGEST {
+            break;
         }
     }
+    bail!("{what} {} changes while it is read; wait for whatever changes it", path.display())
 }
 
 /// Returns whether a path is a link that leads out of its folder on any way, or an absolute one.
@@ -87,16 +126,70 @@ fn leads_elsewhere(path: &Path) -> bool {
     false
 }
 
-fn open(path: &Path, what: &str) -> Result<Option<(File, Time)>> {
-    // A FIFO would block.
-    let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-    let opened = opened.and_then(|file| Ok((file.metadata()?, file)));
-    match opened {
-        Ok((stat, file)) if stat.is_file() => {
-            Ok(Some((file, (stat.ctime(), u32::try_from(stat.ctime_nsec()).unwrap_or_default()))))
-        }
+/// Finds a regular file; a link is followed. Returns none if there is none. Nothing is opened: that
+/// would have an effect on a device, and a FIFO would block.
+fn find(path: &Path, what: &str) -> Result<Option<OwnedFd>> {
+    match rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(handle) if is_regular(&handle) => Ok(Some(handle)),
         Ok(_) => bail!("{what} {} is not a regular file", path.display()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => bail!("cannot read {what} {}: {error}", path.display()),
+    }
+}
+
+/// Finds the same file without following any link out of its folder. Returns none if the kernel
+/// cannot do that.
+fn find_in_folder(path: &Path) -> Result<Option<OwnedFd>, Errno> {
+    /// A rename somewhere may disturb the kernel.
+    const TRIES: usize = 100;
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let (flags, none) = (OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let folder = rustix::fs::openat(CWD, folder, flags | OFlags::DIRECTORY, none)?;
+    let mut last = Err(Errno::AGAIN);
+    for _ in 0..TRIES {
+        let beneath = ResolveFlags::BENEATH;
+        last = match rustix::fs::openat2(&folder, name, flags, none, beneath) {
+            Err(Errno::AGAIN | Errno::INTR) => continue,
+            // It has just been exchanged.
+            Ok(handle) if !is_regular(&handle) => Err(Errno::STALE),
+            Ok(handle) => Ok(Some(handle)),
+            // Linux before 5.6, and containers that do not know this system call.
+            Err(Errno::NOSYS | Errno::PERM) => Ok(None),
+            Err(error) => Err(error),
+        };
+        break;
+    }
+    last
+}
+
+fn is_regular(handle: &OwnedFd) -> bool {
+    rustix::fs::fstat(handle).is_ok_and(|stat| kind(&stat) == FileType::RegularFile)
+}
+
+/// Opens a file that was found.
+fn open(handle: &OwnedFd, path: &Path, what: &str) -> Result<(File, Stat)> {
+    let open = |path: &Path| {
+        File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
+    };
+    let opened = match open(Path::new(&format!("/proc/self/fd/{}", handle.as_raw_fd()))) {
+        // There is no /proc.
+        Err(error) if error.kind() == ErrorKind::NotFound => open(path),
+        opened => opened,
+    };
+    let place = |stat: &Stat| (stat.st_dev, stat.st_ino);
+    let opened = opened.and_then(|file| {
+        let (found, stat) = (rustix::fs::fstat(handle)?, rustix::fs::fstat(&file)?);
+        let is_same = place(&found) == place(&stat);
+        is_same.then_some((file, stat)).ok_or_else(|| Errno::STALE.into())
+    });
+    match opened {
+        Ok(opened) => Ok(opened),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => bail!(
+            "cannot read {what} {}: another program has a lease on it (fcntl, F_SETLEASE); end that \
+             program",
+            path.display()
+        ),
         Err(error) => bail!("cannot read {what} {}: {error}", path.display()),
     }
 }
@@ -113,7 +206,9 @@ mod tests {
         let path = folder.path().join("Dockerfile");
         let file = File::create(&path).unwrap();
         file.set_len(LARGEST).unwrap();
-        assert_eq!(read(&path, "the Dockerfile").unwrap().unwrap().bytes.len() as u64, LARGEST);
+        let found = read(&path, "the Dockerfile").unwrap().unwrap();
+        let Found::File(contents) = found else { panic!("{found:?}") };
+        assert_eq!(contents.bytes.len() as u64, LARGEST);
         // A sparse file that no memory could hold.
         file.set_len(1 << 40).unwrap();
         let error = read(&path, "the Dockerfile").unwrap_err().to_string();
@@ -146,7 +241,24 @@ mod tests {
             let link = at(&format!("c/{number}"));
             symlink(target, &link).unwrap();
             assert_eq!(leads_elsewhere(&link), expected, "{target}");
+            if std::fs::metadata(&link).is_ok() {
+                let found = read(&link, "the Dockerfile").unwrap().unwrap();
+                assert_eq!(matches!(found, Found::LeadsElsewhere), expected, "{target}");
+            }
         }
         assert!(!leads_elsewhere(&at("c/real")) && !leads_elsewhere(&at("c/none")));
+    }
+
+    #[test]
+    fn file_with_more_content_than_its_size_is_not_read_to_its_end() {
+        // The kernel says that it is empty, as of a file that has grown since.
+        let error = hash(Path::new("/proc/version"), "--inputs").unwrap_err().to_string();
+        assert!(error.contains("/proc/version changes while it is read"), "{error}");
+    }
+
+    #[test]
+    fn device_is_not_opened() {
+        let error = read(Path::new("/dev/zero"), "the Dockerfile").unwrap_err().to_string();
+        assert!(error.contains("is not a regular file"), "{error}");
     }
 }

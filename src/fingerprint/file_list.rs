@@ -8,7 +8,7 @@ use std::io::Read as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
-use super::cache_folder::{self, CacheFolder};
+use super::cache_folder::{self, is_short_hash};
 use super::context::Entry;
 use super::value::Kind;
 use crate::reference::sha256_hex;
@@ -53,15 +53,15 @@ impl FileList {
     /// They cannot be written.
     pub(super) fn remember(&self, label: &str) -> Result<(), String> {
         let Some(home) = cache_folder::home() else { return Ok(()) };
-        let folder = CacheFolder::open_in(&home)?;
+        let folder = cache_folder::open_in(&home)?;
         folder.write(&name(label), &to_bytes(self)).map_err(|error| error.to_string())?;
-        folder.keep_newest(START, KEPT);
+        folder.keep_newest(KEPT, |name| name.strip_prefix(START).is_some_and(is_short_hash));
         Ok(())
     }
 
     /// Reads the list of the build with this fingerprint, if it is remembered.
     pub(super) fn read(label: &str) -> Option<Self> {
-        let folder = CacheFolder::open_in(&cache_folder::home()?).ok()?;
+        let folder = cache_folder::open_in(&cache_folder::home()?).ok()?;
         let (mut file, _) = folder.open_file(&name(label), LARGEST as u64).ok()?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).ok()?;

@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
 
-use super::cache_folder::{self, CacheFolder};
+use super::cache_folder::{self, is_short_hash};
 use super::clock::Clock;
+use super::own_folder::OwnFolder;
 use super::stamp::{Stamp, Time};
 
 /// The content of a file, as a hash.
@@ -46,7 +47,7 @@ pub struct HashCache {
 
 #[derive(Debug)]
 struct Place {
-    folder: CacheFolder,
+    folder: OwnFolder,
     name: String,
     /// The context, which the file names.
     context: PathBuf,
@@ -157,7 +158,7 @@ fn time((seconds, nanoseconds): Time) -> [u8; 12] {
 /// Finds the file for a context.
 fn place(home: &Path, context: &Path) -> Result<Place, String> {
     let context = context.canonicalize().map_err(|error| format!("the context: {error}"))?;
-    let folder = CacheFolder::open_in(home)?;
+    let folder = cache_folder::open_in(home)?;
     let name = blake3::hash(context.as_os_str().as_bytes()).to_hex()[..32].to_owned();
     Ok(Place { folder, name, context })
 }
@@ -206,14 +207,14 @@ fn write(place: &Place, clock: &Clock, records: &[Record]) -> Result<(), std::io
 }
 
 /// Removes caches of folders that are gone, and what interrupted writes have left.
-fn sweep(folder: &CacheFolder) {
+fn sweep(folder: &OwnFolder) {
     /// So that a sweep takes little time. The next one may begin elsewhere.
     const AT_ONCE: usize = 256;
-    folder.remove_leftovers(AT_ONCE, |name| is_about_nothing(folder, name));
+    folder.remove_leftovers(AT_ONCE, |name| is_short_hash(name) && is_about_nothing(folder, name));
 }
 
 /// Returns whether a cache names a folder that does not exist.
-fn is_about_nothing(folder: &CacheFolder, name: &str) -> bool {
+fn is_about_nothing(folder: &OwnFolder, name: &str) -> bool {
     const PATH_MAX: u64 = 4096;
     let Ok((file, _)) = folder.open_file(name, LARGEST) else { return false };
     let mut start = Vec::new();
@@ -344,6 +345,14 @@ mod tests {
     }
 
     #[test]
+    fn folder_that_everybody_can_exchange_is_not_used() {
+        let f = Fixture::new();
+        fs::set_permissions(f.home.path(), Permissions::from_mode(0o777)).unwrap();
+        let stamp = f.remember();
+        assert!(!f.knows(&stamp) && !f.home.path().join("buildlock").exists());
+    }
+
+    #[test]
     fn nothing_is_remembered_where_nothing_can_be_written() {
         let f = Fixture::new();
         fs::write(f.home.path().join("buildlock"), "a file").unwrap();
@@ -360,6 +369,39 @@ mod tests {
         let place = cache.place.take().unwrap();
         write(&place, &cache.clock, &cache.known).unwrap();
         assert!(!f.knows(&stamp));
+    }
+
+    #[test]
+    fn only_files_of_our_own_are_removed() {
+        let f = Fixture::new();
+        f.remember();
+        let folder = f.open().place.unwrap().folder;
+        let ours = ["new-1-00ff00ff"];
+        let others =
+            ["new-plan.txt", "new-1-00ff00ff.txt", "new--00ff00ff", "new-1-", "new-x-00ff00ff"];
+        let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3 * 24 * 3600);
+        let at = |name: &str| f.home.path().join("buildlock").join(name);
+        for name in ours.iter().chain(&others) {
+            let file = fs::File::create(at(name)).unwrap();
+            file.set_times(fs::FileTimes::new().set_modified(old)).unwrap();
+        }
+        sweep(&folder);
+        assert_eq!(ours.map(|name| at(name).exists()), [false]);
+        assert_eq!(others.map(|name| at(name).exists()), [true; 5]);
+    }
+
+    #[test]
+    fn link_of_another_user_to_our_own_folder_is_not_followed() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let f = Fixture::new();
+        let theirs = TempDir::new().unwrap();
+        symlink(f.home.path(), theirs.path().join(".cache")).unwrap();
+        std::os::unix::fs::chown(theirs.path(), Some(65534), None).unwrap();
+        let cache = HashCache::open_in(&theirs.path().join(".cache"), f.context.path());
+        assert!(cache.place.is_none());
+        assert_eq!(fs::read_dir(f.home.path()).unwrap().count(), 0);
     }
 
     #[test]

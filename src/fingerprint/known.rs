@@ -9,6 +9,7 @@ use super::builder::{Builder, client_sizes};
 use super::contexts::ContextSource;
 use super::dockerfile::{self, Build, NotRead, Reader, Role};
 use super::entries::to_bytes;
+use super::file::Found;
 use super::ignore::IgnoreRules;
 use super::options::{Context, Options, Variables, shown};
 use super::source;
@@ -90,8 +91,11 @@ impl Known {
             bail!("--if-changed: the context {} is not a folder", self.context.display());
         }
         for given in self.given_dockerfiles() {
-            let (_, contents) = source::dockerfile(self.builder, &self.context, given)?;
-            self.refuse_foreign_syntax(&contents.bytes)?;
+            if let (_, Found::File(contents)) =
+                source::dockerfile(self.builder, &self.context, given)?
+            {
+                self.refuse_foreign_syntax(&contents.bytes)?;
+            }
         }
         Ok(())
     }
@@ -164,22 +168,32 @@ impl Known {
     }
 
     fn add_sources(&self, sum: &mut Sum, bases: &mut Bases<'_, '_>) -> Result<()> {
+        sum.add_way(&self.context)?;
         let mut rules: Option<IgnoreRules> = None;
         let mut sees_all = false;
         for given in self.given_dockerfiles() {
-            let (path, contents) = source::dockerfile(self.builder, &self.context, given)?;
+            let (path, found) = source::dockerfile(self.builder, &self.context, given)?;
+            let contents = match found {
+                Found::File(contents) => contents,
+                Found::LeadsElsewhere => {
+                    add_unread(sum, &path);
+                    return Ok(());
+                }
+            };
             self.refuse_foreign_syntax(&contents.bytes)?;
-            if contents.leads_elsewhere {
-                sum.never(link_leads_elsewhere(&path));
-            }
+            sum.add_way(&path)?;
             sum.add(Kind::Dockerfile, &contents.bytes);
             sum.detail(Kind::Dockerfile, || path.display().to_string());
             sum.changed(Some(contents.changed));
             let ignore_file = self.options.ignore_file.as_deref();
             let ignored = source::ignored(self.builder, &self.context, &path, ignore_file)?;
             sum.changed(ignored.changed);
+            for path in &ignored.found {
+                sum.add_way(path)?;
+            }
             if let Some(link) = &ignored.leads_elsewhere {
-                sum.never(link_leads_elsewhere(link));
+                add_unread(sum, link);
+                return Ok(());
             }
             rules = Some(match rules {
                 None => ignored.rules,
@@ -322,8 +336,13 @@ fn engine_of(client: &Client, images: &Images) -> Engine {
     }
 }
 
-fn link_leads_elsewhere(link: &Path) -> String {
-    format!("{} is a link that leads out of its folder, where builders differ", link.display())
+/// Adds a link that is not read. Without it, nothing is known of what else the build reads.
+fn add_unread(sum: &mut Sum, link: &Path) {
+    sum.never(format!(
+        "{} is a link that leads out of its folder, where builders differ",
+        link.display()
+    ));
+    sum.add(Kind::Dockerfile, b"a link that is not read");
 }
 
 /// Refuses relative paths if the build command may look them up in another folder than ours.

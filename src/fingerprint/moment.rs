@@ -6,6 +6,7 @@ use super::bases::Base;
 use super::file_list::FileList;
 use super::stamp::Time;
 use super::value::{Kind, Value};
+use super::way::Step;
 use crate::image::LABEL;
 
 /// The fingerprint of a build's inputs at one moment.
@@ -20,6 +21,13 @@ pub(crate) struct Fingerprint {
     pub(super) newest_change: Option<Time>,
     /// When something was last created in a folder, or removed from it.
     pub(super) newest_folder_change: Option<Time>,
+    /// The links and folders on the ways to what is read.
+    pub(super) steps: Arc<Vec<Step>>,
+    /// Whether another user can exchange one of them and leave no trace in the end.
+    pub(super) is_exchangeable: bool,
+    /// Whether everybody can exchange one of them, perhaps with no other trace than files that came
+    /// and went.
+    pub(super) is_open: bool,
 }
 
 /// How inputs have changed since the start of a build.
@@ -45,6 +53,16 @@ impl Fingerprint {
     /// Returns why such a build is never skipped, if it is not.
     pub(crate) fn never_skipped(&self) -> Option<&str> {
         self.never_skipped.as_deref()
+    }
+
+    /// Returns whether an image can have been built from something else without a trace.
+    pub(crate) fn is_exchangeable(&self) -> bool {
+        self.is_exchangeable
+    }
+
+    /// Takes into account that files came and went in folders, in each of two builds.
+    pub(crate) fn folders_changed(&mut self) {
+        self.is_exchangeable |= self.is_open;
     }
 
     /// Says in what the inputs differ from those of an image with this label.
@@ -87,6 +105,7 @@ impl Fingerprint {
         if !others.into_iter().all(is_same)
             || !are_same_bases
             || self.newest_change != later.newest_change
+            || self.steps != later.steps
         {
             return Some(Change::Contents);
         }

@@ -19,6 +19,7 @@ use super::remote::Remote;
 use crate::command::{BuildOptions, Engine, Given, output_fields};
 use crate::go_bool;
 use crate::image::LABEL;
+use crate::visible::escaped;
 
 /// What the words of a build command say about its inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,6 +155,11 @@ impl Reader<'_> {
                 self.never_skip(format!("buildlock does not look into what --{name} names"));
             }
             Meaning::Unseen => {}
+            Meaning::OtherTargets => self.never_skip(format!(
+                "the build command also builds {}, which this image reads, and buildlock does not \
+                 look into what is built for another image",
+                escaped(&value.unwrap_or_default().replace(',', ", "))
+            )),
             Meaning::File => {
                 let path = PathBuf::from(value.unwrap_or_default());
                 self.options.files.push((format!("--{name}"), path));
@@ -431,6 +437,13 @@ mod tests {
 
     fn bytes(line: &str) -> Vec<u8> {
         super::super::entries::to_bytes(&read(line).entries)
+    }
+
+    #[test]
+    fn targets_that_read_others_are_never_skipped() {
+        let options = read_with("docker buildx build --other-targets=base,tools .", &[]).unwrap();
+        let [why] = &*options.never_skip else { panic!("{:?}", options.never_skip) };
+        assert!(why.starts_with("the build command also builds base, tools, which"), "{why}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use super::builder::Builder;
-use super::file::{self, Contents};
+use super::file::{self, Found};
 use super::ignore::{Dialect, IgnoreRules};
 use super::stamp::Time;
 
@@ -18,7 +18,7 @@ pub(super) fn dockerfile(
     builder: Builder,
     context: &Path,
     given: Option<&Path>,
-) -> Result<(PathBuf, Contents)> {
+) -> Result<(PathBuf, Found)> {
     const WHAT: &str = "the Dockerfile";
     let in_context = |names: &[&str]| names.iter().map(|name| context.join(name)).collect();
     let places: Vec<PathBuf> = match (given, builder) {
@@ -29,8 +29,8 @@ pub(super) fn dockerfile(
         (Some(path), _) => vec![path.to_owned(), context.join(path)],
     };
     for place in &places {
-        if let Some(contents) = file::read(place, WHAT)? {
-            return Ok((place.clone(), contents));
+        if let Some(found) = file::read(place, WHAT)? {
+            return Ok((place.clone(), found));
         }
     }
     bail!("{WHAT} {} does not exist", places[0].display())
@@ -39,9 +39,11 @@ pub(super) fn dockerfile(
 /// The ignore files that may be in force.
 pub(super) struct Ignored {
     pub(super) rules: IgnoreRules,
+    /// Those that were read.
+    pub(super) found: Vec<PathBuf>,
     /// When one of them was last changed.
     pub(super) changed: Option<Time>,
-    /// One of them that is a link out of its folder.
+    /// One of them that is a link out of its folder. It is not read.
     pub(super) leads_elsewhere: Option<PathBuf>,
 }
 
@@ -92,15 +94,20 @@ pub(super) fn ignored(
         }
     };
     let mut all: Option<IgnoreRules> = None;
-    let (mut changed, mut leads_elsewhere) = (None, None);
+    let (mut found, mut changed, mut leads_elsewhere) = (Vec::new(), None, None);
     for (places, dialects) in rows {
         let mut rules = IgnoreRules::none();
         for place in places {
-            let Some(contents) = file::read(&place, "the ignore file")? else { continue };
+            let contents = match file::read(&place, "the ignore file")? {
+                None => continue,
+                Some(Found::File(contents)) => contents,
+                Some(Found::LeadsElsewhere) => {
+                    leads_elsewhere = Some(place);
+                    break;
+                }
+            };
             changed = changed.max(Some(contents.changed));
-            if contents.leads_elsewhere {
-                leads_elsewhere = Some(place.clone());
-            }
+            found.push(place.clone());
             rules = match IgnoreRules::read(&contents.bytes, dialects) {
                 Ok(rules) => rules,
                 Err(error) => bail!("{}: {error}", place.display()),
@@ -112,5 +119,5 @@ pub(super) fn ignored(
             Some(all) => all.or(rules),
         });
     }
-    Ok(Ignored { rules: all.unwrap_or_else(IgnoreRules::none), changed, leads_elsewhere })
+    Ok(Ignored { rules: all.unwrap_or_else(IgnoreRules::none), found, changed, leads_elsewhere })
 }

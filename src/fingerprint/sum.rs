@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use super::bases::{Base, Finder};
 use super::context::hash_context;
@@ -14,8 +14,10 @@ use super::hash_cache::HashCache;
 use super::ignore::IgnoreRules;
 use super::moment::Fingerprint;
 use super::options::shown;
-use super::stamp::Time;
+use super::owners::is_trusted;
+use super::stamp::{Time, changed};
 use super::value::{Digest, Kind, Value};
+use super::way::{Step, Way};
 use crate::image::{Images, Platform};
 use crate::reference::{Tag, sha256};
 
@@ -43,6 +45,9 @@ pub(super) struct Sum {
     details: Option<Vec<Detail>>,
     newest_change: Option<Time>,
     newest_folder_change: Option<Time>,
+    steps: Vec<Step>,
+    is_exchangeable: bool,
+    is_open: bool,
 }
 
 impl Sum {
@@ -69,8 +74,31 @@ impl Sum {
         self.newest_change = self.newest_change.max(when);
     }
 
+    /// Adds the way to a file or folder. It does not count, but must be the same after the build.
+    pub(super) fn add_way(&mut self, path: &Path) -> Result<()> {
+        // Within its folder, the times of a file and of a link say what becomes of them.
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+        let in_way = |error| anyhow!("cannot follow the path {}: {error}", path.display());
+        let way = Way::to(folder, is_trusted).map_err(in_way)?;
+        if let Some((step, who)) = way.exchangeable {
+            self.is_exchangeable = true;
+            self.never(format!(
+                "{who} can put something else in the place of {} during a build",
+                step.display()
+            ));
+        }
+        self.is_open |= way.is_open;
+        self.steps.extend(way.steps);
+        self.changed(way.changed);
+        if path.is_symlink() {
+            self.changed(rustix::fs::lstat(path).ok().map(|stat| changed(&stat)));
+        }
+        Ok(())
+    }
+
     /// Adds a file or a whole folder. Its path does not count.
     pub(super) fn add_path(&mut self, kind: Kind, path: &Path, option: &str) -> Result<()> {
+        self.add_way(path)?;
         if path.is_dir() {
             return self.add_folder(kind, path, &IgnoreRules::none());
         }
@@ -178,6 +206,9 @@ impl Sum {
             files: Arc::new(self.files),
             newest_change: self.newest_change,
             newest_folder_change: self.newest_folder_change,
+            steps: Arc::new(self.steps),
+            is_exchangeable: self.is_exchangeable,
+            is_open: self.is_open,
         };
         (fingerprint, self.details.unwrap_or_default())
     }
@@ -202,6 +233,7 @@ fn below(folder: &Path, files: &[PathBuf]) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::moment::Change;
     use super::*;
 
     #[test]
@@ -224,5 +256,50 @@ mod tests {
         assert_eq!(before, value([("--a", &one), ("--b", &two)]));
         assert_ne!(before, value([("--b", &one), ("--a", &two)]));
         assert_ne!(before, value([("--a", &two), ("--b", &one)]));
+    }
+
+    fn fingerprint_of(file: &Path) -> Fingerprint {
+        let mut sum = Sum::new(false, Vec::new());
+        sum.add_path(Kind::Paths, file, "--inputs").unwrap();
+        sum.finish().0
+    }
+
+    #[test]
+    fn link_above_an_input_that_leads_elsewhere_and_back_is_a_change() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("good")).unwrap();
+        std::fs::write(at("good/file"), "").unwrap();
+        let point = |target: &str| {
+            std::os::unix::fs::symlink(target, at("new")).unwrap();
+            std::fs::rename(at("new"), at("current")).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        };
+        point("good");
+        let before = fingerprint_of(&at("current/file"));
+        assert_eq!(before.change(&fingerprint_of(&at("current/file"))), None);
+        point("evil");
+        point("good");
+        let after = fingerprint_of(&at("current/file"));
+        assert_eq!(before.value(), after.value());
+        assert_eq!(before.change(&after), Some(Change::Contents));
+        assert!(!after.is_exchangeable() && after.never_skipped().is_none());
+    }
+
+    #[test]
+    fn input_in_a_folder_of_another_user_is_never_skipped() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir_all(at("theirs/context")).unwrap();
+        std::fs::write(at("theirs/context/file"), "").unwrap();
+        std::os::unix::fs::chown(at("theirs"), Some(12345), None).unwrap();
+        let fingerprint = fingerprint_of(&at("theirs/context/file"));
+        assert!(fingerprint.is_exchangeable());
+        let why = fingerprint.never_skipped().unwrap();
+        assert!(why.starts_with("12345 can put something else in the place of "), "{why}");
+        assert!(why.contains("/theirs/context during a build"), "{why}");
     }
 }

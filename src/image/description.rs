@@ -9,7 +9,7 @@ use super::platform::Platform;
 pub(crate) const LABEL: &str = "buildlock.inputs";
 
 /// What is known of an image.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Description {
     /// Its ID, as `image inspect` shows it. None in a registry.
     pub(crate) id: Option<String>,
@@ -69,6 +69,32 @@ impl Description {
     }
 }
 
+/// For the log. What is inherited may contain secrets, so only the names are shown.
+impl std::fmt::Debug for Description {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Description")
+            .field("id", &self.id)
+            .field("platform", &self.platform)
+            .field("inputs", &self.inputs)
+            .field("layers", &self.layers)
+            .field("inherited", &names(&self.inherited))
+            .field("triggers", &self.on_build.len())
+            .field("may_hide_on_build", &self.may_hide_on_build)
+            .finish()
+    }
+}
+
+/// Returns the names in what [`inherited`] returns, and those of the variables there.
+fn names(inherited: &str) -> Vec<String> {
+    // Behind it, podman's has the history.
+    let config = inherited.lines().next().unwrap_or_default();
+    let config: Map<String, Value> = serde_json::from_str(config).unwrap_or_default();
+    let variables = texts(config.get("Env").unwrap_or(&Value::Null)).into_iter();
+    let variable = |it: String| it.split('=').next().unwrap_or_default().to_owned();
+    let fields = config.keys().filter(|name| *name != "Env").cloned();
+    fields.chain(variables.map(variable)).collect()
+}
+
 fn texts(list: &Value) -> Vec<String> {
     list.as_array().into_iter().flatten().filter_map(|it| Some(it.as_str()?.to_owned())).collect()
 }
@@ -123,6 +149,19 @@ fn is_empty(value: &Value) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn log_shows_the_names_of_what_is_inherited_and_no_values() {
+        let config = json!({"Env": ["PATH=/bin", "TOKEN=s3cret"], "Cmd": ["s3cret"],
+                            "Labels": {"x": "s3cret"}, "OnBuild": ["ENV A=s3cret"]});
+        let image = json!({"Id": "1", "Os": "linux", "Architecture": "amd64", "Config": config,
+                           "History": [{"created_by": "ENV TOKEN=s3cret"}]});
+        for image in [Description::of_engine(&image), Description::of_podman(&image)] {
+            let said = format!("{image:?}");
+            assert!(said.contains("TOKEN") && said.contains("Cmd"), "{said}");
+            assert!(!said.contains("s3cret"), "{said}");
+        }
+    }
 
     #[test]
     fn image_counts_by_what_is_inherited_and_not_by_its_id_or_our_label() {

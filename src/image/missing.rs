@@ -27,6 +27,9 @@ pub enum Why {
     /// There is one whose label says that it was built from the current inputs, but it is not the
     /// image that was: labels are inherited.
     Inherited,
+    /// There is one whose label says that it was built from the current inputs, but neither the
+    /// caller nor root has verified this very image here.
+    Unproved,
     /// The images of these tags are not the same one.
     Several,
     /// There is one, but the build is never skipped, for this reason.

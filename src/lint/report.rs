@@ -49,7 +49,7 @@ fn github(finding: &Finding, out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
         "::{command} file={},line={},col={},title={}::{}",
-        property(&finding.path),
+        property(&escaped(&finding.path)),
         finding.line,
         finding.column,
         property(finding.rule.name()),

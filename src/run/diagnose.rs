@@ -21,7 +21,7 @@ pub(super) fn why_built_again(missing: &Missing<'_>) {
              image store, and --check registry looks in the registry"
         ),
         Why::NeverSkipped(reason) => tracing::info!("{tag}: {reason}, so it is always built"),
-        Why::Outdated(_) | Why::Unverified | Why::Inherited | Why::Several => {
+        Why::Outdated(_) | Why::Unverified | Why::Inherited | Why::Unproved | Why::Several => {
             tracing::info!("{tag}: {}", why_outdated(&missing.why));
         }
         Why::NoImage | Why::Other(_) => {}
@@ -35,6 +35,11 @@ fn why_outdated(why: &Why) -> String {
         Why::Unverified => "not up to date: the build that made it was interrupted".to_owned(),
         Why::Inherited => {
             "not up to date: its label is that of another image, from which it was made".to_owned()
+        }
+        Why::Unproved => {
+            "its label says that it is up to date, but neither you nor root has verified this image \
+             here, so its label may be inherited"
+                .to_owned()
         }
         Why::Several => "not up to date: its tags are several images".to_owned(),
         Why::Outdated(None)

@@ -12,6 +12,7 @@ use crate::exit::Exit;
 use crate::fingerprint::{Detail, Fingerprint, Inputs, Kind};
 use crate::image::{Check, Images, UpToDate, Why};
 use crate::reference::Tag;
+use crate::visible::escaped;
 
 /// Prints the fingerprint of what a build command reads; or, with `--diff`, in what it differs from
 /// that of the image.
@@ -55,13 +56,18 @@ fn print_details(
     for kind in Kind::ALL {
         for detail in details.iter().filter(|detail| detail.kind == kind) {
             let hash = detail.hash.map(|hash| format!("{hash:016x}  ")).unwrap_or_default();
-            writeln!(out, "{}  {hash}{}", kind.word(), detail.text)?;
+            print_line(out, &format!("{}  {hash}{}", kind.word(), detail.text))?;
         }
     }
     if let Some(reason) = fingerprint.never_skipped() {
-        writeln!(out, "never skipped: {reason}")?;
+        print_line(out, &format!("never skipped: {reason}"))?;
     }
     Ok(())
+}
+
+/// Prints names of files and words of a Dockerfile, which may contain any characters, as one line.
+fn print_line(out: &mut impl Write, line: &str) -> Result<()> {
+    Ok(writeln!(out, "{}", escaped(line))?)
 }
 
 /// Prints one line for each kind of input that differs. The status is 1 if there is any.
@@ -75,7 +81,7 @@ fn print_difference(
         bail!("no tag: say with -t which image to compare with");
     }
     if let Some(reason) = fingerprint.never_skipped() {
-        writeln!(out, "always built: {reason}")?;
+        print_line(out, &format!("always built: {reason}"))?;
     }
     let missing = match images.first_outdated(tags, fingerprint.value())? {
         UpToDate::Yes { .. } if fingerprint.never_skipped().is_none() => return Ok(Exit::SUCCESS),
@@ -85,7 +91,7 @@ fn print_difference(
     match missing.why {
         Why::Outdated(label) => {
             for line in fingerprint.differences(label.as_deref()) {
-                writeln!(out, "{}: {line}", missing.tag)?;
+                print_line(out, &format!("{}: {line}", missing.tag))?;
             }
         }
         Why::NoImage => writeln!(out, "{}: there is no image", missing.tag)?,

@@ -10,8 +10,10 @@ use super::look::Look;
 use crate::child::signals::{Signals, Work};
 use crate::child::{self, Ended};
 use crate::exit::Exit;
-use crate::fingerprint::{Change, Fingerprint, note};
+use crate::fingerprint::note::Ledger;
+use crate::fingerprint::{Change, Fingerprint};
 use crate::image::{Missing, UpToDate, Why};
+use crate::lock::Key;
 
 impl Job {
     /// Returns the fingerprint of the inputs as they are now, or none without `--if-changed`.
@@ -22,11 +24,21 @@ impl Job {
         self.inputs.as_ref().map(|inputs| inputs.fingerprint(&self.images)).transpose()
     }
 
+    /// Returns the notes about images.
+    fn ledger(&self) -> Ledger<'_> {
+        // As the store has it, with all links resolved.
+        let lock = self.tags.first().map(|tag| self.store.location(&Key::new(tag.into())));
+        let real = lock.and_then(|lock| Some(lock.parent()?.parent()?.to_owned()));
+        let lock_folder = self.lock_folder.as_ref().and(real);
+        Ledger { shared: &*self.store, lock_folder }
+    }
+
     /// Looks whether every image was built from the inputs as they are now.
     ///
     /// # Errors
-    /// The engine or the registry gave no certain answer.
+    /// The engine or the registry gave no certain answer, or what is verified could not be noted.
     pub(super) fn look_for_inputs(&self, now: Fingerprint) -> Result<Look<'_>> {
+        self.ledger().check()?;
         let missing = match now.never_skipped() {
             Some(reason) => {
                 Some(Missing { tag: &self.tags[0], why: Why::NeverSkipped(reason.to_owned()) })
@@ -48,8 +60,9 @@ impl Job {
             }
             UpToDate::No(missing) => return Ok(Some(missing)),
         };
+        let ledger = self.ledger();
         let distrusted = |tag| {
-            let why = note::distrust(&*self.store, tag, now.value(), id.as_deref())?;
+            let why = ledger.distrust(tag, now.value(), id.as_deref())?;
             Some(Missing { tag, why })
         };
         Ok(self.tags.iter().find_map(distrusted))
@@ -58,7 +71,7 @@ impl Job {
     /// Notes that images with this fingerprint count for nothing until this build is verified.
     pub(super) fn distrust_images(&self, inputs: &Fingerprint) {
         for tag in &self.tags {
-            if let Err(error) = note::begin(&*self.store, tag, inputs.value()) {
+            if let Err(error) = self.ledger().begin(tag, inputs.value()) {
                 tracing::warn!(
                     "{tag}: cannot note that its image is not verified yet, so after a crash it may \
                      count as up to date: {error:#}"
@@ -95,6 +108,7 @@ impl Job {
             let (Some(change), Some(now)) = (change, now) else { break };
             if is_last && change == Change::Folders {
                 // Something that does not count comes and goes there all the time.
+                build.inputs.iter_mut().for_each(Fingerprint::folders_changed);
                 break;
             }
             if is_last {
@@ -134,8 +148,12 @@ impl Job {
             UpToDate::No(Missing { why: Why::PlatformsNotShown(_), .. }) => None,
             UpToDate::No(missing) => return Ok(Some(missing)),
         };
+        if inputs.is_exchangeable() {
+            // What the build command has read may have been something else.
+            return Ok(None);
+        }
         for tag in &self.tags {
-            let noted = note::verified(&*self.store, tag, inputs.value(), id.as_deref());
+            let noted = self.ledger().verified(tag, inputs.value(), id.as_deref());
             if let Err(error) = noted {
                 tracing::warn!("{tag}: cannot note that its image was verified: {error:#}");
             }

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 
 use serde_json::{Value, json};
 
-use crate::support::{Finished, Fixture, Invocation};
+use crate::support::{Finished, Fixture, Invocation, python};
 
 /// A docker, buildah or podman that answers questions with the files of a test:
 ///   image.json    what it shows of each image
@@ -229,6 +229,58 @@ fn link_that_leads_out_of_its_folder_is_never_skipped() {
             assert_eq!(said.contains(expected), never, "{name}: {}\n{said}", target.display());
         }
     }
+}
+
+// The caller may be able to read what the owner of the link is not.
+#[test]
+fn link_that_leads_out_of_its_folder_is_not_read() {
+    for name in ["Dockerfile", ".dockerignore"] {
+        let it = Project::new("FROM scratch\nCOPY file /\n");
+        it.write("outside", "TOKEN=s3cret[\n");
+        _ = fs::remove_file(it.f.path("context").join(name));
+        symlink("../outside", it.f.path("context").join(name)).unwrap();
+        let run = it.call("-v", "docker build").run();
+        let said = text(&run) + &run.stderr;
+        assert!(said.contains("never skipped") && !said.contains("s3cret"), "{said}");
+        let before = it.value("docker build");
+        it.write("outside", "other\n");
+        assert_eq!(it.value("docker build"), before);
+    }
+}
+
+// A lease (fcntl(2), F_SETLEASE) lets nobody open the file until its holder gives it back.
+#[test]
+fn input_with_a_lease_is_an_error_that_says_so() {
+    let Some(python) = python() else { return };
+    let it = Project::new("FROM scratch\nCOPY file /\n");
+    let script = "import fcntl, signal, sys\n\
+        signal.signal(signal.SIGIO, signal.SIG_IGN)\n\
+        file = open(sys.argv[1], 'r+')\n\
+        fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n\
+        print('leased', flush=True)\n\
+        signal.pause()\n";
+    for name in ["Dockerfile", "file"] {
+        let path = it.f.path("context").join(name);
+        let lease = it.f.program(python).args(["-c", script]).arg(&path).start();
+        it.f.wait_for("the lease", || lease.stdout() == "leased\n");
+        it.call("", "docker build").run().assert_code(125).assert_stderr("has a lease on it");
+        lease.signal("KILL");
+        lease.wait();
+    }
+}
+
+#[test]
+fn names_and_words_are_escaped() {
+    let it = Project::new("FROM \u{1b}[2J$Y\nCOPY . /\n");
+    it.write("context/a\n1234567890abcdef  forged", "");
+    it.write("context/\u{1b}]0;owned\u{7}", "");
+    let said = it.explain("docker build");
+    assert_has(&said, "a\\n1234567890abcdef  forged");
+    assert_has(&said, "never skipped: buildlock cannot tell which image \\u{1b}[2J");
+    let diff = it.call("--diff", "docker build -t a").run();
+    let all = said + &String::from_utf8_lossy(&diff.stdout) + &diff.stderr;
+    assert_has(&all, "always built: ");
+    assert!(!all.replace('\n', "").contains(char::is_control), "{all:?}");
 }
 
 #[test]

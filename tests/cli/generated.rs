@@ -200,6 +200,9 @@ fn tmpfiles_lines_make_the_folders_and_the_guard_that_buildlock_uses() {
     let mut lines = tmpfiles_lines();
     let guard = lines.pop().unwrap();
     assert_eq!(guard, ["f", "/tmp/buildlock/guard", "0666", "root", "root", "-"]);
+    // Others read there what root has verified.
+    let verified = lines.pop().unwrap();
+    assert_eq!(verified, ["d", "/tmp/buildlock/verified.0", "0755", "root", "root", "-"]);
     let folders: Vec<PathBuf> = lines.iter().map(|line| PathBuf::from(&line[1])).collect();
     let wanted = ["", "image-locks", "named-locks", "cache-locks", "build-slots"];
     assert_eq!(folders, wanted.map(|name| Path::new("/tmp/buildlock").join(name)));

@@ -42,6 +42,10 @@ fn github_gets_workflow_commands() {
     let run = f.buildlock(["lint", "--format", "github"]).run();
     let text = stdout(&run);
     assert!(text.contains("cache mount /100%25\\u{1b}[2J is"), "{text}");
+    // Nor must its name.
+    write(&f, "\u{1b}[2J\n::error::.Dockerfile", RACE);
+    let text = stdout(&f.buildlock(["lint", "--format", "github"]).run());
+    assert!(text.contains("::error file=\\u{1b}[2J\\n%3A%3Aerror%3A%3A.Dockerfile,line"), "{text}");
 }
 
 #[test]

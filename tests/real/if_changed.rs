@@ -412,6 +412,31 @@ fn note_of_a_verified_image_survives_a_prune() {
 }
 
 #[test]
+fn image_is_not_believed_for_what_anybody_may_write_or_remove() {
+    for_each_client(|site| {
+        let it = Project::new(site, "forged");
+        it.assert_builds();
+        let note = fs::read_dir(site.f.lock_dir().join("image-locks")).unwrap();
+        let mut note = note.map(|entry| entry.unwrap().path());
+        let note = note.find(|path| path.extension().is_some_and(|it| it == "json")).unwrap();
+        let verified = fs::read_to_string(&note).unwrap();
+        let upon = site.context(&format!("FROM {}\nCOPY file /more\n", it.tag));
+        let id = site.image_id(&it.tag).unwrap();
+        site.client.ask(["build", "--network", "none", "-t", &it.tag, upon.to_str().unwrap()]);
+        let other = site.image_id(&it.tag).unwrap();
+        fs::write(&note, verified.replace(&id, &other)).unwrap();
+        it.assert_builds();
+        site.client.ask(["build", "--network", "none", "-t", &it.tag, upon.to_str().unwrap()]);
+        fs::write(&note, "").unwrap();
+        it.assert_builds();
+        site.client.ask(["build", "--network", "none", "-t", &it.tag, upon.to_str().unwrap()]);
+        fs::remove_file(&note).unwrap();
+        it.assert_builds();
+        it.assert_skips();
+    });
+}
+
+#[test]
 fn command_that_may_have_read_its_stdin_is_not_run_again() {
     for_each_client(|site| {
         let it = Project::new(site, "stdin");

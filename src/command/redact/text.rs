@@ -97,7 +97,8 @@ fn hide_behind_flags(text: &str) -> String {
         let end = end_of_shell_word(value, quote);
         let end = next_flag(value).map_or(end, |(flag, _)| flag.min(end));
         let (value, behind) = value.split_at(end);
-        match (flag.contains("build-arg"), value.split_once('=')) {
+        let has_name = ["--build-arg", "build-arg:", "--set", "--var"].contains(&flag);
+        match (has_name, value.split_once('=')) {
             (true, Some((name, _))) => {
                 shown.push_str(&format!("{name}=…"));
                 // The quotes stay in pairs, so that what follows is read rightly.
@@ -151,8 +152,16 @@ fn next_flag(text: &str) -> Option<(usize, &'static str)> {
 
 /// Returns the flag of a secret at the start of `text`.
 fn flag_at(text: &str) -> Option<&'static str> {
-    const FLAGS: [&str; 6] =
-        ["--build-arg", "build-arg:", "--secret", "--creds", "--password", "--token"];
+    const FLAGS: [&str; 8] = [
+        "--build-arg",
+        "build-arg:",
+        "--set",
+        "--var",
+        "--secret",
+        "--creds",
+        "--password",
+        "--token",
+    ];
     // --password-stdin is another flag.
     let goes_on = |c: char| c == '-' || c == '_' || c.is_ascii_alphanumeric();
     FLAGS.into_iter().find(|flag| {

@@ -16,6 +16,8 @@ pub(super) enum Meaning {
     Rebuild,
     /// It makes the build read what buildlock does not look into.
     Unseen,
+    /// It makes the build command build other targets, too, and read them.
+    OtherTargets,
     /// It names a file whose content counts.
     File,
     /// It counts. Of several, the last one does.
@@ -118,7 +120,6 @@ const UNSEEN: &[&str] = &[
     "device",
     "hooks-dir",
     "mount",
-    OTHER_TARGETS,
     "policy",
     "sbom-scanner-image",
     // It can put another image in the place of one that the Dockerfile names.
@@ -159,6 +160,9 @@ pub(super) fn meaning(name: &str) -> Meaning {
         (FILES, Meaning::File),
         (LAST_COUNTS, Meaning::LastCounts),
     ];
+    if name == OTHER_TARGETS {
+        return Meaning::OtherTargets;
+    }
     let list = lists.into_iter().find(|(list, _)| list.contains(&name));
     list.map_or(Meaning::AllCount, |(_, meaning)| meaning)
 }
