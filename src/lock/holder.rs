@@ -88,13 +88,9 @@ pub(super) fn describe(pid: u32, record: Option<Holder>, stat: &Stat) -> Holder 
         || record.command != command
         || !runs_in(pid, record.directory.as_deref())
         || !has_run_for(pid, record.held_for().unwrap_or_default());
-    // The kernel can name the user of a running process only.
-    let user = uid.map(|uid| match (user::find_name(uid), record.user) {
-        (Some(name), _) => name,
-        // A directory service may know the user.
-        (None, Some(claim)) if user::may_be_called(&claim) => format!("{claim} (uid {uid})"),
-        (None, _) => uid.to_string(),
-    });
+    // The kernel can name the user of a running process only. The name in the record may be
+    // anybody's invention.
+    let user = uid.map(user::name);
     Holder { user, host, gone, claimed: claimed || gone, ..record }
 }
 
