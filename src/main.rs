@@ -13,7 +13,7 @@ use anyhow::Result;
 use buildlock::cli::{CacheAction, Cli, Sub, parse};
 use buildlock::exit::{self, Exit, Failure};
 use buildlock::lock::place::Place;
-use buildlock::lock::{CACHE_LOCKS, Key, Pruned};
+use buildlock::lock::{Key, Pruned};
 use buildlock::record::Holder;
 use buildlock::subject::Subject;
 use buildlock::{cache, each, generate, lint, log, run, signals, status};
@@ -73,7 +73,7 @@ fn call(cli: Cli) -> Result<Exit> {
         }
         Sub::Prune => print_pruned(&place()?.look()?.prune()?, &mut out)?,
         Sub::Cache { action: CacheAction::Ls { json } } => {
-            cache::list(&place()?.look()?.notes(CACHE_LOCKS)?, json, &mut out)?;
+            cache::list(&*place()?.look()?, json, &mut out)?;
         }
         Sub::Cache { action: CacheAction::Forget { id } } => {
             let subject = Subject::Cache(id.clone());

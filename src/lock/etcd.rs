@@ -333,11 +333,12 @@ impl Notes for EtcdStore {
         (value.len() <= MEMORY_MAX).then_some(value)
     }
 
-    fn notes(&self, folder: &str) -> Result<Vec<Vec<u8>>> {
+    fn each_note(&self, folder: &str, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
         let all = [request::read_all(&self.keys().memories(folder))];
         let answer =
             self.client().transact(&[], &all, &[], WITHIN).map_err(|why| self.error(why))?;
-        Ok(answer.entries().map(|entry| entry.value).collect())
+        answer.entries().for_each(|entry| visit(&entry.value));
+        Ok(())
     }
 
     fn replace_note(&self, key: &Key, before: Option<&[u8]>, after: Option<&[u8]>) -> Result<bool> {

@@ -161,11 +161,12 @@ pub trait Notes: Send + Sync {
     /// Returns the line under this key, if there is one and it can be read.
     fn note(&self, key: &Key) -> Option<Vec<u8>>;
 
-    /// Returns all lines under keys of one kind, by its folder's name.
+    /// Calls `visit` with each line under keys of one kind, by its folder's name. Anybody can make
+    /// them too many to keep them all.
     ///
     /// # Errors
     /// The store cannot be read.
-    fn notes(&self, folder: &str) -> Result<Vec<Vec<u8>>>;
+    fn each_note(&self, folder: &str, visit: &mut dyn FnMut(&[u8])) -> Result<()>;
 
     /// Replaces the line `before` by `after`. Returns false if `before` is no longer there.
     ///

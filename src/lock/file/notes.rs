@@ -21,11 +21,13 @@ impl Notes for FileStore {
         read_line(&open_existing(&folder, relative.file_name()?).ok()?)
     }
 
-    fn notes(&self, folder: &str) -> Result<Vec<Vec<u8>>> {
-        let Some(folder_fd) = self.existing_folder(folder)? else { return Ok(Vec::new()) };
-        let entries = entries(&folder_fd, &self.path.join(folder), NOTE)?;
-        let files = entries.iter().filter_map(|it| open_existing(&folder_fd, &it.name).ok());
-        Ok(files.filter_map(|file| read_line(&file)).collect())
+    fn each_note(&self, folder: &str, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
+        let Some(folder_fd) = self.existing_folder(folder)? else { return Ok(()) };
+        for entry in entries(&folder_fd, &self.path.join(folder), NOTE)? {
+            let Ok(file) = open_existing(&folder_fd, &entry.name) else { continue };
+            read_line(&file).iter().for_each(|line| visit(line));
+        }
+        Ok(())
     }
 
     fn replace_note(&self, key: &Key, before: Option<&[u8]>, after: Option<&[u8]>) -> Result<bool> {
