@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -118,8 +119,13 @@ impl Held for HeldFile {
         let since = Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string());
         let record = self.record_of(Holder { since, ..(self.ourselves)() });
         self.recorded.set(true);
-        if let Err(error) = write_line(&self.lock.file, Some(&record)) {
-            tracing::debug!("{}: cannot say who holds the lock: {error}", self.lock.path.display());
+        let path = self.lock.path.display();
+        match write_line(&self.lock.file, Some(&record)) {
+            Err(error) if error.kind() == ErrorKind::FileTooLarge => {
+                tracing::warn!("{path} cannot name its holder: {error}");
+            }
+            Err(error) => tracing::debug!("{path}: cannot say who holds the lock: {error}"),
+            Ok(()) => {}
         }
     }
 

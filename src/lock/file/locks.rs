@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 // Since Rust 1.89, std's File has methods of the same names: fs2's are called by the trait's name.
 use fs2::FileExt as Flock;
-use rustix::fs::AtFlags;
 
 use super::super::holder;
 use super::super::kernel::AncestorsLocks;
@@ -16,9 +15,9 @@ use super::super::store::{Before, Held, Locks, Passing, Try};
 use super::folder::FileStore;
 use super::guard::Guard;
 use super::held::{LockFile, passes, would_block};
-use super::open::{VANISHED_MAX, is_foreign, is_named, is_out_of_reach, may_be_foreign};
+use super::open::{VANISHED_MAX, discard, is_foreign, is_named, is_out_of_reach, may_be_foreign};
 use crate::duration::Deadline;
-use crate::record::{FailedBuild, Holder};
+use crate::record::{FailedBuild, Holder, is_overgrown};
 use crate::scope::Scope;
 use crate::subject::Subject;
 
@@ -82,7 +81,7 @@ impl Locks for FileStore {
         };
         loop {
             let mut lock = self.block(key, deadline, flock)?;
-            if !lock.is_in_place() || self.is_replaced(&lock, mode)? {
+            if !lock.is_in_place() || self.is_replaced(&lock, key, mode)? {
                 continue;
             }
             self.outer.give_back(key);
@@ -182,7 +181,7 @@ impl FileStore {
                 }
                 Err(error) => return Err(lock.cannot(&error)),
             }
-            if self.is_replaced(&lock, mode)? {
+            if self.is_replaced(&lock, key, mode)? {
                 continue;
             }
             self.outer.give_back(key);
@@ -201,21 +200,26 @@ impl FileStore {
         ))
     }
 
-    /// Removes a file that we alone have locked, where root must have one of its own. A waiter finds
-    /// that it is no longer in place. Returns whether the file must be opened anew.
-    fn is_replaced(&self, lock: &LockFile, mode: LockMode) -> Result<bool> {
+    /// Removes a file that we alone have locked, where root must have one of its own, and a note that
+    /// is overgrown. A waiter finds that it is no longer in place. Returns whether the file must be
+    /// opened anew.
+    ///
+    /// An overgrown lock file stays, without a record: a script that waits for it by its path would
+    /// not notice that it was removed.
+    fn is_replaced(&self, lock: &LockFile, key: &Key, mode: LockMode) -> Result<bool> {
         let stat = rustix::fs::fstat(&lock.file)?;
+        let is_useless = key.is_memory() && is_overgrown(&lock.file);
         // Others may hold a shared lock beside us, and the guard has to be enough.
-        if mode == LockMode::Shared || !may_be_foreign(&stat) {
+        if mode == LockMode::Shared || !(is_useless || may_be_foreign(&stat)) {
             return Ok(false);
         }
         let Ok(place) = lock.place() else { return Ok(true) };
-        if !is_foreign(&stat, &place.folder) {
+        if !is_useless && !is_foreign(&stat, &place.folder) {
             return Ok(false);
         }
         if is_named(&lock.file, &place.folder, place.name) {
             // Where that is not possible, the guard has to be enough.
-            return Ok(rustix::fs::unlinkat(&place.folder, place.name, AtFlags::empty()).is_ok());
+            return Ok(discard(&lock.file, &place.folder, place.name).is_ok());
         }
         Ok(true)
     }

@@ -9,7 +9,7 @@ use super::super::store::Notes;
 use super::folder::{FileStore, NOTE, entries};
 use super::held::LockFile;
 use super::open::open_existing;
-use crate::record::{read_line, replace_text};
+use crate::record::{empty, read_line, replace_text};
 
 /// How long to wait for another writer, which needs next to no time.
 const WRITERS_GRACE: Duration = Duration::from_millis(500);
@@ -51,7 +51,7 @@ impl Notes for FileStore {
         }
         let written = match after {
             Some(line) => replace_text(&file, line),
-            None => file.set_len(0),
+            None => empty(&file),
         };
         written.with_context(|| format!("cannot write {}", path.display()))?;
         Ok(true)

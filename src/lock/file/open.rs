@@ -3,12 +3,14 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::umask::whatever_the_umask;
+use crate::record::is_overgrown;
 
 /// How often a lock file may vanish before that is an error. Each time, another process has just
 /// removed it, so that many in a row are not a coincidence.
@@ -201,6 +203,18 @@ pub(super) fn remove_foreign(folder: &OwnedFd, name: &OsStr) -> bool {
     let there = look(folder, name);
     there.is_ok_and(|there| is_foreign(&there, folder))
         && rustix::fs::unlinkat(folder, name, AtFlags::empty()).is_ok()
+}
+
+/// Takes a file's name away. An overgrown one only gets another name, which 'buildlock prune'
+/// removes: with its last name, we would free it when we close it.
+pub(super) fn discard(file: &File, folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+    if !is_overgrown(file) {
+        return rustix::fs::unlinkat(folder, name, AtFlags::empty());
+    }
+    let bytes = name.as_bytes();
+    let stem = bytes.split(|&c| c == b'.').next().unwrap_or_default();
+    let aside = [stem, format!(".discarded-{:016x}.lock", fastrand::u64(..)).as_bytes()].concat();
+    rustix::fs::renameat(folder, name, folder, &*aside)
 }
 
 /// Returns whether this file is the one that `name` in `folder` names.
