@@ -290,11 +290,12 @@ impl Locks for EtcdStore {
         Some(Holder { shares, ..Record::of(holder).into_holder(&ancestors) })
     }
 
-    fn held_by_ancestors(&self) -> Vec<Subject> {
+    fn held_by_ancestors(&self) -> Result<Vec<Subject>> {
         let ancestors = ancestors_everywhere();
         let queues = self.all_queues().unwrap_or_default();
         let records = queues.iter().flat_map(|queue| queue.holders().into_iter().map(Record::of));
-        records.filter(|it| it.is_one_of(&ancestors)).filter_map(|it| it.holder.subject()).collect()
+        let theirs = records.filter(|it| it.is_one_of(&ancestors));
+        Ok(theirs.filter_map(|it| it.holder.subject()).collect())
     }
 
     fn location(&self, key: &Key) -> PathBuf {

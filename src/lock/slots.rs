@@ -109,19 +109,22 @@ enum From {
 
 impl Slots {
     /// Returns the slots for a caller that says that `limit` builds may run at once.
-    pub fn new(store: &Arc<dyn Store>, limit: u16) -> Self {
+    ///
+    /// # Errors
+    /// It cannot be seen which of them outer calls hold.
+    pub fn new(store: &Arc<dyn Store>, limit: u16) -> Result<Self> {
         let mut inner = Vec::new();
         if store.may_be_held_by_ancestors() {
-            let outer = store.held_by_ancestors().into_iter().filter(|it| it.slot().is_some());
-            inner.extend(outer.map(|slot| {
+            let outer = store.held_by_ancestors()?.into_iter().filter(|it| it.slot().is_some());
+            for slot in outer {
                 let mut key = Key::new(slot);
-                while store.held_by_ancestors_as(&key).is_some() {
+                while store.held_by_ancestors_as(&key)?.is_some() {
                     key = key.nested();
                 }
-                key
-            }));
+                inner.push(key);
+            }
         }
-        Slots { store: Arc::clone(store), limit, inner }
+        Ok(Slots { store: Arc::clone(store), limit, inner })
     }
 
     /// Returns how many lock files a caller may have open at once beside its own: to wait for that
@@ -296,7 +299,7 @@ impl Slots {
         if !self.inner.is_empty() || !self.store.may_be_held_by_ancestors() {
             return;
         }
-        if let Some(theirs) = self.store.held_by_ancestors().first() {
+        if let Some(theirs) = self.store.held_by_ancestors().unwrap_or_default().first() {
             log::slot_may_deadlock(theirs);
         }
     }

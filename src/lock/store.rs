@@ -64,9 +64,14 @@ pub trait Locks: Send + Sync {
     }
 
     /// Returns how calls that this one runs inside of hold the lock, if they do.
-    fn held_by_ancestors_as(&self, key: &Key) -> Option<LockMode> {
-        let holder = self.holder(key, None).filter(|holder| holder.is_our_ancestor)?;
-        Some(if holder.shares { LockMode::Shared } else { LockMode::Exclusive })
+    ///
+    /// # Errors
+    /// It takes too long to find out. A caller must not wait then: if they do, it would wait for its
+    /// own ancestor.
+    fn held_by_ancestors_as(&self, key: &Key) -> Result<Option<LockMode>> {
+        let holder = self.holder(key, None).filter(|holder| holder.is_our_ancestor);
+        let mode = |shares| if shares { LockMode::Shared } else { LockMode::Exclusive };
+        Ok(holder.map(|holder| mode(holder.shares)))
     }
 
     /// Returns false if it is clear at once that ancestors of this process hold no locks.
@@ -75,7 +80,10 @@ pub trait Locks: Send + Sync {
     }
 
     /// Returns what ancestors of this process hold in this store. This can take long.
-    fn held_by_ancestors(&self) -> Vec<Subject>;
+    ///
+    /// # Errors
+    /// It takes too long to find out.
+    fn held_by_ancestors(&self) -> Result<Vec<Subject>>;
 
     /// Returns where a person finds the lock.
     fn location(&self, key: &Key) -> PathBuf;
@@ -243,7 +251,8 @@ pub trait Held: Send {
     /// The store cannot be used; the lock is no longer held.
     fn share(&mut self) -> Result<bool>;
 
-    /// Returns the descriptors that keep the lock held in a child that inherits them.
+    /// Returns the descriptors that keep the lock held in a child that inherits them. Several locks
+    /// may have one in common.
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
     }

@@ -89,7 +89,7 @@ impl Inspect for FileStore {
 
     fn file(&self, key: &Key) -> Result<PathBuf> {
         self.open_file(key)?;
-        self.open_guard(key)?;
+        self.guard(key)?;
         Ok(self.path_of(key))
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::umask::whatever_the_umask;
@@ -218,9 +218,23 @@ pub(super) fn discard(file: &File, folder: &OwnedFd, name: &OsStr) -> Result<(),
 }
 
 /// Returns whether this file is the one that `name` in `folder` names.
+///
+/// Nothing is opened for that: anybody can lock very many bytes of the guard, and the kernel goes
+/// through all of them whenever a descriptor of it is closed. Nor is anything asked of the file
+/// system that a user may have mounted there.
 pub(super) fn is_named(file: &File, folder: &OwnedFd, name: &OsStr) -> bool {
-    let there = look(folder, name);
-    there.is_ok_and(|there| is_same(file, &there))
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    match retry_on_intr(|| rustix::fs::statx(folder, name, flags, StatxFlags::INO)) {
+        Ok(there) => rustix::fs::fstat(file).is_ok_and(|ours| {
+            let device = rustix::fs::makedev(there.stx_dev_major, there.stx_dev_minor);
+            (ours.st_dev, ours.st_ino) == (device, there.stx_ino)
+        }),
+        // A container that does not know this system call.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            look(folder, name).is_ok_and(|there| is_same(file, &there))
+        }
+        Err(_) => false,
+    }
 }
 
 fn is_same(file: &File, stat: &Stat) -> bool {

@@ -23,7 +23,7 @@ use crate::spawn;
 impl Several for FileStore {
     fn held_among(&self, keys: &[Key]) -> Result<Vec<Key>> {
         let Some(first) = keys.first() else { return Ok(Vec::new()) };
-        let guard = self.open_guard(first)?;
+        let guard = self.own_guard(first)?;
         let folder = self.folder_of(first)?;
         let there = entries(&folder, &self.path.join(first.folder()), LOCK)?;
         let there: Vec<OsString> = there.into_iter().map(|entry| entry.name).collect();
@@ -75,7 +75,7 @@ impl FileStore {
         const PAUSE: Duration = Duration::from_millis(50);
         loop {
             if let Some(lock) = self.open_unless_leased(key)? {
-                return Ok(LockFile { guard: self.open_guard(key)?, ..lock });
+                return Ok(LockFile { guard: self.own_guard(key)?, ..lock });
             }
             std::thread::sleep(PAUSE);
         }
