@@ -108,7 +108,9 @@ pub fn forget(store: &dyn Store, id: &str) -> Result<bool> {
     let was_warm = Memory::read(before.as_deref()).cool();
     let is_held = |held: &HeldLock| held.cache.as_deref() == Some(id);
     // Any user can make the list of locks too long to read.
-    let is_in_use = store.held().map_or(true, |held| held.iter().any(is_held));
+    let is_in_use = store
+        .held()
+        .map_or(true, |locks| locks.incomplete.is_some() || locks.held.iter().any(is_held));
     // Without a build under way nobody would look for a mark, and nothing has to be left.
     if !is_in_use && (before.is_none() || store.replace_note(&key, before.as_deref(), None)?) {
         return Ok(was_warm);

@@ -47,7 +47,8 @@ use self::record::{Record, ancestors_everywhere};
 use self::session::Session;
 use super::key::{Key, LockMode};
 use super::store::{
-    Before, Held, HeldLock, Inspect, Locks, Notes, Passing, Pruned, Several, Try, in_order,
+    Before, Held, HeldLock, Inspect, Locks, Notes, Overview, Passing, Pruned, Several, Try,
+    in_order,
 };
 use crate::duration::Deadline;
 use crate::record::{FailedBuild, Holder};
@@ -356,7 +357,7 @@ impl Notes for EtcdStore {
 }
 
 impl Inspect for EtcdStore {
-    fn held(&self) -> Result<Vec<HeldLock>> {
+    fn held(&self) -> Result<Overview> {
         let ancestors = ancestors_everywhere();
         let mut held: Vec<HeldLock> = Vec::new();
         let mut turnstiles = Vec::new();
@@ -385,7 +386,7 @@ impl Inspect for EtcdStore {
                 });
             }
         }
-        Ok(in_order(held, turnstiles))
+        Ok(Overview { held: in_order(held, turnstiles), incomplete: None })
     }
 
     /// Removes nothing: what a holder leaves behind ends with its lease.

@@ -60,7 +60,10 @@ impl KernelLocks {
         let mut all: Vec<Entry> = Vec::new();
         for _ in 0..3 {
             let Some(reading) = Self::read_once(until) else {
-                bail!("the kernel's list of locks (/proc/locks) takes too long to read");
+                bail!(
+                    "the kernel's list of locks (/proc/locks) takes too long to read, because \
+                     somebody holds very many"
+                );
             };
             all.extend(reading.locks);
         }
@@ -90,21 +93,25 @@ impl KernelLocks {
 
     /// Returns the holders of the lock on the file, and whether they share it, once two readings in a
     /// row agree. The kernel returns its list page by page, so while other locks come and go a line
-    /// may be missing or appear twice. Returns no holders if that takes longer than `within`.
-    pub(super) fn holders_within(within: Duration, stat: &Stat, file: &File) -> (Vec<u32>, bool) {
+    /// may be missing or appear twice. Returns `None` if that takes longer than `within`.
+    pub(super) fn holders_within(
+        within: Duration,
+        stat: &Stat,
+        file: &File,
+    ) -> Option<(Vec<u32>, bool)> {
         let until = Instant::now() + within;
         let read = || {
             let locks = Self::read_once(until)?;
             Some((locks.holders(stat, file), locks.is_shared(stat, file)))
         };
-        let Some(mut last) = read() else { return (Vec::new(), false) };
+        let mut last = read()?;
         while let Some(now) = read() {
             if now == last {
                 break;
             }
             last = now;
         }
-        last
+        Some(last)
     }
 
     /// Reads the text of the kernel's list. Ignores lines about locks other than those of `flock(2)`.
@@ -484,7 +491,10 @@ nonsense
 
     #[test]
     fn search_that_ends_at_its_bounds_says_so_unless_it_has_found_what_it_looked_for() {
-        assert!(!AncestorsLocks::look_within(Bounds::of(1, Duration::from_secs(60)), |_| false).are_all());
+        assert!(
+            !AncestorsLocks::look_within(Bounds::of(1, Duration::from_secs(60)), |_| false)
+                .are_all()
+        );
         assert!(AncestorsLocks::look_within(Bounds::generous(), |_| false).are_all());
         let file = tempfile::tempfile().unwrap();
         fs2::FileExt::lock_exclusive(&file).unwrap();

@@ -209,7 +209,7 @@ pub trait Inspect: Send + Sync {
     ///
     /// # Errors
     /// The store cannot be read.
-    fn held(&self) -> Result<Vec<HeldLock>>;
+    fn held(&self) -> Result<Overview>;
 
     /// Removes what is left of locks that nobody holds or waits for, and notes that are empty.
     ///
@@ -286,6 +286,14 @@ impl std::fmt::Display for Passing {
 
 impl std::error::Error for Passing {}
 
+/// Locks that are held.
+pub struct Overview {
+    /// Those that are known.
+    pub held: Vec<HeldLock>,
+    /// Why there may be others.
+    pub incomplete: Option<anyhow::Error>,
+}
+
 /// What is known of a lock that is held. Of a shared lock there is one for each holder.
 #[derive(Debug, Serialize)]
 pub struct HeldLock {
@@ -311,6 +319,23 @@ pub struct HeldLock {
     /// For slots, the callers that wait, with the first slot.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<Holder>,
+}
+
+impl HeldLock {
+    /// Describes a lock that one process holds alone, and that nobody waits for.
+    pub(super) fn of(holder: Holder, subject: Option<&Subject>, lock: PathBuf) -> Self {
+        HeldLock {
+            tag: subject.and_then(Subject::tag).map(str::to_owned),
+            name: subject.and_then(Subject::name).map(str::to_owned),
+            cache: subject.and_then(Subject::cache).map(str::to_owned),
+            slot: subject.and_then(Subject::slot),
+            lock,
+            holder,
+            shared: false,
+            waiters: 0,
+            waiting: Vec::new(),
+        }
+    }
 }
 
 /// Sorts locks by what they protect, and counts the waiters in a turnstile with the lock behind it.
