@@ -266,14 +266,17 @@ pub(super) fn create_file(folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     }
     // Without a temporary name, a process that is killed here leaves nothing behind.
     let create = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-    match whatever_the_umask(|| rustix::fs::openat(folder, name, create, mode)) {
+    let created = whatever_the_umask(|| {
+        let file = rustix::fs::openat(folder, name, create, mode)?;
         // A default ACL removes bits whatever the umask. A file system without modes (vfat, SMB)
         // gives all files the same.
-        Ok(file) => match rustix::fs::fchmod(file, mode) {
+        match rustix::fs::fchmod(file, mode) {
             Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
             changed => changed,
-        },
+        }
+    });
+    match created {
         Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(error),
+        created => created,
     }
 }
