@@ -28,7 +28,8 @@ use rustix::io;
 
 use super::super::key::LockMode;
 use super::directory::open_lock_folder;
-use super::open::{NotALock, VANISHED_MAX, create_file, is_named, open_existing, remove_foreign};
+use super::exchange::replace_foreign;
+use super::open::{NotALock, VANISHED_MAX, create_file, is_named, open_existing};
 use crate::reference::sha256;
 
 /// The guard's name in the lock folder.
@@ -213,7 +214,7 @@ enum Opened {
 /// for messages.
 fn open_once(folder: &OwnedFd, path: &Path) -> Result<Opened> {
     // If another user created the guard, root needs one that only root can unlink.
-    if remove_foreign(folder, OsStr::new(NAME)) {
+    if replace_foreign(folder, OsStr::new(NAME)) {
         return Ok(Opened::Changed);
     }
     match open_existing(folder, OsStr::new(NAME)) {

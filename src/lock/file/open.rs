@@ -198,13 +198,6 @@ pub(super) fn is_out_of_reach(file: &Stat, folder: &OwnedFd) -> bool {
         || rustix::fs::fstat(folder).is_ok_and(|folder| folder.st_uid == file.st_uid)
 }
 
-/// Removes a file that root must replace, and returns whether it did.
-pub(super) fn remove_foreign(folder: &OwnedFd, name: &OsStr) -> bool {
-    let there = look(folder, name);
-    there.is_ok_and(|there| is_foreign(&there, folder))
-        && rustix::fs::unlinkat(folder, name, AtFlags::empty()).is_ok()
-}
-
 /// Takes a file's name away. An overgrown one only gets another name, which 'buildlock prune'
 /// removes: with its last name, we would free it when we close it.
 pub(super) fn discard(file: &File, folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
