@@ -66,7 +66,7 @@ fn call(cli: Cli) -> Result<Exit> {
             let Overview { held, incomplete } = place()?.look()?.held()?;
             status::print(&held, json, &mut out)?;
             if let Some(why) = incomplete {
-                return Err(why.into());
+                return Err(why);
             }
         }
         Sub::Path { tag, lock } => {

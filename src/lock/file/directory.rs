@@ -174,8 +174,9 @@ pub(super) fn warn_of_owners_above(path: &Path) {
 
 /// Returns the owner of a folder, if that is neither root nor this user.
 fn other_owner(folder: &Stat) -> Option<String> {
-    let (owner, ours) = (folder.st_uid, rustix::process::geteuid().as_raw());
-    (owner != ROOT && owner != ours && is_mapped(owner)).then(|| user::name(owner))
+    let owner = folder.st_uid;
+    let is_other = owner != ROOT && owner != rustix::process::geteuid().as_raw();
+    (is_other && is_mapped(owner)).then(|| user::name(owner))
 }
 
 /// Returns who, beside its owner, may remove other users' files from a folder.

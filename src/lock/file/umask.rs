@@ -44,7 +44,7 @@ mod tests {
             rustix::fs::mkdir(&path, Mode::from_raw_mode(0o777))
         };
         std::thread::scope(|threads| {
-            let made = threads.spawn(|| whatever_the_umask(&create));
+            let made = threads.spawn(|| whatever_the_umask(create));
             rustix::io::read(&began, &mut [0]).unwrap();
             assert_eq!(mode_of_new("meanwhile"), before);
             rustix::io::write(&end, b"x").unwrap();
