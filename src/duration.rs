@@ -90,7 +90,6 @@ impl Deadline {
 
     /// Returns the time left until `grace` after the deadline: zero after that, none without a
     /// limit.
-    #[cfg_attr(not(feature = "etcd"), expect(dead_code, reason = "only etcd needs it"))]
     pub(crate) fn left_with(&self, grace: Duration) -> Option<Duration> {
         let at = self.at?.checked_add(grace)?;
         Some(at.saturating_duration_since(Instant::now()))

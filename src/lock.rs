@@ -23,5 +23,5 @@ pub use self::key::{BUILD_SLOTS, CACHE_LOCKS, IMAGE_LOCKS, Key, LockMode, NAMED_
 pub(crate) use self::slots::SLOTS_MAX;
 pub use self::slots::{Slots, Turned};
 pub use self::store::{
-    Held, HeldLock, Inspect, Locks, Notes, Passing, Pruned, Several, Store, Try, Woken,
+    Held, HeldLock, Inspect, Locks, Notes, Overview, Passing, Pruned, Several, Store, Try, Woken,
 };

@@ -174,11 +174,9 @@ impl std::fmt::Display for Waiting<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.holder {
             Some(holder) => write!(f, "{}: waiting for {holder}", self.subject),
-            None => write!(
-                f,
-                "{}: waiting for its lock, held by a process that cannot be seen from here",
-                self.subject
-            ),
+            None => {
+                write!(f, "{}: waiting for its lock; it is not known who holds it", self.subject)
+            }
         }
     }
 }

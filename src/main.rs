@@ -13,7 +13,7 @@ use anyhow::Result;
 use buildlock::cli::{CacheAction, Cli, Sub, parse};
 use buildlock::exit::{self, Exit, Failure};
 use buildlock::lock::place::Place;
-use buildlock::lock::{CACHE_LOCKS, Key, Pruned};
+use buildlock::lock::{Key, Overview, Pruned};
 use buildlock::record::Holder;
 use buildlock::subject::Subject;
 use buildlock::{cache, each, generate, lint, log, run, signals, status};
@@ -63,7 +63,11 @@ fn call(cli: Cli) -> Result<Exit> {
     };
     match subcommand {
         Sub::Status { json } => {
-            status::print(&place()?.look()?.held()?, json, &mut out)?;
+            let Overview { held, incomplete } = place()?.look()?.held()?;
+            status::print(&held, json, &mut out)?;
+            if let Some(why) = incomplete {
+                return Err(why);
+            }
         }
         Sub::Path { tag, lock } => {
             let subject = tag.as_ref().map(Subject::from).or(lock.map(Subject::Named));
@@ -73,7 +77,7 @@ fn call(cli: Cli) -> Result<Exit> {
         }
         Sub::Prune => print_pruned(&place()?.look()?.prune()?, &mut out)?,
         Sub::Cache { action: CacheAction::Ls { json } } => {
-            cache::list(&place()?.look()?.notes(CACHE_LOCKS)?, json, &mut out)?;
+            cache::list(&*place()?.look()?, json, &mut out)?;
         }
         Sub::Cache { action: CacheAction::Forget { id } } => {
             let subject = Subject::Cache(id.clone());

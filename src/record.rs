@@ -4,7 +4,8 @@
 //! with what the kernel knows of the process.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::io::{Error, ErrorKind};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,8 +16,10 @@ use crate::subject::Subject;
 use crate::user;
 use crate::visible::escaped_and_shortened;
 
-/// Largest record that is read, in bytes.
+/// Largest record that is read or written, in bytes, with the end of its line.
 const RECORD_MAX: usize = 64 * 1024;
+/// Largest file that is emptied, in bytes. buildlock writes less.
+const EMPTIED_MAX: u64 = 1 << 20;
 
 /// A holder, as its record in the lock file (one line of JSON) and the kernel describe it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -229,8 +232,12 @@ pub fn read_result(file: &File) -> Option<FailedBuild> {
 /// # Errors
 /// The file cannot be written.
 pub fn write_line(file: &File, line: Option<&impl Serialize>) -> std::io::Result<()> {
-    let Some(line) = line else { return file.set_len(0) };
-    replace_text(file, &serde_json::to_vec(line)?)
+    let Some(line) = line else { return empty(file) };
+    let line = serde_json::to_vec(line)?;
+    if line.len() >= RECORD_MAX {
+        return Err(ErrorKind::InvalidInput.into());
+    }
+    replace_text(file, &line)
 }
 
 /// Replaces the content of a file by this line.
@@ -238,8 +245,30 @@ pub(crate) fn replace_text(file: &File, line: &[u8]) -> std::io::Result<()> {
     // The file is emptied first. A full disk may then leave half a line, which readers reject,
     // instead of a new start with an old end. If two processes write at once, the line of the
     // later one comes first.
-    file.set_len(0)?;
+    empty(file)?;
     file.write_all_at(&[line, b"\n"].concat(), 0)
+}
+
+/// Removes the content of a lock file or a note.
+///
+/// # Errors
+/// The file is overgrown ([`ErrorKind::FileTooLarge`]), or cannot be written.
+pub(crate) fn empty(file: &File) -> std::io::Result<()> {
+    if is_overgrown(file) {
+        return Err(Error::new(
+            ErrorKind::FileTooLarge,
+            "it has grown to more than buildlock writes; 'buildlock prune' removes it",
+        ));
+    }
+    file.set_len(0)
+}
+
+/// Returns whether a file has more in it than buildlock writes. Anybody may add to it, and to empty
+/// or free it, the kernel needs a time that grows with it and that no time limit reaches.
+pub(crate) fn is_overgrown(file: &File) -> bool {
+    const BLOCK: u64 = 512;
+    // A file may have blocks beyond its end, and file systems add some.
+    file.metadata().is_ok_and(|it| it.len() > EMPTIED_MAX || it.blocks() > 2 * EMPTIED_MAX / BLOCK)
 }
 
 #[cfg(test)]
@@ -272,6 +301,24 @@ mod tests {
         file.write_all_at(&vec![b' '; 1 << 20], 0).unwrap();
         file.write_all_at(b"\n", 1 << 20).unwrap();
         assert_eq!(read_record(&file), None);
+    }
+
+    #[test]
+    fn file_that_others_have_made_large_is_not_emptied() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"x\n", EMPTIED_MAX).unwrap();
+        let refused = write_line(&file, Some(&Holder::default())).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::FileTooLarge);
+        assert_eq!(empty(&file).unwrap_err().kind(), ErrorKind::FileTooLarge);
+        assert_eq!(file.metadata().unwrap().len(), EMPTIED_MAX + 2);
+    }
+
+    #[test]
+    fn record_that_nobody_would_read_is_not_written() {
+        let file = tempfile::tempfile().unwrap();
+        let long = Holder { command: Some("x".repeat(RECORD_MAX)), ..Holder::default() };
+        write_line(&file, Some(&long)).unwrap_err();
+        assert_eq!(file.metadata().unwrap().len(), 0);
     }
 
     #[test]

@@ -151,7 +151,7 @@ impl Job {
         let request = child::RunRequest {
             command: labelled.as_ref().map_or(&self.command, |labelled| &labelled.command),
             environment: forced.into_iter().chain(fence).chain(label).collect(),
-            lock_descriptors: locks.iter().flat_map(|lock| lock.descriptors()).collect(),
+            lock_descriptors: locks.descriptors(),
             expiry: expiry.as_deref(),
             limit: self.build_timeout,
             kill_after: self.kill_after,

@@ -33,25 +33,40 @@ pub(crate) fn our_name() -> String {
 
 /// Returns the name of a user, or the number if the file has no name for it.
 pub(crate) fn name(number: u32) -> String {
-    find_name(number).unwrap_or_else(|| number.to_string())
+    with_number(number).map_or_else(|| number.to_string(), |user| user.name)
 }
 
-/// Returns the name of a user, if the file has one.
-pub(crate) fn find_name(number: u32) -> Option<String> {
-    with_number(number).map(|user| user.name)
+/// Returns whether no other user is in this group, as far as `/etc/passwd` and `/etc/group` tell.
+pub(crate) fn is_alone_in_group(user: u32, group: u32) -> bool {
+    let read = |path| std::fs::read(path).unwrap_or_default();
+    is_alone(&read("/etc/passwd"), &read("/etc/group"), user, group)
 }
 
-/// Returns whether a user who is missing from the file may have this name, because a directory
-/// service may know that user. It must look like a name, and must not belong to a user in the file.
-pub(crate) fn may_be_called(name: &str) -> bool {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
-    let is_taken = || {
-        let mut names =
-            passwd.split(|&c| c == b'\n').filter_map(|line| line.split(|&c| c == b':').next());
-        names.any(|taken| taken == name.as_bytes())
-    };
-    name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(is_plain) && !is_taken()
+fn is_alone(passwd: &[u8], groups: &[u8], user: u32, group: u32) -> bool {
+    let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse::<u32>().ok();
+    let lines = |file| <[u8]>::split(file, |&c| c == b'\n').map(fields);
+    let mut has_ours = user == group;
+    for line in lines(groups) {
+        let [_, _, its_number, members, ..] = line[..] else { continue };
+        if number(its_number) != Some(group) {
+            continue;
+        }
+        has_ours = true;
+        let mut members = members.split(|&c| c == b',').filter(|name| !name.is_empty());
+        let ours = find(passwd, user).map(|user| user.name);
+        if members.any(|name| ours.as_deref().map(str::as_bytes) != Some(name)) {
+            return false;
+        }
+    }
+    has_ours
+        && lines(passwd).all(|line| {
+            let [_, _, its_user, its_group, ..] = line[..] else { return true };
+            number(its_group) != Some(group) || number(its_user) == Some(user)
+        })
+}
+
+fn fields(line: &[u8]) -> Vec<&[u8]> {
+    line.split(|&c| c == b':').collect()
 }
 
 fn with_number(number: u32) -> Option<User> {
@@ -61,8 +76,7 @@ fn with_number(number: u32) -> Option<User> {
 /// Returns the user in the first line that has this number.
 fn find(passwd: &[u8], number: u32) -> Option<User> {
     passwd.split(|&c| c == b'\n').find_map(|line| {
-        let fields: Vec<&[u8]> = line.split(|&c| c == b':').collect();
-        let [name, _, uid, _, _, home, ..] = fields[..] else { return None };
+        let [name, _, uid, _, _, home, ..] = fields(line)[..] else { return None };
         let uid: u32 = std::str::from_utf8(uid).ok()?.parse().ok()?;
         (uid == number && !name.is_empty()).then(|| User {
             name: String::from_utf8_lossy(name).into_owned(),
@@ -96,6 +110,19 @@ mod tests {
     fn names_need_not_be_utf_8() {
         let user = find(PASSWD, 1002);
         assert_eq!(user.map(|user| user.home), Some(OsStr::from_bytes(b"/home/\xff").into()));
+    }
+
+    #[test]
+    fn group_that_others_are_in_is_not_a_users_own() {
+        let groups = b"root:x:0:\nalice:x:1000:alice\nstaff:x:50:\ndev:x:60:alice,bob\n";
+        let is_alone = |passwd, user, group| is_alone(passwd, groups, user, group);
+        let apart = b"root:x:0:0::/:\nalice:x:1000:1000::/:\nbob:x:1001:50::/:\n";
+        assert!(is_alone(apart, 0, 0));
+        assert!(is_alone(apart, 1000, 1000));
+        assert!(!is_alone(apart, 0, 60));
+        assert!(!is_alone(apart, 0, 50), "it is bob's first group");
+        assert!(!is_alone(apart, 0, 70), "only a directory service knows the group");
+        assert!(is_alone(apart, 2000, 2000), "a directory service knows the user");
     }
 
     #[test]

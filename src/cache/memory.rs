@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::lock::{HeldLock, Key, Notes, Store};
+use crate::lock::{CACHE_LOCKS, HeldLock, Key, Notes, Store};
 use crate::subject::Subject;
 use crate::visible::escaped_and_shortened;
 
@@ -108,7 +108,9 @@ pub fn forget(store: &dyn Store, id: &str) -> Result<bool> {
     let was_warm = Memory::read(before.as_deref()).cool();
     let is_held = |held: &HeldLock| held.cache.as_deref() == Some(id);
     // Any user can make the list of locks too long to read.
-    let is_in_use = store.held().map_or(true, |held| held.iter().any(is_held));
+    let is_in_use = store
+        .held()
+        .map_or(true, |locks| locks.incomplete.is_some() || locks.held.iter().any(is_held));
     // Without a build under way nobody would look for a mark, and nothing has to be left.
     if !is_in_use && (before.is_none() || store.replace_note(&key, before.as_deref(), None)?) {
         return Ok(was_warm);
@@ -125,10 +127,15 @@ pub fn forget(store: &dyn Store, id: &str) -> Result<bool> {
 /// Prints what is remembered of caches, as a table or as a JSON array.
 ///
 /// # Errors
-/// The output cannot be written.
-pub fn list(lines: &[Vec<u8>], json: bool, out: &mut impl Write) -> Result<()> {
-    let memories = lines.iter().filter_map(|line| serde_json::from_slice::<Memory>(line).ok());
-    let mut memories: Vec<Memory> = memories.filter(|memory| !memory.warm.is_empty()).collect();
+/// The store cannot be read, or the output cannot be written.
+pub fn list(notes: &dyn Store, json: bool, out: &mut impl Write) -> Result<()> {
+    let mut memories: Vec<Memory> = Vec::new();
+    notes.each_note(CACHE_LOCKS, &mut |line| {
+        let memory = Memory::read(Some(line));
+        if !memory.warm.is_empty() {
+            memories.push(memory);
+        }
+    })?;
     memories.sort_by(|a, b| a.cache.cmp(&b.cache));
     if json {
         let memories: Vec<Memory> = memories.into_iter().map(Memory::escaped).collect();

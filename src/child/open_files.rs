@@ -12,8 +12,9 @@ pub(crate) fn make_room(locks: usize) -> Rlimit {
     /// The standard streams, pipes, the engine, a folder that is read.
     const OTHERS: u64 = 32;
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    /// A lock file, the guard, and the high copies of both that the build command inherits.
-    const FOR_EACH: u64 = 4;
+    /// A lock file, and the high copy that the build command inherits. To wait for one of several
+    /// locks, the file and the guard.
+    const FOR_EACH: u64 = 2;
     let needed = HIGH as u64 + FOR_EACH * locks as u64 + OTHERS;
     if limit.current.is_some_and(|current| current < needed) {
         let current = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
@@ -24,7 +25,7 @@ pub(crate) fn make_room(locks: usize) -> Rlimit {
     // Grow the table of descriptors to the high numbers now. If it grew while there are two
     // threads, the kernel would first wait until no processor reads the old table (expand_fdtable()
     // and synchronize_rcu() in Linux): up to 20 ms, with the lock held.
-    let highest = HIGH.saturating_add(RawFd::try_from(2 * locks).unwrap_or(RawFd::MAX));
+    let highest = HIGH.saturating_add(RawFd::try_from(locks + 1).unwrap_or(RawFd::MAX));
     drop(copy_from(std::io::stderr().as_fd(), highest));
     limit
 }

@@ -147,8 +147,9 @@ mod tests {
             self.0.lock().unwrap().clone()
         }
 
-        fn notes(&self, _: &str) -> Result<Vec<Vec<u8>>> {
-            Ok(self.note(&Key::new((&tag()).into())).into_iter().collect())
+        fn each_note(&self, _: &str, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
+            self.note(&Key::new((&tag()).into())).iter().for_each(|line| visit(line));
+            Ok(())
         }
 
         fn replace_note(&self, _: &Key, _: Option<&[u8]>, after: Option<&[u8]>) -> Result<bool> {

@@ -96,14 +96,14 @@ pub fn take_in_turn(
         // Never share a lock with an ancestor. Other calls inside that ancestor take the nested
         // lock, so sharing here would not exclude them. Ask before entering the turnstile, so that
         // nobody waits there for the answer.
-        let mut theirs = store.held_by_ancestors_as(&key);
+        let mut theirs = store.held_by_ancestors_as(&key)?;
         if theirs.is_none() {
             if let Some(turn) = take_through_turnstile(store, &key, deadline, &mut reported, mode)?
             {
                 return Ok(turn);
             }
             // An ancestor has taken it in the meantime, unless it had the turnstile alone.
-            theirs = store.held_by_ancestors_as(&key);
+            theirs = store.held_by_ancestors_as(&key)?;
         }
         let Some(theirs) = theirs else { continue };
         tracing::debug!("{}: an ancestor of this process holds the lock", key.subject());
@@ -165,7 +165,7 @@ pub fn try_take(store: &Arc<dyn Store>, subject: Subject) -> Result<Option<Box<d
         if let Try::Held(held) = try_at_once(store, &key, LockMode::Exclusive)? {
             return Ok(Some(held));
         }
-        if store.held_by_ancestors_as(&key).is_none() {
+        if store.held_by_ancestors_as(&key)?.is_none() {
             return Ok(None);
         }
         key = key.nested();
@@ -184,7 +184,7 @@ pub fn try_in_turn(
     inside: &mut dyn FnMut(LockMode) -> Result<()>,
 ) -> Result<Option<Box<dyn Held>>> {
     let mut key = Key::new(subject);
-    while let Some(theirs) = store.held_by_ancestors_as(&key) {
+    while let Some(theirs) = store.held_by_ancestors_as(&key)? {
         inside(theirs)?;
         key = key.nested();
     }
@@ -213,7 +213,7 @@ fn take_unless_ancestor_holds(
         Try::Held(held) => return Ok(Some(Turn::Held(held))),
         Try::Busy(before) => before,
     };
-    if store.held_by_ancestors_as(&key.itself()).is_some() {
+    if store.held_by_ancestors_as(&key.itself())?.is_some() {
         return Ok(None);
     }
     if deadline.is_at_once() {

@@ -47,7 +47,8 @@ use self::record::{Record, ancestors_everywhere};
 use self::session::Session;
 use super::key::{Key, LockMode};
 use super::store::{
-    Before, Held, HeldLock, Inspect, Locks, Notes, Passing, Pruned, Several, Try, in_order,
+    Before, Held, HeldLock, Inspect, Locks, Notes, Overview, Passing, Pruned, Several, Try,
+    in_order,
 };
 use crate::duration::Deadline;
 use crate::record::{FailedBuild, Holder};
@@ -290,11 +291,12 @@ impl Locks for EtcdStore {
         Some(Holder { shares, ..Record::of(holder).into_holder(&ancestors) })
     }
 
-    fn held_by_ancestors(&self) -> Vec<Subject> {
+    fn held_by_ancestors(&self) -> Result<Vec<Subject>> {
         let ancestors = ancestors_everywhere();
         let queues = self.all_queues().unwrap_or_default();
         let records = queues.iter().flat_map(|queue| queue.holders().into_iter().map(Record::of));
-        records.filter(|it| it.is_one_of(&ancestors)).filter_map(|it| it.holder.subject()).collect()
+        let theirs = records.filter(|it| it.is_one_of(&ancestors));
+        Ok(theirs.filter_map(|it| it.holder.subject()).collect())
     }
 
     fn location(&self, key: &Key) -> PathBuf {
@@ -333,11 +335,12 @@ impl Notes for EtcdStore {
         (value.len() <= MEMORY_MAX).then_some(value)
     }
 
-    fn notes(&self, folder: &str) -> Result<Vec<Vec<u8>>> {
+    fn each_note(&self, folder: &str, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
         let all = [request::read_all(&self.keys().memories(folder))];
         let answer =
             self.client().transact(&[], &all, &[], WITHIN).map_err(|why| self.error(why))?;
-        Ok(answer.entries().map(|entry| entry.value).collect())
+        answer.entries().for_each(|entry| visit(&entry.value));
+        Ok(())
     }
 
     fn replace_note(&self, key: &Key, before: Option<&[u8]>, after: Option<&[u8]>) -> Result<bool> {
@@ -354,7 +357,7 @@ impl Notes for EtcdStore {
 }
 
 impl Inspect for EtcdStore {
-    fn held(&self) -> Result<Vec<HeldLock>> {
+    fn held(&self) -> Result<Overview> {
         let ancestors = ancestors_everywhere();
         let mut held: Vec<HeldLock> = Vec::new();
         let mut turnstiles = Vec::new();
@@ -383,7 +386,7 @@ impl Inspect for EtcdStore {
                 });
             }
         }
-        Ok(in_order(held, turnstiles))
+        Ok(Overview { held: in_order(held, turnstiles), incomplete: None })
     }
 
     /// Removes nothing: what a holder leaves behind ends with its lease.

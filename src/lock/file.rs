@@ -4,6 +4,7 @@
 //! of the source calls flock.
 
 mod directory;
+mod exchange;
 mod folder;
 mod guard;
 mod held;

@@ -1,5 +1,7 @@
 //! The locks that one call holds together.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
+
 use super::store::Held;
 use crate::log;
 use crate::record::FailedBuild;
@@ -22,6 +24,18 @@ impl HeldLocks {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &dyn Held> {
         self.0.iter().map(|lock| &**lock)
+    }
+
+    /// Returns the descriptors that keep the locks held in a child that inherits them.
+    pub(crate) fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let mut all = Vec::new();
+        for descriptor in self.iter().flat_map(Held::descriptors) {
+            let is_it = |other: &BorrowedFd<'_>| other.as_raw_fd() == descriptor.as_raw_fd();
+            if !all.iter().any(is_it) {
+                all.push(descriptor);
+            }
+        }
+        all
     }
 
     /// Removes the locks for which `is_one` is true, and returns them.

@@ -34,10 +34,16 @@ pub(super) fn find(file: &File, known: Option<u32>, ancestors: Option<LockMode>)
     // To write its whole list, the kernel stops all processes that take or release a lock. A
     // thousand waiters that ask for it at once stop the machine, so likely holders are looked at
     // first.
-    let is_alone = |&pid: &u32| holds_alone(pid, &stat);
+    let is_alone = |&pid: &u32| holds_alone(pid, &stat, Bounds::narrow());
     let (holders, shares) = match recorded.into_iter().chain(known).find(is_alone) {
         Some(pid) => (vec![pid], false),
-        None => KernelLocks::holders_within(LIST_WITHIN, &stat, file),
+        None => KernelLocks::holders_within(LIST_WITHIN, &stat, file).unwrap_or_else(|| {
+            tracing::warn!(
+                "it could not be found out in time who holds a lock, because somebody holds very \
+                 many: the kernel's list of them (/proc/locks) is long"
+            );
+            (Vec::new(), false)
+        }),
     };
     let is_our_ancestor = ancestors.is_some();
     let shares = ancestors.map_or(shares, |mode| mode == LockMode::Shared);
@@ -56,10 +62,19 @@ pub(super) fn find(file: &File, known: Option<u32>, ancestors: Option<LockMode>)
 /// Returns the holder that the record names, if that process alone holds the lock, as far as we may
 /// look at it.
 pub(super) fn find_recorded(file: &File) -> Option<Holder> {
+    find_recorded_within(file, Bounds::narrow())
+}
+
+/// Returns the same, and takes longer for a process with many descriptors or locks.
+pub(super) fn find_recorded_patiently(file: &File) -> Option<Holder> {
+    find_recorded_within(file, Bounds::generous())
+}
+
+fn find_recorded_within(file: &File, bounds: Bounds) -> Option<Holder> {
     let stat = rustix::fs::fstat(file).ok()?;
     let record = read_record(file)?;
     let pid = record.pid;
-    holds_alone(pid, &stat).then(|| describe(pid, Some(record), &stat))
+    holds_alone(pid, &stat, bounds).then(|| describe(pid, Some(record), &stat))
 }
 
 /// Describes the process `pid` that took a lock on `stat`'s file, given the record there.
@@ -88,13 +103,9 @@ pub(super) fn describe(pid: u32, record: Option<Holder>, stat: &Stat) -> Holder 
         || record.command != command
         || !runs_in(pid, record.directory.as_deref())
         || !has_run_for(pid, record.held_for().unwrap_or_default());
-    // The kernel can name the user of a running process only.
-    let user = uid.map(|uid| match (user::find_name(uid), record.user) {
-        (Some(name), _) => name,
-        // A directory service may know the user.
-        (None, Some(claim)) if user::may_be_called(&claim) => format!("{claim} (uid {uid})"),
-        (None, _) => uid.to_string(),
-    });
+    // The kernel can name the user of a running process only. The name in the record may be
+    // anybody's invention.
+    let user = uid.map(user::name);
     Holder { user, host, gone, claimed: claimed || gone, ..record }
 }
 
@@ -124,8 +135,8 @@ pub(super) fn read_subject(file: &File, path: &Path) -> Option<Subject> {
 
 /// Returns whether this process holds the lock alone. It is not looked at for long: a record may
 /// name any process.
-fn holds_alone(pid: u32, stat: &Stat) -> bool {
-    let locks = OpenLock::all_of_trusted(pid, &mut Bounds::narrow()).unwrap_or_default();
+fn holds_alone(pid: u32, stat: &Stat, mut bounds: Bounds) -> bool {
+    let locks = OpenLock::all_of_trusted(pid, &mut bounds).unwrap_or_default();
     let mut modes = locks.iter().filter_map(|lock| lock.was_taken_by(pid, stat));
     modes.next() == Some(LockMode::Exclusive)
 }

@@ -60,7 +60,10 @@ impl KernelLocks {
         let mut all: Vec<Entry> = Vec::new();
         for _ in 0..3 {
             let Some(reading) = Self::read_once(until) else {
-                bail!("the kernel's list of locks (/proc/locks) takes too long to read");
+                bail!(
+                    "the kernel's list of locks (/proc/locks) takes too long to read, because \
+                     somebody holds very many"
+                );
             };
             all.extend(reading.locks);
         }
@@ -90,21 +93,25 @@ impl KernelLocks {
 
     /// Returns the holders of the lock on the file, and whether they share it, once two readings in a
     /// row agree. The kernel returns its list page by page, so while other locks come and go a line
-    /// may be missing or appear twice. Returns no holders if that takes longer than `within`.
-    pub(super) fn holders_within(within: Duration, stat: &Stat, file: &File) -> (Vec<u32>, bool) {
+    /// may be missing or appear twice. Returns `None` if that takes longer than `within`.
+    pub(super) fn holders_within(
+        within: Duration,
+        stat: &Stat,
+        file: &File,
+    ) -> Option<(Vec<u32>, bool)> {
         let until = Instant::now() + within;
         let read = || {
             let locks = Self::read_once(until)?;
             Some((locks.holders(stat, file), locks.is_shared(stat, file)))
         };
-        let Some(mut last) = read() else { return (Vec::new(), false) };
+        let mut last = read()?;
         while let Some(now) = read() {
             if now == last {
                 break;
             }
             last = now;
         }
-        last
+        Some(last)
     }
 
     /// Reads the text of the kernel's list. Ignores lines about locks other than those of `flock(2)`.
@@ -198,21 +205,34 @@ pub(super) struct Bounds {
     descriptors: usize,
     /// By the clock of the processor time of this thread.
     until: Duration,
+    /// Whether a search has ended at them.
+    are_reached: bool,
 }
 
 impl Bounds {
     /// Returns the bounds for our own ancestors.
     pub(super) fn generous() -> Self {
-        Bounds { descriptors: 16 * 1024, until: thread_time() + Duration::from_millis(500) }
+        Self::of(usize::MAX, Duration::from_secs(2))
     }
 
     /// Returns the bounds for a process that a record names.
     pub(super) fn narrow() -> Self {
-        Bounds { descriptors: 256, until: thread_time() + Duration::from_millis(5) }
+        Self::of(256, Duration::from_millis(5))
     }
 
+    fn of(descriptors: usize, time: Duration) -> Self {
+        Bounds { descriptors, until: thread_time() + time, are_reached: false }
+    }
+
+    /// Returns whether the search has to end.
+    fn reach(&mut self) -> bool {
+        self.are_reached |= self.descriptors == 0 || thread_time() >= self.until;
+        self.are_reached
+    }
+
+    /// Returns whether a search has ended before it had seen everything.
     pub(super) fn are_reached(&self) -> bool {
-        self.descriptors == 0 || thread_time() >= self.until
+        self.are_reached
     }
 }
 
@@ -254,7 +274,7 @@ impl OpenLock {
         let folder = proc::below(opened, "fdinfo");
         let mut found = Vec::new();
         for one in std::fs::read_dir(folder).ok()?.flatten() {
-            if bounds.are_reached() {
+            if bounds.reach() {
                 tracing::debug!(
                     "process {process} has too many descriptors or locks to look at them all"
                 );
@@ -298,6 +318,10 @@ impl OpenLock {
         self.entry.kind == Kind::Flock && self.is_on(stat)
     }
 
+    fn is_byte_of(&self, guard: &Stat, byte: u64) -> bool {
+        self.entry.kind == Kind::Range(byte) && self.is_on(guard)
+    }
+
     /// Returns whether the lock is on the file of `stat`. The number of the inode is not enough:
     /// two file systems, two layers of an overlay and two subvolumes of btrfs use the same numbers,
     /// and the kernel's list does not distinguish the latter. Through its descriptor, the file
@@ -317,9 +341,9 @@ impl OpenLock {
     }
 }
 
-/// Reads the first 64 KiB of a file in `/proc`.
+/// Reads the first 4 MiB of a file in `/proc`: some 40,000 locks.
 fn read_start(path: &Path) -> String {
-    const LONGEST: u64 = 64 * 1024;
+    const LONGEST: u64 = 4 << 20;
     let mut text = Vec::new();
     _ = File::open(path).and_then(|file| file.take(LONGEST).read_to_end(&mut text));
     String::from_utf8_lossy(&text).into_owned()
@@ -338,23 +362,46 @@ fn read_start(path: &Path) -> String {
 /// are ancestors, too, and keep theirs. Ancestors that run as another user cannot be searched, and
 /// their locks are not found.
 #[derive(Debug)]
-pub(super) struct AncestorsLocks(Vec<OpenLock>);
+pub(super) struct AncestorsLocks {
+    locks: Vec<OpenLock>,
+    are_all: bool,
+}
 
 impl AncestorsLocks {
     pub(super) fn look() -> Self {
-        let mut bounds = Bounds::generous();
+        Self::look_until(|_| false)
+    }
+
+    /// Looks until one has locked this byte of the guard, or at all of them.
+    pub(super) fn look_for_byte(stat: &Stat, byte: u64) -> Self {
+        Self::look_until(|lock| lock.is_byte_of(stat, byte))
+    }
+
+    fn look_until(is_enough: impl Fn(&OpenLock) -> bool) -> Self {
+        Self::look_within(Bounds::generous(), is_enough)
+    }
+
+    fn look_within(mut bounds: Bounds, is_enough: impl Fn(&OpenLock) -> bool) -> Self {
         // Our own descriptors are closed on exec, and inherited ones are not. Only the latter count:
         // one of our threads that gave up waiting may just have taken the lock.
         let mut locks = OpenLock::all_of(std::process::id(), &mut bounds).unwrap_or_default();
         locks.retain(|lock| !lock.closed_on_exec);
         for ancestor in proc::ancestors() {
+            if locks.iter().any(&is_enough) {
+                break;
+            }
             locks.extend(OpenLock::all_of(ancestor, &mut bounds).unwrap_or_default());
         }
-        AncestorsLocks(locks)
+        AncestorsLocks { locks, are_all: !bounds.are_reached() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.locks.is_empty()
+    }
+
+    /// Returns whether there was time to look at all of them, or to find what was looked for.
+    pub(super) fn are_all(&self) -> bool {
+        self.are_all
     }
 
     /// Returns how our ancestors hold this lock file, if they do.
@@ -364,21 +411,21 @@ impl AncestorsLocks {
 
     /// Returns how our ancestors hold this byte of the guard, if they do.
     pub(super) fn on_byte(&self, stat: &Stat, byte: u64) -> Option<LockMode> {
-        self.mode(|lock| lock.entry.kind == Kind::Range(byte) && lock.is_on(stat))
+        self.mode(|lock| lock.is_byte_of(stat, byte))
     }
 
     /// Returns whether our ancestors hold this byte of any file.
     pub(super) fn have_byte(&self, byte: u64) -> bool {
-        self.0.iter().any(|lock| lock.entry.kind == Kind::Range(byte))
+        self.locks.iter().any(|lock| lock.entry.kind == Kind::Range(byte))
     }
 
     fn mode(&self, is_it: impl Fn(&OpenLock) -> bool) -> Option<LockMode> {
-        self.0.iter().find(|lock| is_it(lock)).map(|lock| lock.entry.mode())
+        self.locks.iter().find(|lock| is_it(lock)).map(|lock| lock.entry.mode())
     }
 
     /// Returns the inodes of the files that our ancestors have locked.
     pub(super) fn inodes(&self) -> Vec<u64> {
-        self.0.iter().map(|lock| lock.entry.inode).collect()
+        self.locks.iter().map(|lock| lock.entry.inode).collect()
     }
 }
 
@@ -445,6 +492,23 @@ nonsense
         assert!(OpenLock::all_of(std::process::id(), &mut none).unwrap().is_empty());
         let mut late = Bounds { until: Duration::ZERO, ..Bounds::generous() };
         assert!(OpenLock::all_of(std::process::id(), &mut late).unwrap().is_empty());
+    }
+
+    #[test]
+    fn search_that_ends_at_its_bounds_says_so_unless_it_has_found_what_it_looked_for() {
+        assert!(
+            !AncestorsLocks::look_within(Bounds::of(1, Duration::from_secs(60)), |_| false)
+                .are_all()
+        );
+        assert!(AncestorsLocks::look_within(Bounds::generous(), |_| false).are_all());
+        let file = tempfile::tempfile().unwrap();
+        fs2::FileExt::lock_exclusive(&file).unwrap();
+        rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty()).unwrap();
+        let stat = rustix::fs::fstat(&file).unwrap();
+        let ours = std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let bounds = Bounds::of(ours + 8, Duration::from_secs(60));
+        let found = AncestorsLocks::look_within(bounds, |lock| lock.is_flock_on(&stat));
+        assert!(found.on(&stat).is_some() && found.are_all());
     }
 
     proptest! {

@@ -113,16 +113,18 @@ enum From {
 
 impl Slots {
     /// Returns the slots for a caller that says that `limit` builds may run at once.
-    pub fn new(store: &Arc<dyn Store>, limit: u16) -> Self {
-        let place_inside = |mut key: Key| {
-            while store.held_by_ancestors_as(&key).is_some() {
+    ///
+    /// # Errors
+    /// It cannot be seen which of them outer calls hold.
+    pub fn new(store: &Arc<dyn Store>, limit: u16) -> Result<Self> {
+        let mut inner = Vec::new();
+        for mut key in store.held_by_ancestors_among(&all_slots())? {
+            while store.held_by_ancestors_as(&key)?.is_some() {
                 key = key.nested();
             }
-            key
-        };
-        let outer = store.held_by_ancestors_among(&all_slots()).into_iter();
-        let (inner, running) = (outer.map(place_inside).collect(), Cell::default());
-        Slots { store: Arc::clone(store), limit, inner, running }
+            inner.push(key);
+        }
+        Ok(Slots { store: Arc::clone(store), limit, inner, running: Cell::default() })
     }
 
     /// Returns how many lock files a caller may have open at once beside its own: to wait for that
@@ -318,7 +320,8 @@ impl Slots {
         }
         let store = Arc::clone(&self.store);
         let asked = on_a_thread("order", &*self.store, move || {
-            store.held_by_ancestors().first().into_iter().for_each(log::slot_may_deadlock);
+            let theirs = store.held_by_ancestors().unwrap_or_default();
+            theirs.first().into_iter().for_each(log::slot_may_deadlock);
         });
         if let Err(error) = asked {
             tracing::debug!("cannot look which locks our ancestors hold: {error}");

@@ -64,9 +64,14 @@ pub trait Locks: Send + Sync {
     }
 
     /// Returns how calls that this one runs inside of hold the lock, if they do.
-    fn held_by_ancestors_as(&self, key: &Key) -> Option<LockMode> {
-        let holder = self.holder(key, None).filter(|holder| holder.is_our_ancestor)?;
-        Some(if holder.shares { LockMode::Shared } else { LockMode::Exclusive })
+    ///
+    /// # Errors
+    /// It takes too long to find out. A caller must not wait then: if they do, it would wait for its
+    /// own ancestor.
+    fn held_by_ancestors_as(&self, key: &Key) -> Result<Option<LockMode>> {
+        let holder = self.holder(key, None).filter(|holder| holder.is_our_ancestor);
+        let mode = |shares| if shares { LockMode::Shared } else { LockMode::Exclusive };
+        Ok(holder.map(|holder| mode(holder.shares)))
     }
 
     /// Returns false if it is clear at once that ancestors of this process hold no locks.
@@ -75,7 +80,10 @@ pub trait Locks: Send + Sync {
     }
 
     /// Returns what ancestors of this process hold in this store. This can take long.
-    fn held_by_ancestors(&self) -> Vec<Subject>;
+    ///
+    /// # Errors
+    /// It takes too long to find out.
+    fn held_by_ancestors(&self) -> Result<Vec<Subject>>;
 
     /// Returns where a person finds the lock.
     fn location(&self, key: &Key) -> PathBuf;
@@ -137,8 +145,11 @@ pub trait Several: Send + Sync {
     }
 
     /// Returns which of these locks ancestors of this process hold. The keys are of one kind.
-    fn held_by_ancestors_among(&self, _keys: &[Key]) -> Vec<Key> {
-        Vec::new()
+    ///
+    /// # Errors
+    /// As for [`Locks::held_by_ancestors_as`].
+    fn held_by_ancestors_among(&self, _keys: &[Key]) -> Result<Vec<Key>> {
+        Ok(Vec::new())
     }
 
     /// Waits without polling until nobody holds one of `watched`, or until `wanted` is ours.
@@ -166,11 +177,12 @@ pub trait Notes: Send + Sync {
     /// Returns the line under this key, if there is one and it can be read.
     fn note(&self, key: &Key) -> Option<Vec<u8>>;
 
-    /// Returns all lines under keys of one kind, by its folder's name.
+    /// Calls `visit` with each line under keys of one kind, by its folder's name. Anybody can make
+    /// them too many to keep them all.
     ///
     /// # Errors
     /// The store cannot be read.
-    fn notes(&self, folder: &str) -> Result<Vec<Vec<u8>>>;
+    fn each_note(&self, folder: &str, visit: &mut dyn FnMut(&[u8])) -> Result<()>;
 
     /// Replaces the line `before` by `after`. Returns false if `before` is no longer there.
     ///
@@ -205,7 +217,7 @@ pub trait Inspect: Send + Sync {
     ///
     /// # Errors
     /// The store cannot be read.
-    fn held(&self) -> Result<Vec<HeldLock>>;
+    fn held(&self) -> Result<Overview>;
 
     /// Removes what is left of locks that nobody holds or waits for, and notes that are empty.
     ///
@@ -247,7 +259,8 @@ pub trait Held: Send {
     /// The store cannot be used; the lock is no longer held.
     fn share(&mut self) -> Result<bool>;
 
-    /// Returns the descriptors that keep the lock held in a child that inherits them.
+    /// Returns the descriptors that keep the lock held in a child that inherits them. Several locks
+    /// may have one in common.
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
     }
@@ -281,6 +294,14 @@ impl std::fmt::Display for Passing {
 
 impl std::error::Error for Passing {}
 
+/// Locks that are held.
+pub struct Overview {
+    /// Those that are known.
+    pub held: Vec<HeldLock>,
+    /// Why there may be others.
+    pub incomplete: Option<anyhow::Error>,
+}
+
 /// What is known of a lock that is held. Of a shared lock there is one for each holder.
 #[derive(Debug, Serialize)]
 pub struct HeldLock {
@@ -306,6 +327,23 @@ pub struct HeldLock {
     /// For slots, the callers that wait, with the first slot.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<Holder>,
+}
+
+impl HeldLock {
+    /// Describes a lock that one process holds alone, and that nobody waits for.
+    pub(super) fn of(holder: Holder, subject: Option<&Subject>, lock: PathBuf) -> Self {
+        HeldLock {
+            tag: subject.and_then(Subject::tag).map(str::to_owned),
+            name: subject.and_then(Subject::name).map(str::to_owned),
+            cache: subject.and_then(Subject::cache).map(str::to_owned),
+            slot: subject.and_then(Subject::slot),
+            lock,
+            holder,
+            shared: false,
+            waiters: 0,
+            waiting: Vec::new(),
+        }
+    }
 }
 
 /// Sorts locks by what they protect, and counts the waiters in a turnstile with the lock behind it.

@@ -312,7 +312,7 @@ impl<'a> Wait<'a> {
         let (store, ours) = (Arc::clone(self.store), self.key.subject().clone());
         let asked = on_a_thread("order", &**self.store, move || {
             let is_later = |theirs: &Subject| theirs.slot().is_none() && *theirs > ours;
-            let theirs = store.held_by_ancestors().into_iter().find(is_later);
+            let theirs = store.held_by_ancestors().unwrap_or_default().into_iter().find(is_later);
             if let Some(theirs) = theirs {
                 tracing::warn!(
                     "{ours}: this wait can deadlock: an outer call holds {theirs}, which must be taken \

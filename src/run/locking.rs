@@ -22,6 +22,9 @@ use crate::subject::Subject;
 /// That many rounds in which a lock was lost, before anything is built, are not bad luck.
 const LOST_ROUNDS_MAX: usize = 100;
 
+/// How long after the deadline locks that are free are still taken.
+const LATE: Duration = Duration::from_millis(50);
+
 /// How the wait for all locks ended.
 pub(super) enum Locked {
     /// The locks are ours, and this is what has to be built.
@@ -65,7 +68,7 @@ impl Job {
     ) -> Result<Locked> {
         let mut lost_rounds = 0;
         let mut waited_for = Vec::new();
-        let mut slots = self.slots(again);
+        let mut slots = self.slots(again)?;
         loop {
             let turn = match slots.next() {
                 Next::Locks => self.lock(deadline, &mut waited_for, again.want())?,
@@ -125,6 +128,13 @@ impl Job {
         }
         let mut ours = HeldLocks::default();
         for subject in &self.subjects {
+            // Taking a lock takes the kernel long while somebody holds very many.
+            let is_late =
+                !deadline.is_at_once() && deadline.left_with(LATE) == Some(Duration::ZERO);
+            if is_late && ours.iter().next().is_some() {
+                log::timeout(subject, None, deadline.so_far());
+                return Ok(Turn::TimedOut);
+            }
             match self.lock_one(subject, deadline, waited_for, want)? {
                 Turn::Held(lock) => {
                     lock.record();

@@ -47,14 +47,17 @@ pub(super) struct WayToSlot {
 impl Job {
     /// Begins the way to a slot. A call that gave its slot back after a first run need not stand in
     /// line again.
-    pub(super) fn slots(&self, again: Again) -> WayToSlot {
-        WayToSlot {
-            slots: self.max_builds.map(|limit| Slots::new(&self.store, limit)),
+    ///
+    /// # Errors
+    /// It cannot be seen which slots outer calls hold.
+    pub(super) fn slots(&self, again: Again) -> Result<WayToSlot> {
+        Ok(WayToSlot {
+            slots: self.max_builds.map(|limit| Slots::new(&self.store, limit)).transpose()?,
             limit: self.max_builds.unwrap_or_default(),
             want: again.want(),
             waits_for_slot: false,
             has_been_first: again == Again::Yes,
-        }
+        })
     }
 }
 

@@ -737,6 +737,21 @@ fn nothing_in_a_caches_note_reaches_a_reader_unescaped() {
 }
 
 #[test]
+fn notes_of_64_kib_each_are_listed_in_little_memory() {
+    const ROOM: &str = "ulimit -v 300000 && exec \"$0\" cache ls";
+    let f = fixture();
+    warm_up(&f);
+    for n in 0..6000 {
+        let name = format!("locks/cache-locks/{n:064x}.json");
+        let note = fs::File::create(f.path(name)).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&note, b"\n", 65_534).unwrap();
+    }
+    let listed = f.program("sh").args(["-c", ROOM]).arg(buildlock_path()).run();
+    listed.assert_code(0);
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("cargo "), "{listed}");
+}
+
+#[test]
 fn cache_that_is_forgotten_while_a_build_warms_it_stays_cold() {
     for was_warm in [false, true] {
         let f = fixture();

@@ -411,6 +411,8 @@ fn build_command_inherits_the_lock_at_a_high_number_and_nothing_else() {
         assert!(found, "{file:?} is not inherited: {locks:?}");
     }
     assert!(locks.iter().all(|(n, _)| *n >= 1000), "{locks:?}");
+    let guards = locks.iter().filter(|(_, path)| path == f.guard().to_str().unwrap());
+    assert_eq!(guards.count(), 1, "one descriptor of the guard is enough for all locks: {locks:?}");
     let others: Vec<u32> = others.iter().map(|(n, _)| *n).collect();
     assert_eq!(others, without, "the build command has other descriptors than without buildlock");
 }

@@ -242,6 +242,79 @@ fn folder_of_a_third_user_gets_a_warning() {
     as_other_user(&f, &program).args(words).run().assert_code(0).assert_no_stderr("warning");
 }
 
+// In a user namespace, all owners that are not in it have nobody's number.
+#[test]
+fn folder_of_root_gets_no_warning_in_a_user_namespace() {
+    if !is_root() || !has("setpriv") || !has("unshare") {
+        return;
+    }
+    let f = Fixture::new();
+    let program = open_to_everybody(&f);
+    f.buildlock(["path", TAG]).run().assert_code(0);
+    let namespace = || {
+        as_other_user(&f, Path::new("unshare")).args(["--user", "--map-root-user"]).arg(&program)
+    };
+    let call = namespace().args(["-t", TAG, "--", "docker", "build", "-t", TAG, "."]).run();
+    if call.stderr.contains("unshare") {
+        return skip("needs user namespaces");
+    }
+    call.assert_code(0).assert_no_stderr("warning");
+}
+
+#[test]
+fn folder_that_a_group_may_write_gets_a_warning_unless_it_is_sticky() {
+    if !is_root() || !has("setpriv") {
+        return;
+    }
+    const GROUP: u32 = 31_415;
+    let f = Fixture::new();
+    let program = open_to_everybody(&f);
+    f.buildlock(["path", TAG]).run().assert_code(0);
+    let above = f.path("above");
+    fs::create_dir(&above).unwrap();
+    fs::rename(f.lock_dir(), above.join("locks")).unwrap();
+    let call = || {
+        let call = as_other_user(&f, &program).arg("--lock-dir").arg(above.join("locks"));
+        call.args(["--force", "-t", TAG, "--", "docker", "build", "-t", TAG, "."]).run()
+    };
+    call().assert_code(0).assert_no_stderr("warning");
+    for folder in [above.join("locks"), above.join("locks/image-locks"), above.clone()] {
+        let before = fs::metadata(&folder).unwrap();
+        std::os::unix::fs::chown(&folder, None, Some(GROUP)).unwrap();
+        set_mode(&folder, 0o2775);
+        let warned = call();
+        warned.assert_code(0).assert_stderr(folder.to_str().unwrap());
+        warned.assert_stderr_matches(&format!("warning: .*group with the number {GROUP}"));
+        set_mode(&folder, 0o3775);
+        call().assert_code(0).assert_no_stderr("warning");
+        std::os::unix::fs::chown(&folder, None, Some(before.gid())).unwrap();
+        set_mode(&folder, before.mode() & 0o7777);
+    }
+    // Many systems give each user a group of their own: root has one everywhere.
+    set_mode(&above, 0o775);
+    call().assert_code(0).assert_no_stderr("warning");
+}
+
+// Only a directory service may know the user. Anybody may write a name into the record.
+#[test]
+fn holder_without_an_account_is_shown_by_number_whatever_the_record_says() {
+    const NOBODYS: &str = "3141592";
+    if !is_root() || !has("setpriv") {
+        return;
+    }
+    let (f, program) = fixture();
+    f.hold_builds();
+    let call = f.program("setpriv").args(["--reuid", NOBODYS, "--regid", NOBODYS]);
+    let call = call.args(["--clear-groups", "env", "LOGNAME=the.admin"]).arg(&program);
+    let build = call.args(["--force", "-t", TAG, "--", "docker", "build", "-t", TAG, "."]).start();
+    f.wait_for_builds(1);
+    let status = f.buildlock(["status", "--json"]).run();
+    let shown: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(shown[0]["holder"]["user"], NOBODYS, "{status}");
+    f.release_builds();
+    build.wait().assert_code(0);
+}
+
 #[test]
 fn folder_above_the_lock_folder_that_a_third_user_may_replace_gets_a_warning() {
     if !is_root() || !has("setpriv") {

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::fixture::{Fixture, sha256};
+use super::program::Running;
+use super::requirements::python;
 
 impl Fixture {
     /// Returns the lock file of a canonical tag (`env:abc`, `ghcr.io/a/b:latest`).
@@ -43,6 +45,28 @@ impl Fixture {
     /// Holds a lock file shared, as a reader would.
     pub fn hold_lock_shared(&self, lock_file: &Path) -> ForeignLock {
         self.flock(lock_file, "--shared")
+    }
+
+    /// Locks this many bytes of the guard with fcntl(2), as any user may, until the value is dropped.
+    /// Every caller of the kernel has to go through all of them.
+    pub fn lock_bytes_of_guard(&self, n: usize) -> Option<Running<'_>> {
+        // One range, in which every other byte is unlocked from its end on: that is the fastest way.
+        let script = "
+import fcntl, struct, sys, time
+guard, n = open(sys.argv[1], 'r+b'), int(sys.argv[2])
+F_OFD_SETLK = 37
+def lock(kind, start, length):
+    fcntl.fcntl(guard, F_OFD_SETLK, struct.pack('hhqqi', kind, 0, start, length, 0))
+lock(fcntl.F_WRLCK, 0, 2 * n)
+for i in range(n - 1, 0, -1):
+    lock(fcntl.F_UNLCK, 2 * i - 1, 1)
+print('locked', flush=True)
+time.sleep(600)";
+        self.buildlock(["path", "any:1"]).run().assert_code(0);
+        let program = self.program(python()?).args(["-c", script]).arg(self.guard());
+        let holder = program.arg(n.to_string()).start();
+        self.wait_for("the locks", || holder.stdout() == "locked\n");
+        Some(holder)
     }
 
     // The test itself cannot hold it: it is an ancestor of what it starts, and buildlock does not

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
 use anyhow::{Context, Result, anyhow};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::open::{ROOT, VANISHED_MAX};
@@ -16,8 +16,6 @@ use crate::user;
 const FOLDER_MODE: u32 = 0o1777;
 /// The bit that lets everybody write.
 const ALL_MAY_WRITE: u32 = 0o002;
-/// The sticky bit and [`ALL_MAY_WRITE`].
-const STICKY_FOR_ALL: u32 = 0o1002;
 
 /// Opens an existing folder, without following a symbolic link.
 pub(super) fn open_directory(parent: impl AsFd, name: impl AsRef<Path>) -> Result<OwnedFd, Errno> {
@@ -140,34 +138,30 @@ pub(super) fn folder_error(path: &Path, error: Errno) -> anyhow::Error {
 }
 
 /// Warns of a folder from which other users may remove lock files: its owner always may, and
-/// everybody may if it is not sticky.
+/// whoever may write to it may if it is not sticky.
 pub(super) fn warn_of_owner(folder: &OwnedFd, path: &Path) {
     let Ok(stat) = rustix::fs::fstat(folder) else { return };
     let shown = path.display();
-    if stat.st_uid != ROOT && stat.st_uid != rustix::process::geteuid().as_raw() {
+    if let Some(owner) = other_owner(&stat) {
         tracing::warn!(
-            "the lock folder {shown} is owned by {}, who can break its locks; let root create it \
-             ('make install' adds a line for tmpfiles.d that does)",
-            user::name(stat.st_uid)
+            "the lock folder {shown} is owned by {owner}, who can break its locks; let root create it \
+             ('make install' adds a line for tmpfiles.d that does)"
         );
-    } else if stat.st_mode & STICKY_FOR_ALL == ALL_MAY_WRITE {
+    } else if let Some(who) = who_may_remove(&stat, path) {
         tracing::warn!(
-            "everybody may remove files from the lock folder {shown}; make it sticky: chmod +t {shown}"
+            "{who} may remove files from the lock folder {shown}; make it sticky: chmod +t {shown}"
         );
     }
 }
 
 /// Warns of folders above the lock folder that another user may rename or replace, and the lock
-/// folder with them: their owner always may, and everybody may if they are not sticky.
+/// folder with them: their owner always may, and whoever may write to them may if they are not
+/// sticky.
 pub(super) fn warn_of_owners_above(path: &Path) {
     for above in path.ancestors().skip(1) {
         let Ok(stat) = rustix::fs::stat(above) else { continue };
-        let is_sticky_or_closed = stat.st_mode & STICKY_FOR_ALL != ALL_MAY_WRITE;
-        let ours = rustix::process::geteuid().as_raw();
-        let who = match stat.st_uid {
-            owner if owner != ROOT && owner != ours && is_mapped(owner) => user::name(owner),
-            _ if is_sticky_or_closed => continue,
-            _ => "everybody".to_owned(),
+        let Some(who) = other_owner(&stat).or_else(|| who_may_remove(&stat, above)) else {
+            continue;
         };
         return tracing::warn!(
             "{} contains the lock folder {} and can be changed by {who}: another folder put in its \
@@ -175,6 +169,31 @@ pub(super) fn warn_of_owners_above(path: &Path) {
             above.display(),
             path.display()
         );
+    }
+}
+
+/// Returns the owner of a folder, if that is neither root nor this user.
+fn other_owner(folder: &Stat) -> Option<String> {
+    let owner = folder.st_uid;
+    let is_other = owner != ROOT && owner != rustix::process::geteuid().as_raw();
+    (is_other && is_mapped(owner)).then(|| user::name(owner))
+}
+
+/// Returns who, beside its owner, may remove other users' files from a folder.
+fn who_may_remove(folder: &Stat, path: &Path) -> Option<String> {
+    const STICKY: u32 = 0o1000;
+    const GROUP_MAY_WRITE: u32 = 0o020;
+    // With an access control list, these bits are its mask: somebody on it may write (acl(5)).
+    let has_list =
+        || rustix::fs::lgetxattr(path, "system.posix_acl_access", &mut [0; 0][..]).is_ok();
+    match folder.st_mode {
+        mode if mode & STICKY != 0 => None,
+        mode if mode & ALL_MAY_WRITE != 0 => Some("everybody".to_owned()),
+        mode if mode & GROUP_MAY_WRITE == 0 => None,
+        _ if has_list() => Some("whoever its access control list lets write".to_owned()),
+        // Many systems give each user a group of their own, and let it write.
+        _ if user::is_alone_in_group(folder.st_uid, folder.st_gid) => None,
+        _ => Some(format!("everybody in the group with the number {}", folder.st_gid)),
     }
 }
 

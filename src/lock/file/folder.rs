@@ -17,7 +17,7 @@ use super::directory::{
     find_folder, folder_error, open_lock_folder, open_or_create, warn_of_owner,
     warn_of_owners_above,
 };
-use super::guard::Guard;
+use super::guard::{Guard, OpenGuard};
 use super::held::LockFile;
 use super::open::{NotALock, VANISHED_MAX, create_file, links, look, open_existing};
 use super::outer::OuterBytes;
@@ -41,6 +41,7 @@ pub struct FileStore {
     pub(super) path: PathBuf,
     pub(super) ourselves: Ourselves,
     pub(super) outer: OuterBytes,
+    pub(super) guard: OpenGuard,
 }
 
 impl FileStore {
@@ -49,7 +50,7 @@ impl FileStore {
     /// # Errors
     /// It is not a folder, or a symbolic link, or cannot be opened or created.
     pub fn open(path: &Path, ourselves: Ourselves, subjects: &[Subject]) -> Result<Self> {
-        let store = FileStore { path: real_path(path)?, ourselves, outer: OuterBytes::default() };
+        let store = FileStore::new(real_path(path)?, ourselves);
         warn_of_owner(&open_lock_folder(&store.path)?, &store.path);
         warn_of_owners_above(&store.path);
         let keys = subjects.iter().map(|subject| Key::new(subject.clone()));
@@ -68,7 +69,11 @@ impl FileStore {
     pub fn at(path: &Path) -> Result<Self> {
         let path = real_path(path)?;
         find_folder(CWD, path.as_os_str(), &path)?;
-        Ok(FileStore { path, ourselves: Arc::new(Holder::default), outer: OuterBytes::default() })
+        Ok(FileStore::new(path, Arc::new(Holder::default)))
+    }
+
+    fn new(path: PathBuf, ourselves: Ourselves) -> Self {
+        FileStore { path, ourselves, outer: OuterBytes::default(), guard: OpenGuard::default() }
     }
 
     pub(super) fn path_of(&self, key: &Key) -> PathBuf {
@@ -161,11 +166,16 @@ impl FileStore {
         )
     }
 
-    /// Opens the guard for this lock. Notes need none.
-    pub(super) fn open_guard(&self, key: &Key) -> Result<Option<Guard>> {
+    /// Returns this lock's byte of the guard. Notes need none.
+    pub(super) fn guard(&self, key: &Key) -> Result<Option<Guard>> {
         if key.is_memory() {
             return Ok(None);
         }
+        self.guard.byte(&self.path, &key.relative_path())
+    }
+
+    /// Returns the same through a descriptor of its own, so that it excludes this process's locks.
+    pub(super) fn own_guard(&self, key: &Key) -> Result<Option<Guard>> {
         Guard::open(&self.path, &key.relative_path())
     }
 

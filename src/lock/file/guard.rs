@@ -7,37 +7,80 @@
 //! Locks of open file descriptions (fcntl(2), F_OFD_SETLK) behave like those of flock(2). The keeper
 //! and the build command inherit them with the descriptor, and they end with its last copy. Callers
 //! lock the lock file first, so they wait for a byte only if the lock file was unlinked.
+//!
+//! A call takes all its bytes through one descriptor. Anybody can lock very many bytes of the guard,
+//! and the kernel goes through all of them whenever a descriptor is closed or somebody asks what is
+//! locked through it.
 
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
-use rustix::fs::{OFlags, StatVfsMountFlags};
+use rustix::fs::{OFlags, Stat, StatVfsMountFlags};
 use rustix::io;
 
 use super::super::key::LockMode;
 use super::directory::open_lock_folder;
-use super::open::{NotALock, VANISHED_MAX, create_file, is_named, open_existing, remove_foreign};
+use super::exchange::replace_foreign;
+use super::open::{NotALock, VANISHED_MAX, create_file, is_named, open_existing};
 use crate::reference::sha256;
 
 /// The guard's name in the lock folder.
-const NAME: &str = "guard";
+pub(super) const NAME: &str = "guard";
 
-/// The guard, opened for one lock.
+/// The descriptor of the guard for all locks of a call, once it is open.
+#[derive(Default)]
+pub(super) struct OpenGuard(Mutex<Option<Arc<File>>>);
+
+impl OpenGuard {
+    /// Returns the byte of the lock at this relative path. The guard may have been replaced since it
+    /// was opened. Whoever has locked the byte looks whether it is in place.
+    ///
+    /// # Errors
+    /// As [`Guard::open`].
+    pub(super) fn byte(&self, folder: &Path, lock: &Path) -> Result<Option<Guard>> {
+        let mut open = self.open();
+        if let Some(file) = &*open {
+            return Ok(Some(Guard::new(Arc::clone(file), lock)));
+        }
+        let guard = Guard::open(folder, lock)?;
+        *open = guard.as_ref().map(|guard| Arc::clone(&guard.file));
+        Ok(guard)
+    }
+
+    /// Opens the guard anew for the next lock.
+    pub(super) fn forget(&self) {
+        *self.open() = None;
+    }
+
+    fn open(&self) -> MutexGuard<'_, Option<Arc<File>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A byte of the guard, for one lock. Dropping it unlocks it, unless the build command has inherited
+/// it.
 pub(super) struct Guard {
-    pub(super) file: File,
+    file: Arc<File>,
     pub(super) byte: u64,
+    is_to_unlock: Cell<bool>,
 }
 
 impl Guard {
-    /// Opens the guard for the lock at this relative path, and creates it if necessary. Returns none
-    /// if the folder cannot have a guard: on a read-only file system, or if only its owner may create
-    /// files in it.
+    fn new(file: Arc<File>, lock: &Path) -> Self {
+        Guard { file, byte: byte_of(lock), is_to_unlock: Cell::new(false) }
+    }
+
+    /// Opens the guard for the lock at this relative path alone, and creates it if necessary. Returns
+    /// none if the folder cannot have a guard: on a read-only file system, or if only its owner may
+    /// create files in it.
     ///
     /// # Errors
     /// The file cannot serve as a guard.
@@ -50,7 +93,7 @@ impl Guard {
         for _ in 0..VANISHED_MAX {
             // Each time, because the folder may also have been removed or replaced.
             match open_once(&open_lock_folder(folder)?, &path)? {
-                Opened::File(file) => return Ok(Some(Guard { file, byte: byte_of(lock) })),
+                Opened::File(file) => return Ok(Some(Guard::new(Arc::new(file), lock))),
                 Opened::NotPossible => return Ok(None),
                 Opened::Changed => {}
             }
@@ -70,7 +113,7 @@ impl Guard {
     pub(super) fn try_lock(&self, mode: LockMode) -> nix::Result<bool> {
         match self.set(kind(mode), |range| FcntlArg::F_OFD_SETLK(range)) {
             Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
-            locked => locked.map(|()| true),
+            locked => locked.map(|()| self.is_to_unlock.set(true)).map(|()| true),
         }
     }
 
@@ -79,7 +122,9 @@ impl Guard {
     /// # Errors
     /// fcntl(2) failed.
     pub(super) fn lock(&self, mode: LockMode) -> nix::Result<()> {
-        self.set(kind(mode), |range| FcntlArg::F_OFD_SETLKW(range))
+        self.set(kind(mode), |range| FcntlArg::F_OFD_SETLKW(range))?;
+        self.is_to_unlock.set(true);
+        Ok(())
     }
 
     /// Unlocks the byte, for all copies of the descriptor.
@@ -87,7 +132,19 @@ impl Guard {
     /// # Errors
     /// fcntl(2) failed.
     pub(super) fn unlock(&self) -> nix::Result<()> {
+        self.is_to_unlock.set(false);
         self.set(libc::F_UNLCK, |range| FcntlArg::F_OFD_SETLK(range))
+    }
+
+    /// Returns the descriptor for a child, which keeps the byte locked if this process ends.
+    pub(super) fn leave_to_heirs(&self) -> BorrowedFd<'_> {
+        self.is_to_unlock.set(false);
+        self.file.as_fd()
+    }
+
+    /// Returns what the kernel says about the file.
+    pub(super) fn stat(&self) -> io::Result<Stat> {
+        rustix::fs::fstat(&self.file)
     }
 
     /// Returns whether somebody holds the byte of the lock at this relative path, through another
@@ -95,7 +152,7 @@ impl Guard {
     pub(super) fn is_held(&self, lock: &Path) -> bool {
         let mut found = Guard::range_of(byte_of(lock), libc::F_WRLCK);
         loop {
-            match fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut found)) {
+            match fcntl(&*self.file, FcntlArg::F_OFD_GETLK(&mut found)) {
                 Err(Errno::EINTR) => {}
                 asked => return asked.is_ok() && i32::from(found.l_type) != libc::F_UNLCK,
             }
@@ -109,7 +166,7 @@ impl Guard {
     ) -> nix::Result<()> {
         let range = Guard::range_of(self.byte, kind);
         loop {
-            match fcntl(&self.file, call(&range)) {
+            match fcntl(&*self.file, call(&range)) {
                 Err(Errno::EINTR) => {}
                 Err(error) if is_unsupported(error) => return Ok(()),
                 done => return done.map(drop),
@@ -125,6 +182,15 @@ impl Guard {
             l_len: 1,
             // fcntl(2) demands zero for a lock of an open file description.
             l_pid: 0,
+        }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Other locks of this process may use the same descriptor, so that it stays open.
+        if self.is_to_unlock.get() {
+            _ = self.unlock();
         }
     }
 }
@@ -148,7 +214,7 @@ enum Opened {
 /// for messages.
 fn open_once(folder: &OwnedFd, path: &Path) -> Result<Opened> {
     // If another user created the guard, root needs one that only root can unlink.
-    if remove_foreign(folder, OsStr::new(NAME)) {
+    if replace_foreign(folder, OsStr::new(NAME)) {
         return Ok(Opened::Changed);
     }
     match open_existing(folder, OsStr::new(NAME)) {

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -22,10 +23,11 @@ use crate::subject::Subject;
 
 /// An open lock file.
 pub(super) struct LockFile {
+    /// The guard, once we have locked its byte as well. It is dropped first, because the next holder
+    /// of the file needs it at once.
+    pub(super) guard: Option<Guard>,
     pub(super) file: File,
     pub(super) path: PathBuf,
-    /// The guard, once we have locked its byte as well.
-    pub(super) guard: Option<Guard>,
 }
 
 impl LockFile {
@@ -36,6 +38,11 @@ impl LockFile {
             is_named(&self.file, &place.folder, place.name)
                 && self.guard.as_ref().is_none_or(|guard| guard.is_in_place(&place.lock_folder))
         })
+    }
+
+    /// Returns whether the guard's path still leads to this guard.
+    pub(super) fn is_guarded_by(&self, guard: &Guard) -> bool {
+        self.place().is_ok_and(|place| guard.is_in_place(&place.lock_folder))
     }
 
     /// Opens the lock file that has this path now.
@@ -118,8 +125,13 @@ impl Held for HeldFile {
         let since = Some(humantime::format_rfc3339_seconds(SystemTime::now()).to_string());
         let record = self.record_of(Holder { since, ..(self.ourselves)() });
         self.recorded.set(true);
-        if let Err(error) = write_line(&self.lock.file, Some(&record)) {
-            tracing::debug!("{}: cannot say who holds the lock: {error}", self.lock.path.display());
+        let path = self.lock.path.display();
+        match write_line(&self.lock.file, Some(&record)) {
+            Err(error) if error.kind() == ErrorKind::FileTooLarge => {
+                tracing::warn!("{path} cannot name its holder: {error}");
+            }
+            Err(error) => tracing::debug!("{path}: cannot say who holds the lock: {error}"),
+            Ok(()) => {}
         }
     }
 
@@ -182,8 +194,8 @@ impl Held for HeldFile {
     }
 
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        let guards = self.lock.guard.iter().chain(&self.outer).map(|guard| guard.file.as_fd());
-        [self.lock.file.as_fd()].into_iter().chain(guards).collect()
+        let guards = self.lock.guard.iter().chain(&self.outer).map(Guard::leave_to_heirs);
+        guards.chain([self.lock.file.as_fd()]).collect()
     }
 
     fn release(self: Box<Self>, failure: Option<&FailedBuild>) {

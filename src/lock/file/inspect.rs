@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use fs2::FileExt as Flock;
@@ -12,15 +13,23 @@ use rustix::io::Errno;
 use super::super::holder;
 use super::super::kernel::KernelLocks;
 use super::super::key::{BUILD_SLOTS, Key};
-use super::super::store::{HeldLock, Inspect, Pruned, in_order};
+use super::super::store::{HeldLock, Inspect, Overview, Pruned, in_order};
 use super::folder::{Entry, FOLDERS, FileStore, LOCK, NOTE, entries};
 use super::open::{NotALock, is_named, links, open_existing};
 use crate::record::{Holder, read_record};
 use crate::subject::Subject;
 
 impl Inspect for FileStore {
-    fn held(&self) -> Result<Vec<HeldLock>> {
-        let locks = KernelLocks::read()?;
+    fn held(&self) -> Result<Overview> {
+        let locks = match KernelLocks::read() {
+            Ok(locks) => locks,
+            Err(why) => {
+                let held = self.held_by_record()?;
+                let why =
+                    why.context("not all locks are shown, only those of your builds and root's");
+                return Ok(Overview { held, incomplete: Some(why) });
+            }
+        };
         let mut held = Vec::new();
         let mut turnstiles = Vec::new();
         let mut waiting = Vec::new();
@@ -45,16 +54,10 @@ impl Inspect for FileStore {
             let mut holders = locks.holders(stat, file);
             // Of several that share it, most is known of the one in the record.
             holders.sort_by_key(|&pid| record.as_ref().is_none_or(|record| record.pid != pid));
-            held.extend(holders.into_iter().map(|pid| HeldLock {
-                tag: subject.and_then(Subject::tag).map(str::to_owned),
-                name: subject.and_then(Subject::name).map(str::to_owned),
-                cache: subject.and_then(Subject::cache).map(str::to_owned),
-                slot: subject.and_then(Subject::slot),
-                lock: path.clone(),
-                holder: holder::describe(pid, record.clone(), stat),
-                shared,
-                waiters: std::mem::take(&mut waiters),
-                waiting: Vec::new(),
+            held.extend(holders.into_iter().map(|pid| {
+                let holder = holder::describe(pid, record.clone(), stat);
+                let waiters = std::mem::take(&mut waiters);
+                HeldLock { shared, waiters, ..HeldLock::of(holder, subject, path.clone()) }
             }));
         })?;
         let mut held = in_order(held, turnstiles);
@@ -62,7 +65,7 @@ impl Inspect for FileStore {
             first.waiters = waiting.len();
             first.waiting = waiting;
         }
-        Ok(held)
+        Ok(Overview { held, incomplete: None })
     }
 
     fn prune(&self) -> Result<Pruned> {
@@ -89,8 +92,32 @@ impl Inspect for FileStore {
 
     fn file(&self, key: &Key) -> Result<PathBuf> {
         self.open_file(key)?;
-        self.open_guard(key)?;
+        self.guard(key)?;
         Ok(self.path_of(key))
+    }
+}
+
+impl FileStore {
+    /// Returns the locks whose record names a process that has the lock, as its descriptors show. This
+    /// needs no list of all locks.
+    fn held_by_record(&self) -> Result<Vec<HeldLock>> {
+        const WITHIN: Duration = Duration::from_secs(10);
+        let until = Instant::now() + WITHIN;
+        let mut held = Vec::new();
+        for name in FOLDERS {
+            let Some(folder) = self.existing_folder(name)? else { continue };
+            let path = self.path.join(name);
+            for entry in entries(&folder, &path, LOCK)? {
+                let path = path.join(&entry.name);
+                if !is_lock_itself(&path) || Instant::now() >= until {
+                    continue;
+                }
+                let Ok(file) = open_existing(&folder, &entry.name) else { continue };
+                let Some(holder) = holder::find_recorded_patiently(&file) else { continue };
+                held.push(HeldLock::of(holder, holder::read_subject(&file, &path).as_ref(), path));
+            }
+        }
+        Ok(in_order(held, Vec::new()))
     }
 }
 
@@ -170,4 +197,37 @@ fn waiters_in_line(locks: &KernelLocks, file: &File, stat: &Stat) -> Vec<Holder>
 fn behind_turnstile(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.to_str()?.strip_suffix(".turnstile.lock")?;
     Some(path.with_file_name(format!("{name}.lock")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::super::key::LockMode;
+    use super::super::super::store::Locks as _;
+    use super::*;
+    use crate::duration::Deadline;
+
+    #[test]
+    fn locks_of_our_processes_are_found_without_the_kernels_list() {
+        let folder = tempfile::tempdir().unwrap();
+        let ourselves = || Holder::ourselves("true".into(), "b1".into());
+        let path = folder.path().join("locks");
+        let store = FileStore::open(&path, Arc::new(ourselves), &[]).unwrap();
+        let now = Deadline::within(None);
+        let take = |name: &str| {
+            let key = Key::new(Subject::Named(name.into()));
+            store.try_acquire(&key, LockMode::Exclusive, now).unwrap().held().unwrap()
+        };
+        let (first, second) = (take("a"), take("b"));
+        first.record();
+        second.record();
+        second.release(None);
+        let held = store.held_by_record().unwrap();
+        let names: Vec<_> = held.iter().map(|lock| lock.name.as_deref()).collect();
+        assert_eq!(names, [Some("a")]);
+        assert_eq!(held[0].holder.pid, std::process::id());
+        first.release(None);
+        assert_eq!(store.held_by_record().unwrap().len(), 0);
+    }
 }

@@ -4,21 +4,20 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 // Since Rust 1.89, std's File has methods of the same names: fs2's are called by the trait's name.
 use fs2::FileExt as Flock;
-use rustix::fs::AtFlags;
 
 use super::super::holder;
 use super::super::kernel::AncestorsLocks;
 use super::super::key::{Key, LockMode};
 use super::super::store::{Before, Held, Locks, Passing, Try};
 use super::folder::FileStore;
-use super::guard::Guard;
+use super::guard::{self, Guard};
 use super::held::{LockFile, passes, would_block};
-use super::open::{VANISHED_MAX, is_foreign, is_named, is_out_of_reach, may_be_foreign};
+use super::open::{VANISHED_MAX, discard, is_foreign, is_named, is_out_of_reach, may_be_foreign};
 use crate::duration::Deadline;
-use crate::record::{FailedBuild, Holder};
+use crate::record::{FailedBuild, Holder, is_overgrown};
 use crate::scope::Scope;
 use crate::subject::Subject;
 
@@ -45,7 +44,7 @@ impl Locks for FileStore {
     fn check(&self, key: &Key, _deadline: Deadline) -> Result<()> {
         // A lease on it does not keep us from waiting.
         self.open_unless_leased(key)?;
-        self.open_guard(key)?;
+        self.guard(key)?;
         if key.subject().tag().is_some() {
             return Ok(());
         }
@@ -82,12 +81,16 @@ impl Locks for FileStore {
         };
         loop {
             let mut lock = self.block(key, deadline, flock)?;
-            if !lock.is_in_place() || self.is_replaced(&lock, mode)? {
+            if !lock.is_in_place() || self.is_replaced(&lock, key, mode)? {
                 continue;
             }
             self.outer.give_back(key);
-            if let Some(guard) = self.open_guard(key)? {
+            if let Some(guard) = self.guard(key)? {
                 let locked = match guard.try_lock(mode) {
+                    Ok(false) if !lock.is_guarded_by(&guard) => {
+                        self.guard.forget();
+                        continue;
+                    }
                     Ok(false) => {
                         tracing::warn!(
                             "{}: the lock is held by way of the guard alone: the lock file was \
@@ -105,36 +108,45 @@ impl Locks for FileStore {
             if lock.is_in_place() {
                 return Ok(self.held(lock, key, mode));
             }
+            self.guard.forget();
         }
     }
 
     fn holder(&self, key: &Key, known: Option<u32>) -> Option<Holder> {
         let lock = self.open_file(key).ok()?;
-        holder::find(&lock.file, known, self.held_by_ancestors_as(key))
+        holder::find(&lock.file, known, self.held_by_ancestors_as(key).unwrap_or_default())
     }
 
     fn holder_at_once(&self, key: &Key) -> Option<Holder> {
         holder::find_recorded(&self.open_file(key).ok()?.file)
     }
 
-    fn held_by_ancestors_as(&self, key: &Key) -> Option<LockMode> {
-        let ancestors = AncestorsLocks::look();
-        if ancestors.is_empty() {
-            return None;
-        }
-        let Found { mode, byte } = self.found_by(&ancestors, key)?;
+    fn held_by_ancestors_as(&self, key: &Key) -> Result<Option<LockMode>> {
+        let guard = self.guard(key).ok().flatten();
+        let stat = guard.as_ref().and_then(|guard| Some((guard.stat().ok()?, guard.byte)));
+        let ancestors = match &stat {
+            Some((stat, byte)) => AncestorsLocks::look_for_byte(stat, *byte),
+            None => AncestorsLocks::look(),
+        };
+        // Few calls run inside of another.
+        let found = (!ancestors.is_empty()).then(|| self.found_by(&ancestors, key)).flatten();
+        let Some(Found { mode, byte }) = found else {
+            return self.complete(&ancestors).map(|()| None);
+        };
         if let Some(byte) = byte {
             self.outer.keep(key, byte);
         }
-        Some(mode)
+        Ok(Some(mode))
     }
 
     fn may_be_held_by_ancestors(&self) -> bool {
-        !AncestorsLocks::look().is_empty()
+        let ancestors = AncestorsLocks::look();
+        !ancestors.is_empty() || !ancestors.are_all()
     }
 
-    fn held_by_ancestors(&self) -> Vec<Subject> {
+    fn held_by_ancestors(&self) -> Result<Vec<Subject>> {
         let ancestors = AncestorsLocks::look();
+        self.complete(&ancestors)?;
         let mut subjects = Vec::new();
         // The folder is read only if an ancestor holds any lock at all.
         let read = self.each_file(&ancestors.inodes(), |path, file, stat| {
@@ -147,7 +159,7 @@ impl Locks for FileStore {
             tracing::debug!("cannot see which locks our ancestors hold: {error:#}");
         }
         subjects.retain(|subject| self.found_by(&ancestors, &Key::new(subject.clone())).is_some());
-        subjects
+        Ok(subjects)
     }
 
     fn location(&self, key: &Key) -> PathBuf {
@@ -182,16 +194,16 @@ impl FileStore {
                 }
                 Err(error) => return Err(lock.cannot(&error)),
             }
-            if self.is_replaced(&lock, mode)? {
+            if self.is_replaced(&lock, key, mode)? {
                 continue;
             }
             self.outer.give_back(key);
-            lock.guard = self.open_guard(key)?;
+            lock.guard = self.guard(key)?;
             match lock.guard.as_ref().map_or(Ok(true), |guard| guard.try_lock(mode)) {
+                Ok(true) if lock.is_in_place() => return Ok(Locked::Ours(lock)),
+                Ok(false) if lock.is_in_place() => return Ok(busy(&lock)),
                 // It was unlinked before we had it, so it excludes nobody.
-                Ok(true) if !lock.is_in_place() => {}
-                Ok(true) => return Ok(Locked::Ours(lock)),
-                Ok(false) => return Ok(busy(&lock)),
+                Ok(_) => self.guard.forget(),
                 Err(error) => return Err(lock.cannot(&error.into())),
             }
         }
@@ -201,21 +213,26 @@ impl FileStore {
         ))
     }
 
-    /// Removes a file that we alone have locked, where root must have one of its own. A waiter finds
-    /// that it is no longer in place. Returns whether the file must be opened anew.
-    fn is_replaced(&self, lock: &LockFile, mode: LockMode) -> Result<bool> {
+    /// Removes a file that we alone have locked, where root must have one of its own, and a note that
+    /// is overgrown. A waiter finds that it is no longer in place. Returns whether the file must be
+    /// opened anew.
+    ///
+    /// An overgrown lock file stays, without a record: a script that waits for it by its path would
+    /// not notice that it was removed.
+    fn is_replaced(&self, lock: &LockFile, key: &Key, mode: LockMode) -> Result<bool> {
         let stat = rustix::fs::fstat(&lock.file)?;
+        let is_useless = key.is_memory() && is_overgrown(&lock.file);
         // Others may hold a shared lock beside us, and the guard has to be enough.
-        if mode == LockMode::Shared || !may_be_foreign(&stat) {
+        if mode == LockMode::Shared || !(is_useless || may_be_foreign(&stat)) {
             return Ok(false);
         }
         let Ok(place) = lock.place() else { return Ok(true) };
-        if !is_foreign(&stat, &place.folder) {
+        if !is_useless && !is_foreign(&stat, &place.folder) {
             return Ok(false);
         }
         if is_named(&lock.file, &place.folder, place.name) {
             // Where that is not possible, the guard has to be enough.
-            return Ok(rustix::fs::unlinkat(&place.folder, place.name, AtFlags::empty()).is_ok());
+            return Ok(discard(&lock.file, &place.folder, place.name).is_ok());
         }
         Ok(true)
     }
@@ -261,6 +278,19 @@ impl FileStore {
         }
     }
 
+    /// Fails if there was no time to see all locks of our ancestors.
+    pub(super) fn complete(&self, ancestors: &AncestorsLocks) -> Result<()> {
+        if ancestors.are_all() {
+            return Ok(());
+        }
+        bail!(
+            "cannot tell whether this call runs inside of one that has its locks, and would wait for \
+             that one: it takes too long to see what the processes above it have locked, because \
+             somebody holds very many locks on {}, or they have very many files open",
+            self.path.join(guard::NAME).display()
+        )
+    }
+
     /// Returns how ancestors hold this lock, if they do.
     ///
     /// The byte of the guard belongs to this lock alone. The lock file proves less. Another user may
@@ -272,10 +302,11 @@ impl FileStore {
             let stat = rustix::fs::fstat(self.open_file(key).ok()?.file).ok()?;
             Some((ancestors.on(&stat)?, stat))
         };
-        let Some(guard) = self.open_guard(key).ok()? else {
+        // The share must outlive the locks that this process takes itself.
+        let Some(guard) = self.own_guard(key).ok()? else {
             return on_file().map(|(mode, _)| Found { mode, byte: None });
         };
-        let stat = rustix::fs::fstat(&guard.file).ok()?;
+        let stat = guard.stat().ok()?;
         if let Some(mode) = ancestors.on_byte(&stat, guard.byte) {
             return Some(Found { mode, byte: None });
         }
@@ -325,7 +356,7 @@ mod tests {
         let tried = store.try_acquire(&key, LockMode::Exclusive, Deadline::within(None));
         let mut held = tried.unwrap().held().unwrap();
         // What the kernel may do first when a lock becomes another (flock(2)).
-        let copy = held.descriptors()[0].try_clone_to_owned().unwrap();
+        let copy = held.descriptors().pop().unwrap().try_clone_to_owned().unwrap();
         Flock::unlock(&File::from(copy)).unwrap();
         let foreign = File::open(store.location(&key)).unwrap();
         Flock::try_lock_exclusive(&foreign).unwrap();

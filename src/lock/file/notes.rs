@@ -9,7 +9,7 @@ use super::super::store::Notes;
 use super::folder::{FileStore, NOTE, entries};
 use super::held::LockFile;
 use super::open::open_existing;
-use crate::record::{read_line, replace_text};
+use crate::record::{empty, read_line, replace_text};
 
 /// How long to wait for another writer, which needs next to no time.
 const WRITERS_GRACE: Duration = Duration::from_millis(500);
@@ -21,11 +21,13 @@ impl Notes for FileStore {
         read_line(&open_existing(&folder, relative.file_name()?).ok()?)
     }
 
-    fn notes(&self, folder: &str) -> Result<Vec<Vec<u8>>> {
-        let Some(folder_fd) = self.existing_folder(folder)? else { return Ok(Vec::new()) };
-        let entries = entries(&folder_fd, &self.path.join(folder), NOTE)?;
-        let files = entries.iter().filter_map(|it| open_existing(&folder_fd, &it.name).ok());
-        Ok(files.filter_map(|file| read_line(&file)).collect())
+    fn each_note(&self, folder: &str, visit: &mut dyn FnMut(&[u8])) -> Result<()> {
+        let Some(folder_fd) = self.existing_folder(folder)? else { return Ok(()) };
+        for entry in entries(&folder_fd, &self.path.join(folder), NOTE)? {
+            let Ok(file) = open_existing(&folder_fd, &entry.name) else { continue };
+            read_line(&file).iter().for_each(|line| visit(line));
+        }
+        Ok(())
     }
 
     fn replace_note(&self, key: &Key, before: Option<&[u8]>, after: Option<&[u8]>) -> Result<bool> {
@@ -49,7 +51,7 @@ impl Notes for FileStore {
         }
         let written = match after {
             Some(line) => replace_text(&file, line),
-            None => file.set_len(0),
+            None => empty(&file),
         };
         written.with_context(|| format!("cannot write {}", path.display()))?;
         Ok(true)

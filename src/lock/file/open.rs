@@ -3,12 +3,14 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat, StatxFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::umask::whatever_the_umask;
+use crate::record::is_overgrown;
 
 /// How often a lock file may vanish before that is an error. Each time, another process has just
 /// removed it, so that many in a row are not a coincidence.
@@ -196,17 +198,36 @@ pub(super) fn is_out_of_reach(file: &Stat, folder: &OwnedFd) -> bool {
         || rustix::fs::fstat(folder).is_ok_and(|folder| folder.st_uid == file.st_uid)
 }
 
-/// Removes a file that root must replace, and returns whether it did.
-pub(super) fn remove_foreign(folder: &OwnedFd, name: &OsStr) -> bool {
-    let there = look(folder, name);
-    there.is_ok_and(|there| is_foreign(&there, folder))
-        && rustix::fs::unlinkat(folder, name, AtFlags::empty()).is_ok()
+/// Takes a file's name away. An overgrown one only gets another name, which 'buildlock prune'
+/// removes: with its last name, we would free it when we close it.
+pub(super) fn discard(file: &File, folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+    if !is_overgrown(file) {
+        return rustix::fs::unlinkat(folder, name, AtFlags::empty());
+    }
+    let bytes = name.as_bytes();
+    let stem = bytes.split(|&c| c == b'.').next().unwrap_or_default();
+    let aside = [stem, format!(".discarded-{:016x}.lock", fastrand::u64(..)).as_bytes()].concat();
+    rustix::fs::renameat(folder, name, folder, &*aside)
 }
 
 /// Returns whether this file is the one that `name` in `folder` names.
+///
+/// Nothing is opened for that: anybody can lock very many bytes of the guard, and the kernel goes
+/// through all of them whenever a descriptor of it is closed. Nor is anything asked of the file
+/// system that a user may have mounted there.
 pub(super) fn is_named(file: &File, folder: &OwnedFd, name: &OsStr) -> bool {
-    let there = look(folder, name);
-    there.is_ok_and(|there| is_same(file, &there))
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+    match retry_on_intr(|| rustix::fs::statx(folder, name, flags, StatxFlags::INO)) {
+        Ok(there) => rustix::fs::fstat(file).is_ok_and(|ours| {
+            let device = rustix::fs::makedev(there.stx_dev_major, there.stx_dev_minor);
+            (ours.st_dev, ours.st_ino) == (device, there.stx_ino)
+        }),
+        // A container that does not know this system call.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            look(folder, name).is_ok_and(|there| is_same(file, &there))
+        }
+        Err(_) => false,
+    }
 }
 
 fn is_same(file: &File, stat: &Stat) -> bool {
@@ -238,14 +259,17 @@ pub(super) fn create_file(folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
     }
     // Without a temporary name, a process that is killed here leaves nothing behind.
     let create = flags | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-    match whatever_the_umask(|| rustix::fs::openat(folder, name, create, mode)) {
+    let created = whatever_the_umask(|| {
+        let file = rustix::fs::openat(folder, name, create, mode)?;
         // A default ACL removes bits whatever the umask. A file system without modes (vfat, SMB)
         // gives all files the same.
-        Ok(file) => match rustix::fs::fchmod(file, mode) {
+        match rustix::fs::fchmod(file, mode) {
             Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(()),
             changed => changed,
-        },
+        }
+    });
+    match created {
         Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(error),
+        created => created,
     }
 }

@@ -41,21 +41,22 @@ impl Several for FileStore {
         Ok(keys.iter().filter(is_held).cloned().collect())
     }
 
-    fn held_by_ancestors_among(&self, keys: &[Key]) -> Vec<Key> {
+    fn held_by_ancestors_among(&self, keys: &[Key]) -> Result<Vec<Key>> {
         let ancestors = AncestorsLocks::look();
+        self.complete(&ancestors)?;
         if ancestors.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        let Ok(Some(files)) = Files::of(self, keys) else { return Vec::new() };
+        let Ok(Some(files)) = Files::of(self, keys) else { return Ok(Vec::new()) };
         let guard = files.guard.as_ref();
-        let guard = guard.and_then(|guard| rustix::fs::fstat(&guard.file).ok());
+        let guard = guard.and_then(|guard| guard.stat().ok());
         let is_theirs = |key: &&Key| {
             let path = key.relative_path();
             let has_byte = |guard| ancestors.on_byte(guard, byte_of(&path)).is_some();
             guard.as_ref().is_some_and(has_byte)
                 || files.contain(&path) && self.found_by(&ancestors, key).is_some()
         };
-        keys.iter().filter(is_theirs).cloned().collect()
+        Ok(keys.iter().filter(is_theirs).cloned().collect())
     }
 
     fn wait_for_any(&self, watched: &[Key], wanted: Option<&Key>) -> Result<Woken> {
@@ -95,7 +96,7 @@ impl Files {
     /// Returns none if there are no keys.
     fn of(store: &FileStore, keys: &[Key]) -> Result<Option<Self>> {
         let Some(first) = keys.first() else { return Ok(None) };
-        let guard = store.open_guard(first)?;
+        let guard = store.own_guard(first)?;
         let folder = store.folder_of(first)?;
         let entries = entries(&folder, &store.path.join(first.folder()), LOCK)?;
         let names = entries.into_iter().map(|entry| entry.name).collect();
@@ -114,7 +115,7 @@ impl FileStore {
         const PAUSE: Duration = Duration::from_millis(50);
         loop {
             if let Some(lock) = self.open_unless_leased(key)? {
-                return Ok(LockFile { guard: self.open_guard(key)?, ..lock });
+                return Ok(LockFile { guard: self.own_guard(key)?, ..lock });
             }
             std::thread::sleep(PAUSE);
         }
