@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::directory::open_directory;
@@ -14,10 +14,11 @@ use super::open::{create_file, is_foreign, is_named, look, open_existing};
 use crate::record::is_overgrown;
 
 /// Replaces a file in root's folder that another user owns. Returns whether the name may lead to
-/// another file now.
+/// another file now. A folder is left alone: what is in it could not be removed at once.
 pub(super) fn replace_foreign(folder: &OwnedFd, name: &OsStr) -> bool {
+    let is_folder = |there: &Stat| FileType::from_raw_mode(there.st_mode).is_dir();
     let there = look(folder, name);
-    there.is_ok_and(|there| is_foreign(&there, folder))
+    there.is_ok_and(|there| is_foreign(&there, folder) && !is_folder(&there))
         && match exchange(folder, name) {
             // This file system cannot exchange two files.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
