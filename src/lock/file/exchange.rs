@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
@@ -44,25 +45,27 @@ fn exchange(folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
 }
 
 fn exchange_in(aside: &OwnedFd, folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
-    /// So many other calls in between are not a coincidence.
-    const TRIES: usize = 1000;
+    /// Another call that has our file gives it back at once, unless it is stopped.
+    const WITHIN: Duration = Duration::from_secs(5);
+    const PAUSE: Duration = Duration::from_micros(200);
     create_file(aside, name)?;
     let ours = open_existing(aside, name).map_err(|_| Errno::IO)?;
     lock_all_of(&ours);
-    let mut exchanged = Ok(());
-    for _ in 0..TRIES {
-        exchanged = rustix::fs::renameat_with(aside, name, folder, name, RenameFlags::EXCHANGE);
-        let is_useless = |it| is_foreign(&it, folder);
-        if exchanged.is_err()
-            || look(aside, name).is_ok_and(is_useless)
-            || is_named(&ours, aside, name)
-        {
-            break;
-        }
+    let until = Instant::now() + WITHIN;
+    let swap = || rustix::fs::renameat_with(aside, name, folder, name, RenameFlags::EXCHANGE);
+    let is_useless = || {
+        is_named(&ours, aside, name) || look(aside, name).is_ok_and(|it| is_foreign(&it, folder))
+    };
+    let mut exchanged = swap();
+    // What is neither ours nor another user's is the guard of root's that was there, or the file of
+    // another call like this one.
+    while exchanged.is_ok() && !is_useless() && Instant::now() < until {
+        std::thread::sleep(PAUSE);
+        exchanged = swap();
     }
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let replaced = rustix::fs::openat(aside, name, flags, Mode::empty()).map(File::from);
-    if !replaced.is_ok_and(|file| is_overgrown(&file)) {
+    if is_useless() && !replaced.is_ok_and(|file| is_overgrown(&file)) {
         _ = rustix::fs::unlinkat(aside, name, AtFlags::empty());
     }
     exchanged
