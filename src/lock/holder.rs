@@ -87,7 +87,9 @@ pub(super) fn describe(pid: u32, record: Option<Holder>, stat: &Stat) -> Holder 
         .filter(|&has_it| has_it || !bounds.are_reached() && shows_its_descriptors());
     // A process without the lock was only given the number of the one that took it.
     let gone = is_gone(pid) || has_it == Some(false);
-    let uid = proc::user(pid).filter(|_| !gone);
+    // Nor is one shown that we may look at, but that could not be looked at in time.
+    let is_known = |uid: &u32| has_it.is_some() || !proc::is_trusted(*uid);
+    let uid = proc::user(pid).filter(is_known).filter(|_| !gone);
     let command = uid.and_then(|uid| command_of(pid, uid));
     let host = uid.and_then(|_| our_host());
     let Some(record) = record.filter(|record| record.pid == pid) else {

@@ -319,6 +319,25 @@ fn anything_else_in_the_place_of_the_guard_is_refused_and_named() {
     scene.root().args(BUILD).run().assert_code(0);
 }
 
+// The kernel goes through all of them for each descriptor of the guard that it is asked about.
+#[test]
+fn nested_call_is_recognised_although_somebody_has_locked_very_many_bytes_of_the_guard() {
+    let Some(scene) = Scene::alone_with_the_list() else { return };
+    let (f, Some(python)) = (&scene.f, python()) else { return };
+    std::os::unix::fs::symlink(&scene.program, f.path("bin/buildlock")).unwrap();
+    let Some(_locks) = f.lock_bytes_of_guard(300_000) else { return };
+    // Python closes all descriptors.
+    let script = "import subprocess; subprocess.run('buildlock -w 5s -t env:24 -- \
+                  docker build -t env:24 .'.split())";
+    let mut call = f.buildlock([""; 0]);
+    for n in 1..=24 {
+        call = call.args(["-t", &format!("env:{n}")]);
+    }
+    let done = call.args(["--", python, "-c", script]).run();
+    assert_eq!(f.build_count("env:24"), 1, "{done}");
+    done.assert_no_stderr("waiting");
+}
+
 #[test]
 fn user_who_holds_a_lock_cannot_pass_for_root() {
     let Some(scene) = Scene::new() else { return };

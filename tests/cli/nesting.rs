@@ -240,24 +240,6 @@ fn leave_daemon(f: &Fixture, options: &[&str], script: &str) -> Gate {
     gate
 }
 
-// The kernel goes through all of them for each descriptor of the guard that it is asked about.
-#[test]
-fn nested_call_is_recognised_although_somebody_has_locked_very_many_bytes_of_the_guard() {
-    let f = fixture();
-    let Some(python) = python() else { return };
-    let Some(_locks) = f.lock_bytes_of_guard(300_000) else { return };
-    // Python closes all descriptors.
-    let script = "import subprocess; subprocess.run('buildlock -w 5s -t env:24 -- \
-                  docker build -t env:24 .'.split())";
-    let mut call = f.buildlock([""; 0]);
-    for n in 1..=24 {
-        call = call.args(["-t", &format!("env:{n}")]);
-    }
-    let done = call.args(["--", python, "-c", script]).run();
-    assert_eq!(f.build_count("env:24"), 1, "{done}");
-    done.assert_no_stderr("waiting");
-}
-
 #[test]
 fn lock_of_an_outer_call_that_has_ended_is_not_held_by_its_daemon() {
     let f = fixture();
