@@ -85,11 +85,11 @@ pub(super) fn describe(pid: u32, record: Option<Holder>, stat: &Stat) -> Holder 
     let has_it = OpenLock::all_of_trusted(pid, &mut bounds)
         .map(|locks| locks.iter().any(has_lock))
         .filter(|&has_it| has_it || !bounds.are_reached() && shows_its_descriptors());
+    let out_of_time = has_it.is_none() && bounds.are_reached();
     // A process without the lock was only given the number of the one that took it.
     let gone = is_gone(pid) || has_it == Some(false);
-    // Nor is one shown that we may look at, but that could not be looked at in time.
-    let is_known = |uid: &u32| has_it.is_some() || !proc::is_trusted(*uid);
-    let uid = proc::user(pid).filter(is_known).filter(|_| !gone);
+    // Nor is one shown that there was no time to look at.
+    let uid = proc::user(pid).filter(|_| !gone && !out_of_time);
     let command = uid.and_then(|uid| command_of(pid, uid));
     let host = uid.and_then(|_| our_host());
     let Some(record) = record.filter(|record| record.pid == pid) else {

@@ -536,8 +536,9 @@ fn live_line_is_gone_when_the_build_command_begins() {
 fn kill_the_keeper_after(pause: Duration) {
     let f = Fixture::new();
     let _never = install_stubborn(&f);
-    // With --force there is no look, so the keeper is the first child. The build command ignores
-    // TERM from the start.
+    // The folders and the guard are there, and with --force there is no look. So the keeper is the
+    // first child. The build command ignores TERM from the start.
+    f.docker_build("env:before").run().assert_code(0);
     let words = ["--force", "-k", "200ms", "-t", TAG, "--", "stubborn"];
     let ignoring = f.program("sh").args(["-c", "trap '' TERM; exec \"$@\"", "sh"]);
     let mut first = ignoring.arg(buildlock_path()).args(words).start();
